@@ -1,0 +1,33 @@
+# Each target is one step; as root, on Debian or Ubuntu. integration/setup.sh installs what is missing, and says what and why.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# Where rustup puts cargo, for shells that have not been told.
+export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin
+
+.PHONY: help demo test lint setup build
+
+help:
+	@echo "make demo    three nodes, pods and a Service on this machine, shown step by step"
+	@echo "make test    every test"
+	@echo "make lint    formatting, clippy, the layers of the crates, licences of what they depend on"
+
+demo: setup
+	@cargo build --workspace --bins
+	@target=$${CARGO_TARGET_DIR:-target}; exec "$$target/debug/demo"
+
+test: setup
+	@integration/test.sh
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@integration/check-layers.sh
+	@command -v cargo-deny >/dev/null || { echo 'lint: building cargo-deny, which checks licences and sources; once, some minutes'; cargo install --quiet --locked cargo-deny; }
+	cargo deny --log-level error check bans licenses sources
+
+build: setup
+	cargo build --workspace --bins --release
+
+setup:
+	@integration/setup.sh

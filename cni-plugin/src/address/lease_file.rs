@@ -1,0 +1,169 @@
+//! One lease as a file: named by the address, holding the attachment in host-local's form.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::protocol::Attachment;
+
+/// Far more than any lease holds; what is longer is none of ours.
+const MAX_LEASE: u64 = 4096;
+
+/// The attachment that holds an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    container: String,
+    ifname: String,
+}
+
+impl From<&Attachment> for Holder {
+    fn from(attachment: &Attachment) -> Self {
+        Self {
+            container: attachment.container.to_string(),
+            ifname: attachment.ifname.to_string(),
+        }
+    }
+}
+
+impl Holder {
+    /// The file's content. host-local writes the same bytes, with no end of line behind the interface name.
+    pub fn content(&self) -> String {
+        format!("{}\r\n{}", self.container, self.ifname)
+    }
+
+    /// Whether a file's content names this attachment.
+    pub fn owns(&self, content: &str) -> bool {
+        content.trim() == self.content()
+    }
+
+    /// Whether it names the container alone, as host-local before 0.7 wrote it.
+    pub fn owns_by_container(&self, content: &str) -> bool {
+        content.trim() == self.container
+    }
+}
+
+/// What a file in the place of a lease says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lease {
+    /// There is none.
+    Absent,
+    /// It is empty: a plugin died between creating and writing it, and nobody has the address.
+    Empty,
+    /// Somebody holds the address.
+    Held(String),
+    /// It cannot be understood, so the address is left alone.
+    Unreadable(String),
+}
+
+/// Reads the file at `path`. Links are not followed: the directory may hold anything.
+pub fn read(path: &Path) -> Lease {
+    match read_small(path, MAX_LEASE) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Lease::Absent,
+        Err(e) => Lease::Unreadable(e.to_string()),
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) if text.trim().is_empty() => Lease::Empty,
+            Ok(text) => Lease::Held(text),
+            Err(_) => Lease::Unreadable("is not text".to_owned()),
+        },
+    }
+}
+
+/// The content of a plain file of at most `most` bytes. Links are not followed, and a FIFO does not hang us.
+///
+/// # Errors
+/// Those of the system, or that the file is of another kind or larger.
+pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
+        .open(path)?;
+    regular(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > most {
+        true => Err(io::Error::other(format!("is larger than {most} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+fn regular(file: File) -> io::Result<File> {
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("is not a plain file")),
+    }
+}
+
+fn flags(flags: OFlags) -> i32 {
+    // The bits of open(2) fit into an int by definition.
+    flags.bits().cast_signed()
+}
+
+/// Writes `content` to a new file `temporary` and gets it onto the disk.
+///
+/// # Errors
+/// Those of the system.
+pub fn write_synced(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    // What stands there is the rest of a write that never ended; making the file anew also rules out a link.
+    remove(temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(temporary)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Removes the file at `path`, if there is one.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("empty"), "").unwrap();
+        std::fs::write(path("blank"), " \r\n").unwrap();
+        std::fs::write(path("held"), "c1\r\neth0").unwrap();
+        std::fs::write(path("binary"), [0xff, 0xfe]).unwrap();
+        std::fs::write(path("long"), "x".repeat(5000)).unwrap();
+        std::fs::create_dir(path("dir")).unwrap();
+        std::os::unix::fs::symlink(path("held"), path("link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("fifo"),
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        assert_eq!(read(&path("absent")), Lease::Absent);
+        assert_eq!(read(&path("empty")), Lease::Empty);
+        assert_eq!(read(&path("blank")), Lease::Empty);
+        assert_eq!(read(&path("held")), Lease::Held("c1\r\neth0".to_owned()));
+        for name in ["binary", "long", "dir", "link", "fifo"] {
+            assert!(matches!(read(&path(name)), Lease::Unreadable(_)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_left_over_temporary_file_or_link_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (temporary, victim) = (dir.path().join("t"), dir.path().join("v"));
+        std::fs::write(&victim, "mine").unwrap();
+        std::os::unix::fs::symlink(&victim, &temporary).unwrap();
+        write_synced(&temporary, b"c", 0o600).unwrap();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(&temporary).unwrap(), "c");
+    }
+}

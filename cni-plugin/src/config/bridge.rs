@@ -1,0 +1,272 @@
+//! What the rendered configuration asks of the bridge, its ports and the containers: a typed view of the bridge plugin's keys.
+
+use flannel_model::Mac;
+use serde_json::{Map, Value};
+
+use super::keys::Keys;
+use crate::protocol::args::{address, unicast};
+use crate::protocol::{CniArgs, CniError, Code, Dns, IfName};
+use std::net::IpAddr;
+
+/// Largest MTU of a veth device (ETH_MAX_MTU, linux/if_ether.h).
+const MAX_MTU: u32 = 65535;
+/// IPv4's smallest MTU (RFC 791), which the kernel asks for before it puts an IPv4 address on a device.
+const MIN_MTU: u32 = 68;
+
+/// Settings of the bridge plugin that are built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// `bridge`: its device name.
+    pub name: IfName,
+    /// `isGateway` or `isDefaultGateway`: the gateway addresses stand on the bridge, and the node forwards.
+    pub is_gateway: bool,
+    /// `isDefaultGateway`: containers get a default route by it.
+    pub is_default_gateway: bool,
+    /// `forceAddress`: other addresses of the gateway's family leave the bridge.
+    pub force_address: bool,
+    /// `ipMasq`: what leaves the node's subnet is masqueraded here.
+    pub ip_masq: bool,
+    /// `mtu` in bytes; none leaves the kernel's default.
+    pub mtu: Option<u32>,
+    /// `hairpinMode` of the container's port.
+    pub hairpin: bool,
+    /// `promiscMode` of the bridge.
+    pub promisc: bool,
+    /// `dns`, which replaces that of the address management when set.
+    pub dns: Dns,
+    /// Hardware address asked for: `runtimeConfig.mac`, else `MAC` of `CNI_ARGS`.
+    pub mac: Option<Mac>,
+    /// Addresses asked for: `IP` of `CNI_ARGS`, then `runtimeConfig.ips`.
+    pub requested: Vec<IpAddr>,
+}
+
+impl Bridge {
+    /// Reads the rendered delegate.
+    ///
+    /// # Errors
+    /// Code 2 for what is not built yet, code 7 for values out of range and contradictions.
+    pub fn read(delegate: &Map<String, Value>, args: &CniArgs) -> Result<Self, CniError> {
+        let keys = Keys::new("delegate", delegate);
+        refuse_unbuilt(&keys)?;
+        let flag = |name: &str| keys.boolean(name).map(Option::unwrap_or_default);
+        let runtime = keys.object("runtimeConfig")?.cloned().unwrap_or_default();
+        let runtime = Keys::new("runtimeConfig", &runtime);
+        let is_default_gateway = flag("isDefaultGateway")?;
+        let bridge = Self {
+            name: name(&keys)?,
+            is_gateway: flag("isGateway")? || is_default_gateway,
+            is_default_gateway,
+            force_address: flag("forceAddress")?,
+            ip_masq: flag("ipMasq")?,
+            mtu: mtu(&keys)?,
+            hairpin: flag("hairpinMode")?,
+            promisc: flag("promiscMode")?,
+            dns: dns(&keys)?,
+            mac: mac(&runtime)?.or(args.mac),
+            requested: requested(&runtime, args)?,
+        };
+        match bridge.hairpin && bridge.promisc {
+            true => Err(contradiction()),
+            false => Ok(bridge),
+        }
+    }
+}
+
+fn contradiction() -> CniError {
+    CniError::new(
+        Code::BadConfig,
+        "delegate.hairpinMode and delegate.promiscMode cannot both be true",
+    )
+    .with("each makes a container reach itself by its Service address, and together every frame arrives twice; keep hairpinMode")
+}
+
+/// Keys whose behaviour is missing: silence would leave a container less fenced, or otherwise different, than its owner thinks.
+fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
+    if let Some(other) = keys.text("type")?.filter(|kind| *kind != "bridge") {
+        return Err(unbuilt(
+            keys,
+            "type",
+            &format!("{other:?}"),
+            "leave it out or set it to \"bridge\"",
+        ));
+    }
+    for name in [
+        "macspoofchk",
+        "portIsolation",
+        "enabledad",
+        "disableContainerInterface",
+    ] {
+        if keys.boolean(name)? == Some(true) {
+            return Err(unbuilt(keys, name, "true", "leave it out or set it to false"));
+        }
+    }
+    if let Some(vlan) = keys.number("vlan", 0, 4094)?.filter(|vlan| *vlan != 0) {
+        return Err(unbuilt(
+            keys,
+            "vlan",
+            &vlan.to_string(),
+            "leave it out or set it to 0",
+        ));
+    }
+    if !keys.list("vlanTrunk")?.is_empty() {
+        return Err(unbuilt(keys, "vlanTrunk", "a list", "leave it out"));
+    }
+    if keys.object("args")?.is_some_and(|args| !args.is_empty()) {
+        return Err(unbuilt(keys, "args", "an object", "leave it out"));
+    }
+    let backend = keys.text("ipMasqBackend")?.unwrap_or_default();
+    match backend {
+        "" | "nftables" => Ok(()),
+        other => Err(unbuilt(
+            keys,
+            "ipMasqBackend",
+            &format!("{other:?}"),
+            "leave it out or set it to \"nftables\"",
+        )),
+    }
+}
+
+fn unbuilt(keys: &Keys<'_>, name: &str, value: &str, advice: &str) -> CniError {
+    CniError::new(
+        Code::UnsupportedField,
+        format!("{} = {value} is not built into this plugin yet", keys.full(name)),
+    )
+    .with(advice)
+}
+
+fn name(keys: &Keys<'_>) -> Result<IfName, CniError> {
+    let text = keys
+        .text("bridge")?
+        .filter(|text| !text.is_empty())
+        .unwrap_or("cni0");
+    IfName::parse(text).map_err(|fault| {
+        let expected = format!("a device name, but it {fault}");
+        keys.fault("bridge", &Value::from(text), &expected)
+    })
+}
+
+/// Zero leaves it to the kernel, as in the bridge plugin.
+fn mtu(keys: &Keys<'_>) -> Result<Option<u32>, CniError> {
+    let mtu = keys.number("mtu", 0, MAX_MTU)?.filter(|mtu| *mtu != 0);
+    match mtu.filter(|mtu| *mtu < MIN_MTU) {
+        Some(small) => Err(keys.fault("mtu", &Value::from(small), "0 or a number from 68 to 65535")),
+        None => Ok(mtu),
+    }
+}
+
+fn dns(keys: &Keys<'_>) -> Result<Dns, CniError> {
+    let Some(object) = keys.object("dns")? else {
+        return Ok(Dns::default());
+    };
+    let keys = Keys::new("delegate.dns", object);
+    Ok(Dns {
+        nameservers: keys.texts("nameservers")?,
+        domain: keys.text("domain")?.unwrap_or_default().to_owned(),
+        search: keys.texts("search")?,
+        options: keys.texts("options")?,
+    })
+}
+
+fn mac(runtime: &Keys<'_>) -> Result<Option<Mac>, CniError> {
+    let Some(text) = runtime.text("mac")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let mac = unicast(text).map_err(|expected| runtime.fault("mac", &Value::from(text), expected))?;
+    Ok(Some(mac))
+}
+
+fn requested(runtime: &Keys<'_>, args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
+    if !runtime.list("ipRanges")?.is_empty() {
+        return Err(unbuilt(
+            runtime,
+            "ipRanges",
+            "a list",
+            "the ranges come from subnet.env; drop the capability",
+        ));
+    }
+    let mut requested: Vec<IpAddr> = args.ip.into_iter().collect();
+    for text in runtime.texts("ips")? {
+        let ip = address(&text)
+            .ok_or_else(|| runtime.fault("ips", &Value::from(text), "addresses such as 10.244.1.7/24"))?;
+        requested.push(ip);
+    }
+    Ok(requested)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Bridge, CniError> {
+        Bridge::read(&serde_json::from_str(text).unwrap(), &CniArgs::default())
+    }
+
+    #[test]
+    fn defaults() {
+        let bridge = read("{}").unwrap();
+        assert_eq!(bridge.name.as_str(), "cni0");
+        assert!(!bridge.is_gateway && !bridge.ip_masq && !bridge.hairpin && bridge.mtu.is_none());
+    }
+
+    #[test]
+    fn the_default_gateway_is_a_gateway() {
+        let bridge =
+            read(r#"{"isGateway":false,"IsDefaultGateway":true,"mtu":1450,"vlan":0,"macspoofchk":false}"#)
+                .unwrap();
+        assert!(bridge.is_gateway && bridge.is_default_gateway);
+        assert_eq!(bridge.mtu, Some(1450));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name() {
+        for (name, value) in [
+            ("type", "\"macvlan\""),
+            ("vlan", "100"),
+            ("vlanTrunk", "[{\"id\":5}]"),
+            ("macspoofchk", "true"),
+            ("portIsolation", "true"),
+            ("enabledad", "true"),
+            ("disableContainerInterface", "true"),
+            ("ipMasqBackend", "\"iptables\""),
+            ("args", "{\"cni\":{\"mac\":\"02:00:00:00:00:01\"}}"),
+        ] {
+            let error = read(&format!("{{\"{name}\":{value}}}")).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedField, "{name}");
+            assert!(error.msg.contains(&format!("delegate.{name}")), "{error}");
+            assert!(!error.details.is_empty(), "{name}");
+        }
+        let error = read(r#"{"runtimeConfig":{"ipRanges":[[{"subnet":"10.0.0.0/8"}]]}}"#).unwrap_err();
+        assert_eq!(error.code, Code::UnsupportedField);
+    }
+
+    #[test]
+    fn bad_values_and_contradictions_are_code_7() {
+        for text in [
+            r#"{"hairpinMode":true,"promiscMode":true}"#,
+            r#"{"bridge":"a/b"}"#,
+            r#"{"bridge":"a234567890123456"}"#,
+            r#"{"bridge":7}"#,
+            r#"{"mtu":-1}"#,
+            r#"{"mtu":67}"#,
+            r#"{"mtu":65536}"#,
+            r#"{"mtu":1450.5}"#,
+            r#"{"vlan":5000}"#,
+            r#"{"hairpinMode":"yes"}"#,
+            r#"{"runtimeConfig":{"mac":"01:00:00:00:00:00"}}"#,
+            r#"{"runtimeConfig":{"ips":["10.0.0.0/99"]}}"#,
+        ] {
+            assert_eq!(read(text).unwrap_err().code, Code::BadConfig, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_runtime_outranks_the_arguments() {
+        let args = CniArgs::parse("MAC=02:00:00:00:00:01;IP=10.1.17.7").unwrap();
+        let runtime = r#"{"RuntimeConfig":{"Mac":"02:00:00:00:00:02","ips":["10.1.17.8/24"]}}"#;
+        let bridge = Bridge::read(&serde_json::from_str(runtime).unwrap(), &args).unwrap();
+        assert_eq!(bridge.mac.unwrap().to_string(), "02:00:00:00:00:02");
+        assert_eq!(bridge.requested.len(), 2);
+        let plain = Bridge::read(&Map::new(), &args).unwrap();
+        assert_eq!(plain.mac.unwrap().to_string(), "02:00:00:00:00:01");
+    }
+}

@@ -1,0 +1,81 @@
+//! Masquerading of pods where the daemon leaves it to the CNI plugin (flanneld without --ip-masq).
+//!
+//! One table a family, `flannel-cni-masq`, with a set of the pods' addresses and one chain of five expressions a subnet: the
+//! work for a packet does not grow with the number of pods, and a pod's ADD and DEL change one element.
+
+mod rules;
+
+use std::net::IpAddr;
+
+use flannel_netlink::NetlinkError;
+use flannel_netlink::nftables::{Family, commit, has_rules};
+
+use crate::address::Given;
+use crate::protocol::{CniError, Code};
+
+/// Masquerades what the pod sends from each of its addresses to the outside of that address's subnet. Idempotent; a rule that
+/// somebody removed comes back.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn add(addresses: &[Given]) -> Result<(), CniError> {
+    for given in addresses {
+        let subnet = (given.range.network(), given.range.length());
+        let what = format!("masquerade {}", given.address);
+        insert(given.address, subnet, &what).map_err(|e| {
+            CniError::new(Code::Kernel, e.to_string()).with(
+                "delegate.ipMasq needs nf_tables with masquerading in the kernel; or run flanneld with --ip-masq",
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// A rule change makes the kernel build the chain anew, an element does not; so the rule is made only where it is missing.
+fn insert(address: IpAddr, subnet: (IpAddr, u8), what: &str) -> Result<(), NetlinkError> {
+    let family = family(address);
+    if has_rules(family, rules::TABLE, &rules::chain_name(subnet))? {
+        match commit(family, &rules::add_element(address), what) {
+            // Somebody removed the table just now.
+            Err(e) if e.is_missing() => {}
+            result => return result,
+        }
+    }
+    commit(family, &rules::add(address, subnet), what)
+}
+
+/// Ends it for these addresses. What is not there is no error.
+///
+/// # Errors
+/// Code 100, after all that could be removed was removed.
+pub fn remove(addresses: &[IpAddr]) -> Result<(), CniError> {
+    let mut result = Ok(());
+    for address in addresses {
+        let what = format!("stop masquerading {address}");
+        match commit(family(*address), &rules::remove(*address), &what) {
+            Err(e) if !is_gone(&e) => result = Err(CniError::new(Code::Kernel, e.to_string())),
+            Err(_) | Ok(()) => {}
+        }
+    }
+    result
+}
+
+/// No element, no set, no table; or no nf_tables in this kernel, so that there never was one.
+fn is_gone(error: &NetlinkError) -> bool {
+    use rustix::io::Errno;
+    [
+        Errno::NOENT,
+        Errno::PROTONOSUPPORT,
+        Errno::OPNOTSUPP,
+        Errno::AFNOSUPPORT,
+    ]
+    .iter()
+    .any(|errno| error.has_errno(*errno))
+}
+
+fn family(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::Ipv4,
+        IpAddr::V6(_) => Family::Ipv6,
+    }
+}

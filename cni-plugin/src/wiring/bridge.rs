@@ -1,0 +1,153 @@
+//! The node's bridge: made on demand, else adopted as it is.
+
+use std::net::IpAddr;
+
+use flannel_model::Mac;
+use flannel_netlink::link::{self, BridgeSpec, Link};
+use flannel_netlink::pod::{self, IpOnLink};
+use flannel_netlink::{NetlinkError, RouteConn};
+
+use super::plan::Plan;
+use super::{kernel, sysctl};
+use crate::protocol::{CniError, Code};
+
+/// Sees to it that the bridge is there, up, and bears the gateway addresses. `mac` is for a bridge that must be made.
+///
+/// # Errors
+/// Code 102 when a device of another kind has its name, 100 when the kernel refuses.
+pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniError> {
+    let name = plan.bridge.name.as_str();
+    let mut bridge = match find(conn, name)? {
+        Some(bridge) => bridge,
+        None => make(conn, plan, mac)?,
+    };
+    // A bridge is ours to route on; a router advertisement from a container must not reroute the node (CVE-2020-10749).
+    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    if plan.bridge.promisc {
+        conn.run(&pod::set_promiscuous(bridge.ifindex, true))
+            .map_err(|e| kernel(&e))?;
+    }
+    if !bridge.up {
+        conn.run(&link::set_up(bridge.ifindex)).map_err(|e| kernel(&e))?;
+        bridge.up = true;
+    }
+    if plan.bridge.is_gateway {
+        address(conn, &bridge, plan)?;
+        forward(plan)?;
+    }
+    Ok(bridge)
+}
+
+fn find(conn: &mut RouteConn, name: &str) -> Result<Option<Link>, CniError> {
+    let found = link::by_name(conn, name).map_err(|e| kernel(&e))?;
+    match found {
+        Some(other) if other.kind != "bridge" => {
+            let kind = if other.kind.is_empty() {
+                "hardware"
+            } else {
+                &other.kind
+            };
+            let msg = format!("{name} exists and is no bridge but of kind {kind}");
+            Err(CniError::new(Code::Exists, msg)
+                .with("rename that device, or set delegate.bridge to another name"))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The explicit hardware address keeps the bridge's own from changing with its ports.
+fn make(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniError> {
+    let name = plan.bridge.name.as_str();
+    let spec = BridgeSpec {
+        name,
+        mtu: plan.bridge.mtu,
+        mac: Some(mac),
+    };
+    match conn.run(&link::create_bridge(&spec)) {
+        Ok(()) => {}
+        // Another ADD was faster.
+        Err(e) if e.is_exists() => {}
+        Err(e) => return Err(kernel(&e)),
+    }
+    find(conn, name)?.ok_or_else(|| CniError::new(Code::Kernel, format!("the bridge {name} vanished")))
+}
+
+/// Adds the gateway addresses that are missing. Others stay, since pods of an earlier subnet may live behind them, unless
+/// forceAddress says that they must not.
+fn address(conn: &mut RouteConn, bridge: &Link, plan: &Plan) -> Result<(), CniError> {
+    let present = pod::addresses(conn, bridge.ifindex).map_err(|e| kernel(&e))?;
+    for (address, length) in plan.gateways() {
+        let wanted = IpOnLink {
+            ifindex: bridge.ifindex,
+            address,
+            length,
+            global: true,
+        };
+        let (same, others): (Vec<&IpOnLink>, Vec<&IpOnLink>) = present
+            .iter()
+            .partition(|ip| ip.address == address && ip.length == length);
+        if plan.bridge.force_address {
+            for other in others.into_iter().filter(|other| collides(other, &wanted)) {
+                tolerate(conn.run(&pod::delete_address(other)), NetlinkError::is_missing)?;
+            }
+        }
+        if same.is_empty() {
+            tolerate(conn.run(&pod::add_address(&wanted)), NetlinkError::is_exists)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether forceAddress removes `other`: any address in IPv4, an overlapping one in IPv6, where several are usual.
+fn collides(other: &IpOnLink, wanted: &IpOnLink) -> bool {
+    match (other.address, wanted.address) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => true,
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let shift = 128 - u32::from(other.length.min(wanted.length));
+            let network = |bits: u128| bits.checked_shr(shift).unwrap_or(0);
+            other.global && network(a.into()) == network(b.into())
+        }
+        _ => false,
+    }
+}
+
+fn forward(plan: &Plan) -> Result<(), CniError> {
+    if plan.has_family(true) {
+        sysctl::set("ipv4/ip_forward", "1")?;
+    }
+    if plan.has_family(false) {
+        sysctl::set("ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+fn tolerate(result: Result<(), NetlinkError>, fine: impl Fn(&NetlinkError) -> bool) -> Result<(), CniError> {
+    match result {
+        Err(e) if !fine(&e) => Err(kernel(&e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(address: &str, length: u8) -> IpOnLink {
+        IpOnLink {
+            ifindex: 1,
+            address: address.parse().unwrap(),
+            length,
+            global: !address.starts_with("fe80"),
+        }
+    }
+
+    #[test]
+    fn what_force_address_removes() {
+        assert!(collides(&ip("10.9.0.1", 16), &ip("10.1.17.1", 24)));
+        assert!(collides(&ip("fc00:7::9", 64), &ip("fc00:7::1", 64)));
+        assert!(collides(&ip("fc00::9", 16), &ip("fc00:7::1", 64)));
+        assert!(!collides(&ip("fc00:8::9", 64), &ip("fc00:7::1", 64)));
+        assert!(!collides(&ip("fe80::1", 64), &ip("fc00:7::1", 64)));
+        assert!(!collides(&ip("10.9.0.1", 16), &ip("fc00:7::1", 64)));
+    }
+}

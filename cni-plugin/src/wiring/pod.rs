@@ -1,0 +1,87 @@
+//! The container's side: addresses, routes, the devices up.
+
+use flannel_netlink::link;
+use flannel_netlink::pod::{self, GatewayRoute, IpOnLink};
+use flannel_netlink::{Netns, RouteConn, RouteRequest};
+
+use super::plan::Plan;
+use super::{kernel, sysctl};
+use crate::protocol::{CniError, Code};
+
+/// Whether a device called `ifname` is in the namespace.
+///
+/// # Errors
+/// Code 8 when it cannot be entered, 100 when the kernel refuses.
+pub fn has_interface(target: &Netns, ifname: &str) -> Result<bool, CniError> {
+    let mut conn = target.connect().map_err(|e| super::netns(&e))?;
+    link::by_name(&mut conn, ifname)
+        .map(|found| found.is_some())
+        .map_err(|e| kernel(&e))
+}
+
+/// Configures the container's end inside its namespace.
+///
+/// # Errors
+/// Code 8 when the namespace cannot be entered, 100 when the kernel refuses.
+pub fn configure(target: &Netns, plan: &Plan) -> Result<(), CniError> {
+    target.run(|| inside(plan)).map_err(|e| super::netns(&e))?
+}
+
+fn inside(plan: &Plan) -> Result<(), CniError> {
+    settings(plan)?;
+    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
+    let found = link::by_name(&mut conn, &plan.ifname).map_err(|e| kernel(&e))?;
+    let Some(device) = found else {
+        return Err(CniError::new(
+            Code::Kernel,
+            format!("{} vanished from the container", plan.ifname),
+        ));
+    };
+    let (requests, routes_from) = requests(plan, device.ifindex);
+    for (index, outcome) in conn.batch(&requests).into_iter().enumerate() {
+        match outcome {
+            // The kernel made a route of its own for the subnet, which serves as well.
+            Err(e) if e.is_exists() && index >= routes_from => {}
+            Err(e) => return Err(kernel(&e)),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Some runtimes start a namespace with IPv6 off; and the first packet of a reused address should find neighbours that know
+/// its new owner, so that the device announces itself when it comes up.
+fn settings(plan: &Plan) -> Result<(), CniError> {
+    let ifname = &plan.ifname;
+    if plan.has_family(false) {
+        sysctl::set("ipv6/conf/lo/disable_ipv6", "0")?;
+        sysctl::set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
+    }
+    sysctl::set(&format!("ipv4/conf/{ifname}/arp_notify"), "1")
+}
+
+/// Everything in one send, and where in it the routes begin. The kernel announces the IPv4 addresses that a device has when it
+/// comes up, so they go before; routes need it up.
+fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
+    let addresses = plan.addresses.iter().map(|given| {
+        let (address, length) = (given.address, given.range.length());
+        pod::add_address(&IpOnLink {
+            ifindex,
+            address,
+            length,
+            global: true,
+        })
+    });
+    let mut requests = vec![link::set_up("lo")];
+    requests.extend(addresses);
+    requests.push(link::set_up(ifindex));
+    let routes_from = requests.len();
+    requests.extend(plan.hops().map(|(destination, gateway)| {
+        pod::add_route(&GatewayRoute {
+            ifindex,
+            destination,
+            gateway,
+        })
+    }));
+    (requests, routes_from)
+}

@@ -1,0 +1,38 @@
+//! The nouns of the overlay and their wire formats.
+//!
+//! Nothing here does I/O, reads a clock or knows a kernel: a value of this crate is a fact that was checked
+//! when it was made. Formats follow flannel byte for byte, because a node of ours and a node of flannel share
+//! one etcd.
+
+mod config;
+mod json;
+mod lease;
+mod mac;
+mod prefix;
+mod service_config;
+mod service_fields;
+mod service_key;
+mod service_manifest;
+mod service_record;
+mod service_slice;
+mod service_spec;
+mod service_virtual;
+mod subnet;
+mod subnet_env;
+mod vxlan;
+
+pub use config::{BackendConfig, ConfigErrors, FieldError, Ipv4Pool, NetworkConfig};
+pub use lease::{LeaseKey, LeaseKeyError, LeaseValue, LeaseValueError, MAX_LEASE_VALUE};
+pub use mac::{Mac, MacError};
+pub use prefix::EtcdPrefix;
+pub use service_config::{Scheduler, SchedulerError, ServiceCidr, ServiceCidrError, ServicesConfig};
+pub use service_fields::{MAX_SERVICE_VALUE, ServiceFieldError, ServiceValueError};
+pub use service_key::{ServiceKey, ServiceKeyError, ServiceName};
+pub use service_manifest::{ManifestError, ManifestErrors, manifests_to_records};
+pub use service_record::ServiceRecord;
+pub use service_slice::{EndpointSlice, EndpointState, ServiceEndpoint, SliceEndpoint, SlicePort};
+pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy};
+pub use service_virtual::{ServiceProtocol, ServiceProtocolError, VirtualAddress};
+pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
+pub use subnet_env::{SubnetEnv, SubnetEnvError};
+pub use vxlan::{VXLAN_OVERHEAD_V4, VxlanLeaseData, VxlanOptions};

@@ -1,0 +1,180 @@
+//! What the VXLAN backend reads from the network config and publishes in a lease.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::Mac;
+use crate::config::FieldError;
+use crate::json::Fields;
+
+/// Bytes that VXLAN adds to a packet on an IPv4 underlay: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348 §5).
+pub const VXLAN_OVERHEAD_V4: u32 = 50;
+
+/// UDP port of the kernel when none is set; flannel leaves it to the kernel, which uses the number from before the
+/// assignment of 4789 (drivers/net/vxlan, module parameter `udp_port`).
+const KERNEL_PORT: u16 = 8472;
+/// The VNI is a 24-bit field (RFC 7348 §5).
+const MAX_VNI: u64 = (1 << 24) - 1;
+/// Smallest underlay MTU that leaves the 68 bytes of RFC 791 inside the tunnel, and the largest that a device takes.
+const MTU_RANGE: std::ops::RangeInclusive<u64> = 118..=65_535;
+
+/// The `Backend` object of the network config for `"Type": "vxlan"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VxlanOptions {
+    /// VXLAN network identifier; 1 when not set.
+    pub vni: u32,
+    /// UDP port; 8472 when not set or 0.
+    pub port: u16,
+    /// MTU of the underlay to reckon from, in bytes; the interface's own when not set.
+    pub mtu: Option<u32>,
+    /// VXLAN group-based policy extension.
+    pub gbp: bool,
+    /// Source address learning of the device.
+    pub learning: bool,
+    /// Plain routes to peers on the same link.
+    pub direct_routing: bool,
+}
+
+impl Default for VxlanOptions {
+    fn default() -> Self {
+        Self {
+            vni: 1,
+            port: KERNEL_PORT,
+            mtu: None,
+            gbp: false,
+            learning: false,
+            direct_routing: false,
+        }
+    }
+}
+
+impl VxlanOptions {
+    /// Reads the options, names in any case, unknown ones ignored.
+    ///
+    /// # Errors
+    /// Every field that holds what it cannot hold.
+    pub fn parse(backend: &RawValue) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let fields: Fields = match serde_json::from_str(backend.get()) {
+            Ok(fields) => fields,
+            Err(_) => {
+                return Err(vec![FieldError::new(
+                    "Backend",
+                    backend.get(),
+                    "expected a JSON object",
+                )]);
+            }
+        };
+        let default = Self::default();
+        let mut number = |name: &'static str, range: std::ops::RangeInclusive<u64>| -> Option<u64> {
+            let raw = fields.get(name).filter(|raw| raw.get() != "null")?;
+            let value = serde_json::from_str::<u64>(raw.get())
+                .ok()
+                .filter(|v| range.contains(v));
+            if value.is_none() {
+                let problem = format!(
+                    "expected a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                );
+                errors.push(FieldError::new(&format!("Backend.{name}"), raw.get(), &problem));
+            }
+            value
+        };
+        let vni = number("VNI", 0..=MAX_VNI).map_or(default.vni, |v| u32::try_from(v).unwrap_or(default.vni));
+        let port = number("Port", 0..=u64::from(u16::MAX))
+            .and_then(|v| u16::try_from(v).ok())
+            .filter(|p| *p != 0);
+        let mtu = number("MTU", 0..=*MTU_RANGE.end()).filter(|m| *m != 0);
+        if let Some(small) = mtu.filter(|m| !MTU_RANGE.contains(m)) {
+            let problem = format!(
+                "expected at least {} (0 or nothing: the interface's own)",
+                MTU_RANGE.start()
+            );
+            errors.push(FieldError::new("Backend.MTU", &small.to_string(), &problem));
+        }
+        let mut flag = |name: &'static str| -> bool {
+            let Some(raw) = fields.get(name).filter(|raw| raw.get() != "null") else {
+                return false;
+            };
+            serde_json::from_str(raw.get()).unwrap_or_else(|_| {
+                errors.push(FieldError::new(
+                    &format!("Backend.{name}"),
+                    raw.get(),
+                    "expected true or false",
+                ));
+                false
+            })
+        };
+        let options = Self {
+            vni,
+            port: port.unwrap_or(default.port),
+            mtu: mtu.and_then(|m| u32::try_from(m).ok()),
+            gbp: flag("GBP"),
+            learning: flag("Learning"),
+            direct_routing: flag("DirectRouting"),
+        };
+        if errors.is_empty() {
+            Ok(options)
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// `BackendData` of a VXLAN lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct VxlanLeaseData {
+    /// The VNI that the node uses.
+    #[serde(rename = "VNI")]
+    pub vni: u32,
+    /// Ethernet address of its VTEP.
+    #[serde(rename = "VtepMAC")]
+    pub vtep_mac: Mac,
+}
+
+impl VxlanLeaseData {
+    /// Reads it as Go does: names in any case, a missing VNI is 0.
+    ///
+    /// # Errors
+    /// When it is no object, or VNI or VtepMAC is not what it should be.
+    pub fn parse(data: &RawValue) -> Result<Self, serde_json::Error> {
+        let fields: Fields = serde_json::from_str(data.get())?;
+        let vni = fields
+            .get("VNI")
+            .map_or(Ok(0), |raw| serde_json::from_str(raw.get()))?;
+        let mac = fields
+            .get("VtepMAC")
+            .ok_or_else(|| serde::de::Error::missing_field("VtepMAC"))?;
+        Ok(Self {
+            vni,
+            vtep_mac: serde_json::from_str(mac.get())?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<VxlanOptions, Vec<FieldError>> {
+        VxlanOptions::parse(&RawValue::from_string(text.to_owned()).unwrap())
+    }
+
+    #[test]
+    fn defaults_are_flannels() {
+        let options = parse(r#"{"Type":"vxlan"}"#).unwrap();
+        assert_eq!((options.vni, options.port, options.mtu), (1, 8472, None));
+        assert_eq!(parse(r#"{"port":0,"VNI":null,"MTU":0}"#).unwrap(), options);
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        let errors = parse(r#"{"VNI":16777216,"Port":"8472","MTU":20,"GBP":1}"#).unwrap_err();
+        let fields: Vec<&str> = errors.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["Backend.VNI", "Backend.Port", "Backend.MTU", "Backend.GBP"]
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! A connection to IPVS.
+
+use std::net::IpAddr;
+
+use flannel_model::VirtualAddress;
+
+use super::family::family_id;
+use super::ipvs::{self, IpvsKey, IpvsRequest, RealServer, VirtualServer};
+use super::ipvs_parse;
+use crate::{Conn, NetlinkError, Protocol, Request};
+
+/// Name of the family.
+const FAMILY: &str = "IPVS";
+
+/// IPVS of the network namespace in which this was opened.
+#[derive(Debug)]
+pub struct Ipvs {
+    conn: Conn,
+    family: u16,
+}
+
+impl Ipvs {
+    /// Connects; `None` when the kernel has no IPVS (module ip_vs neither built in nor loaded).
+    ///
+    /// # Errors
+    /// When there is no generic netlink or the kernel refuses, as it does without CAP_NET_ADMIN.
+    pub fn open() -> Result<Option<Self>, NetlinkError> {
+        let mut conn = Conn::open(Protocol::Generic)?;
+        Ok(family_id(&mut conn, FAMILY)?.map(|family| Self { conn, family }))
+    }
+
+    /// Every virtual server of the namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses or an entry cannot be read.
+    pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServer>, NetlinkError> {
+        let what = "list virtual servers";
+        let replies = self
+            .conn
+            .dump(&self.request(ipvs::list_virtual(), what.to_owned()))?;
+        let read = |payload: &[u8]| ipvs_parse::virtual_server(payload);
+        replies
+            .iter()
+            .map(|r| read(&r.payload).ok_or_else(|| unreadable(what, &r.payload)))
+            .collect()
+    }
+
+    /// The real servers of one virtual server; none when it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses or an entry cannot be read.
+    pub fn real_servers(&mut self, key: &IpvsKey) -> Result<Vec<RealServer>, NetlinkError> {
+        let what = format!("list real servers of {key}");
+        let replies = self
+            .conn
+            .dump(&self.request(ipvs::list_real(key), what.clone()))?;
+        let ipv6 = match key {
+            IpvsKey::Address(VirtualAddress { address, .. }) => matches!(address, IpAddr::V6(_)),
+            IpvsKey::Mark { ipv6, .. } => *ipv6,
+        };
+        let read = |payload: &[u8]| ipvs_parse::real_server(payload, ipv6);
+        replies
+            .iter()
+            .map(|r| read(&r.payload).ok_or_else(|| unreadable(&what, &r.payload)))
+            .collect()
+    }
+
+    /// Carries out all requests in their order, many a system call. One result each; no failure stops the rest.
+    pub fn apply(&mut self, requests: &[IpvsRequest]) -> Vec<Result<(), NetlinkError>> {
+        let serialised: Vec<Request> = requests
+            .iter()
+            .map(|r| self.request(r.encode(), r.to_string()))
+            .collect();
+        self.conn
+            .batch(&serialised)
+            .into_iter()
+            .map(|outcome| outcome.map(drop))
+            .collect()
+    }
+
+    fn request(&self, payload: Vec<u8>, what: String) -> Request {
+        Request {
+            kind: self.family,
+            flags: 0,
+            payload,
+            what,
+        }
+    }
+}
+
+fn unreadable(what: &str, payload: &[u8]) -> NetlinkError {
+    NetlinkError::malformed(
+        what,
+        format!("an entry of {} bytes that is not understood", payload.len()),
+    )
+}

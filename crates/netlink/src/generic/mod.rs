@@ -1,0 +1,13 @@
+//! Generic netlink: families that the kernel knows by name, IPVS among them.
+
+mod attribute;
+mod family;
+mod ipvs;
+mod ipvs_client;
+mod ipvs_parse;
+#[cfg(test)]
+mod ipvs_tests;
+
+pub use family::family_id;
+pub use ipvs::{Forward, IpvsKey, IpvsRequest, RealServer, VirtualServer};
+pub use ipvs_client::Ipvs;

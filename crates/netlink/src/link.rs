@@ -1,0 +1,94 @@
+//! Links (network devices): what is there, and changes to what is there. Making new ones is in [`create`].
+
+mod change;
+pub mod create;
+mod read;
+
+use std::fmt;
+
+use flannel_model::Mac;
+
+pub use change::{
+    delete, set_alias, set_down, set_hairpin, set_mac, set_master, set_mtu, set_up, set_vxlan_learning,
+    set_vxlan_local,
+};
+pub use create::{BridgeSpec, VethSpec, VxlanSpec, create_bridge, create_veth, create_vxlan};
+pub use read::{by_index, by_name, dump, get_request, read_link};
+
+/// A network device as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index, unique in its network namespace.
+    pub ifindex: u32,
+    /// Name, at most 15 bytes.
+    pub name: String,
+    /// Alternative text that the owner may set; [`create::VethSpec::alias`] and [`set_alias`] write it.
+    pub alias: Option<String>,
+    /// Largest packet in bytes, 0 when the device does not say.
+    pub mtu: u32,
+    /// Hardware address, where the device has an Ethernet address.
+    pub mac: Option<Mac>,
+    /// Set up by the administrator (IFF_UP).
+    pub up: bool,
+    /// Ready to carry packets (IFF_LOWER_UP).
+    pub carrier: bool,
+    /// The loopback device.
+    pub loopback: bool,
+    /// The bridge or bond that it belongs to.
+    pub master: Option<u32>,
+    /// Driver kind: `vxlan`, `bridge`, `veth`; empty for hardware.
+    pub kind: String,
+    /// Details of a VXLAN device.
+    pub vxlan: Option<Vxlan>,
+    /// Hairpin mode, where the device is a port of a bridge.
+    pub hairpin: Option<bool>,
+}
+
+/// What makes a VXLAN device what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Vxlan {
+    /// VXLAN network identifier, 24 bits.
+    pub id: u32,
+    /// Index of the device that carries the tunnel; `None` when it is not bound to one.
+    pub underlay: Option<u32>,
+    /// Source address of the outer packets, where it is IPv4.
+    pub local: Option<std::net::Ipv4Addr>,
+    /// UDP destination port.
+    pub port: u16,
+    /// Source addresses are learned from received packets.
+    pub learning: bool,
+    /// The group policy extension is on.
+    pub gbp: bool,
+    /// The device reports unknown MAC addresses to user space.
+    pub l2miss: bool,
+}
+
+/// Which link a request is about. A name lets one batch make a link and go on with it, before its index is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkRef<'a> {
+    /// By index.
+    Index(u32),
+    /// By name.
+    Name(&'a str),
+}
+
+impl From<u32> for LinkRef<'_> {
+    fn from(ifindex: u32) -> Self {
+        Self::Index(ifindex)
+    }
+}
+
+impl<'a> From<&'a str> for LinkRef<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl fmt::Display for LinkRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(ifindex) => write!(f, "link {ifindex}"),
+            Self::Name(name) => write!(f, "link {name}"),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Making links. Each is one message, so that no half-made link is ever seen.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use flannel_model::Mac;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use super::LinkRef;
+use super::change::message_for;
+use crate::conn::{CREATE, EXCL};
+use crate::route_conn::RouteRequest;
+
+/// A VXLAN link to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VxlanSpec<'a> {
+    /// Name, at most 15 bytes.
+    pub name: &'a str,
+    /// VXLAN network identifier, 24 bits.
+    pub id: u32,
+    /// Index of the device that carries the tunnel.
+    pub underlay: u32,
+    /// Source address of the outer packets.
+    pub local: Ipv4Addr,
+    /// UDP destination port; also the port on which the kernel listens.
+    pub port: u16,
+    /// Largest inner packet in bytes. The kernel lowers what the underlay cannot carry.
+    pub mtu: u32,
+    /// Hardware address.
+    pub mac: Mac,
+    /// Learn source addresses from received packets.
+    pub learning: bool,
+    /// Carry the group policy extension.
+    pub gbp: bool,
+}
+
+/// A bridge to be made. It is set up at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSpec<'a> {
+    /// Name, at most 15 bytes.
+    pub name: &'a str,
+    /// Largest packet in bytes; `None` leaves it to the ports.
+    pub mtu: Option<u32>,
+    /// Hardware address. `None`: the kernel takes a random one and changes it as ports come and go.
+    pub mac: Option<Mac>,
+}
+
+/// A veth pair to be made: one end in the namespace of the connection, the other in another. The near end is set up at
+/// once; the far one has to be set up over a connection in its namespace (the kernel refuses to do it in the same
+/// message, because the ends do not know each other yet then: `veth_open`, ENOTCONN).
+#[derive(Debug, Clone)]
+pub struct VethSpec<'a> {
+    /// Name of the end in the connection's namespace.
+    pub name: &'a str,
+    /// Bridge that this end becomes a port of.
+    pub master: Option<u32>,
+    /// Alias text of this end. The kernel takes it at creation or ignores it, depending on its version;
+    /// [`super::set_alias`] in the same batch is sure.
+    pub alias: Option<&'a str>,
+    /// Largest packet in bytes, for both ends.
+    pub mtu: u32,
+    /// Hardware address of this end; random when `None`.
+    pub mac: Option<Mac>,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// Hardware address of the other end; random when `None`.
+    pub peer_mac: Option<Mac>,
+    /// Namespace of the other end; it has to stay open until the request was sent.
+    pub peer_namespace: BorrowedFd<'a>,
+}
+
+/// Makes a VXLAN link, not yet up; EEXIST when the name is taken or another link has the same identifier and port.
+pub fn create_vxlan(spec: &VxlanSpec<'_>) -> RouteRequest {
+    let mut attributes = vec![
+        InfoVxlan::Id(spec.id),
+        InfoVxlan::Link(spec.underlay),
+        InfoVxlan::Local(spec.local),
+        InfoVxlan::Port(spec.port),
+        InfoVxlan::Learning(spec.learning),
+        // 0: the kernel's default for the outer TTL, as flannel has it.
+        InfoVxlan::Ttl(0),
+    ];
+    if spec.gbp {
+        attributes.push(InfoVxlan::Gbp);
+    }
+    let mut message = message_for(LinkRef::Name(spec.name));
+    message.attributes.push(LinkAttribute::Mtu(spec.mtu));
+    message
+        .attributes
+        .push(LinkAttribute::Address(spec.mac.bytes().to_vec()));
+    message
+        .attributes
+        .push(info(InfoKind::Vxlan, Some(InfoData::Vxlan(attributes))));
+    create(
+        message,
+        format!("create VXLAN link {} (VNI {})", spec.name, spec.id),
+    )
+}
+
+/// Makes a bridge and sets it up.
+pub fn create_bridge(spec: &BridgeSpec<'_>) -> RouteRequest {
+    let mut message = message_for(LinkRef::Name(spec.name));
+    set_up(&mut message);
+    message.attributes.extend(spec.mtu.map(LinkAttribute::Mtu));
+    message
+        .attributes
+        .extend(spec.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
+    message.attributes.push(info(InfoKind::Bridge, None));
+    create(message, format!("create bridge {}", spec.name))
+}
+
+/// Makes a veth pair in one message.
+pub fn create_veth(spec: &VethSpec<'_>) -> RouteRequest {
+    let mut peer = end(spec.peer_name, spec.mtu, spec.peer_mac);
+    peer.attributes
+        .push(LinkAttribute::NetNsFd(spec.peer_namespace.as_raw_fd()));
+    let mut message = end(spec.name, spec.mtu, spec.mac);
+    set_up(&mut message);
+    message
+        .attributes
+        .extend(spec.master.map(LinkAttribute::Controller));
+    message
+        .attributes
+        .extend(spec.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+    message
+        .attributes
+        .push(info(InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(peer)))));
+    create(
+        message,
+        format!("create veth {} with peer {}", spec.name, spec.peer_name),
+    )
+}
+
+/// One end of a veth pair.
+fn end(name: &str, mtu: u32, mac: Option<Mac>) -> LinkMessage {
+    let mut message = message_for(LinkRef::Name(name));
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    message
+        .attributes
+        .extend(mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
+    message
+}
+
+fn set_up(message: &mut LinkMessage) {
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+}
+
+fn info(kind: InfoKind, data: Option<InfoData>) -> LinkAttribute {
+    let mut infos = vec![LinkInfo::Kind(kind)];
+    infos.extend(data.map(LinkInfo::Data));
+    LinkAttribute::LinkInfo(infos)
+}
+
+fn create(message: LinkMessage, what: String) -> RouteRequest {
+    RouteRequest::new(RouteNetlinkMessage::NewLink(message), CREATE | EXCL, what)
+}

@@ -1,0 +1,132 @@
+//! Asking for links.
+
+use flannel_model::Mac;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage,
+};
+
+use super::change::message_for;
+use super::{Link, LinkRef, Vxlan};
+use crate::error::NetlinkError;
+use crate::route_conn::{RouteConn, RouteRequest};
+
+/// A request for one link, to go into a batch; its answer is read by [`read_link`].
+pub fn get_request<'a>(link: impl Into<LinkRef<'a>>) -> RouteRequest {
+    let link = link.into();
+    let mut message = message_for(link);
+    message.attributes.push(without_statistics());
+    RouteRequest::new(RouteNetlinkMessage::GetLink(message), 0, format!("get {link}"))
+}
+
+/// The link of that name; `None` when there is none.
+///
+/// # Errors
+/// When the kernel refuses or its answer cannot be read.
+pub fn by_name(conn: &mut RouteConn, name: &str) -> Result<Option<Link>, NetlinkError> {
+    get(conn, LinkRef::Name(name))
+}
+
+/// The link of that index; `None` when there is none.
+///
+/// # Errors
+/// When the kernel refuses or its answer cannot be read.
+pub fn by_index(conn: &mut RouteConn, ifindex: u32) -> Result<Option<Link>, NetlinkError> {
+    get(conn, LinkRef::Index(ifindex))
+}
+
+fn get(conn: &mut RouteConn, link: LinkRef<'_>) -> Result<Option<Link>, NetlinkError> {
+    match conn.request(&get_request(link)) {
+        Ok(reply) => Ok(reply.as_ref().and_then(read_link)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All links of the namespace, in the order of their index.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn dump(conn: &mut RouteConn) -> Result<Vec<Link>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(without_statistics());
+    let request = RouteRequest::new(RouteNetlinkMessage::GetLink(message), 0, "list links");
+    let mut links: Vec<Link> = conn.dump(&request)?.iter().filter_map(read_link).collect();
+    links.sort_by_key(|link| link.ifindex);
+    Ok(links)
+}
+
+/// Counters make two thirds of a link's answer, and we never look at them.
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// Reads a link out of an answer or a notification; `None` for other messages.
+pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let flags = message.header.flags;
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mut link = Link {
+        ifindex: message.header.index,
+        name: String::new(),
+        alias: None,
+        mtu: 0,
+        mac: None,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        master: None,
+        kind: String::new(),
+        vxlan: None,
+        hairpin: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::Address(bytes) if ethernet => {
+                link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac::new);
+            }
+            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| read_info(info, &mut link)),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn read_info(info: &LinkInfo, link: &mut Link) {
+    match info {
+        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+        LinkInfo::Data(InfoData::Vxlan(attributes)) => link.vxlan = Some(read_vxlan(attributes)),
+        LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
+            link.hairpin = attributes.iter().find_map(|a| match a {
+                InfoBridgePort::HairpinMode(on) => Some(*on),
+                _ => None,
+            });
+        }
+        _ => {}
+    }
+}
+
+fn read_vxlan(attributes: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan::default();
+    for attribute in attributes {
+        match attribute {
+            InfoVxlan::Id(id) => vxlan.id = *id,
+            InfoVxlan::Link(index) => vxlan.underlay = Some(*index).filter(|i| *i != 0),
+            InfoVxlan::Local(address) => vxlan.local = Some(*address),
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Learning(on) => vxlan.learning = *on,
+            InfoVxlan::L2Miss(on) => vxlan.l2miss = *on,
+            // A flag: its presence is its value.
+            InfoVxlan::Gbp => vxlan.gbp = true,
+            _ => {}
+        }
+    }
+    vxlan
+}

@@ -1,0 +1,226 @@
+//! Notifications of changes to links, IPv4 addresses, IPv4 routes and neighbours.
+//!
+//! What happened is told in outline only: the reader lists the objects anew anyway, because notifications can be lost.
+//! Loss is told, too ([`Change::Overrun`]).
+
+use std::io;
+
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::{RecvFlags, sockopt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use crate::conn::Reply;
+use crate::error::NetlinkError;
+use crate::route::{OUR_PROTOCOL, read_route};
+use crate::route_conn::parse;
+use crate::wire::Frames;
+
+/// Multicast groups (RTNLGRP_*): link 1, neighbour 3, IPv4 address 5, IPv4 route 7; bit n − 1 of the mask.
+const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6;
+/// Receive buffer asked for. A burst that does not fit is told as an overrun.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+/// Bytes for one notification; the largest are links with many virtual functions.
+const DATAGRAM: usize = 64 * 1024;
+/// Changes that wait for a slow reader. More are told as one overrun.
+const QUEUE: usize = 1024;
+
+/// Something changed in the kernel, by whomever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A link appeared, vanished or changed.
+    Link {
+        /// Index of the link.
+        ifindex: u32,
+        /// It vanished.
+        deleted: bool,
+    },
+    /// An IPv4 address came or went.
+    Address {
+        /// Index of the link.
+        ifindex: u32,
+        /// It went.
+        deleted: bool,
+    },
+    /// An IPv4 route came or went.
+    Route {
+        /// Index of the device; `None` for blackholes and routes over several devices.
+        ifindex: Option<u32>,
+        /// It went.
+        deleted: bool,
+        /// It bears [`OUR_PROTOCOL`].
+        ours: bool,
+    },
+    /// An IPv4 neighbour or an entry of a forwarding table came, went or changed.
+    Neighbour {
+        /// Index of the link.
+        ifindex: u32,
+        /// It went.
+        deleted: bool,
+        /// It is an FDB entry.
+        fdb: bool,
+    },
+    /// Notifications were lost: everything has to be looked at again.
+    Overrun,
+}
+
+/// Begins to watch the network namespace of the calling thread. Changes from this moment on arrive, provided that the
+/// returned driver is polled; it ends when the receiver is dropped or the socket fails.
+///
+/// # Errors
+/// When no socket can be had. Has to be called inside a tokio runtime with I/O enabled.
+pub fn watch_changes() -> Result<
+    (
+        impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
+        mpsc::Receiver<Change>,
+    ),
+    NetlinkError,
+> {
+    let error = |e: &io::Error| NetlinkError::socket("watch network changes", e);
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(|e| error(&e))?;
+    // SO_RCVBUFFORCE needs CAP_NET_ADMIN; a smaller buffer only means more overruns.
+    let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
+    socket.set_non_blocking(true).map_err(|e| error(&e))?;
+    socket.bind(&SocketAddr::new(0, GROUPS)).map_err(|e| error(&e))?;
+    // SAFETY: `Socket` owns its descriptor, names the same one all its life and closes it only when dropped; nothing
+    // takes it out of the `AsyncFd`.
+    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+        .map_err(|e| error(&io::Error::from(e)))?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let driver = async move {
+        Watch {
+            socket,
+            sender,
+            missed: false,
+        }
+        .drive()
+        .await
+        .map_err(|e| error(&e))
+    };
+    Ok((driver, receiver))
+}
+
+struct Watch {
+    socket: AsyncFd<Socket>,
+    sender: mpsc::Sender<Change>,
+    /// The queue was full; the reader has to be told when there is room again.
+    missed: bool,
+}
+
+impl Watch {
+    async fn drive(mut self) -> io::Result<()> {
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            if self.missed {
+                let Ok(room) = self.sender.reserve().await else {
+                    return Ok(());
+                };
+                room.send(Change::Overrun);
+                self.missed = false;
+            }
+            let length = tokio::select! {
+                received = receive(&self.socket, &mut buffer) => received?,
+                () = self.sender.closed() => return Ok(()),
+            };
+            match length {
+                Some(length) => self.tell(&buffer[..length]),
+                None => self.queue(Change::Overrun),
+            }
+        }
+    }
+
+    fn tell(&mut self, datagram: &[u8]) {
+        for frame in Frames(datagram) {
+            match frame {
+                Ok(frame) => {
+                    if let Some(change) = read_change(&Reply::from(&frame)) {
+                        self.queue(change);
+                    }
+                }
+                // What cannot be read may have been anything.
+                Err(_) => self.queue(Change::Overrun),
+            }
+        }
+    }
+
+    fn queue(&mut self, change: Change) {
+        // A closed queue is noticed by the loop.
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(change) {
+            self.missed = true;
+        }
+    }
+}
+
+/// The length of the next datagram from the kernel; `None` when some were lost (ENOBUFS) or it did not fit.
+async fn receive(socket: &AsyncFd<Socket>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        let mut ready = socket.readable().await?;
+        let received = ready.try_io(|socket| {
+            rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::TRUNC).map_err(io::Error::from)
+        });
+        match received {
+            Ok(Ok((read, length))) if length > read => return Ok(None),
+            Ok(Ok((read, _))) => return Ok(Some(read)),
+            Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
+                return Ok(None);
+            }
+            Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(e)) => return Err(e),
+            Err(_would_block) => {}
+        }
+    }
+}
+
+/// What a notification tells; `None` for what does not concern us.
+fn read_change(notification: &Reply) -> Option<Change> {
+    use RouteNetlinkMessage as M;
+    // A message that cannot be read counts as a loss: it may have concerned us.
+    let Ok(message) = parse(notification) else {
+        return Some(Change::Overrun);
+    };
+    let deleted = matches!(
+        message,
+        M::DelLink(_) | M::DelAddress(_) | M::DelRoute(_) | M::DelNeighbour(_)
+    );
+    match &message {
+        // Bridges report their ports in the same group under their own family.
+        M::NewLink(m) | M::DelLink(m) if m.header.interface_family == AddressFamily::Unspec => {
+            Some(Change::Link {
+                ifindex: m.header.index,
+                deleted,
+            })
+        }
+        M::NewAddress(m) | M::DelAddress(m) => Some(Change::Address {
+            ifindex: m.header.index,
+            deleted,
+        }),
+        M::NewNeighbour(m) | M::DelNeighbour(m) => neighbour_change(m, deleted),
+        M::NewRoute(m) | M::DelRoute(m) if m.header.kind != RouteType::Broadcast => {
+            let route = read_route(&message)?;
+            Some(Change::Route {
+                ifindex: route.ifindex,
+                deleted,
+                ours: route.protocol == OUR_PROTOCOL,
+            })
+        }
+        _ => None,
+    }
+}
+
+fn neighbour_change(message: &NeighbourMessage, deleted: bool) -> Option<Change> {
+    let fdb = match message.header.family {
+        AddressFamily::Inet => false,
+        AddressFamily::Bridge => true,
+        _ => return None,
+    };
+    Some(Change::Neighbour {
+        ifindex: message.header.ifindex,
+        deleted,
+        fdb,
+    })
+}

@@ -1,0 +1,301 @@
+//! nf_tables by netlink: transactions of raw messages, for what changes with every pod and is not worth a process.
+//!
+//! Numbers are those of linux/netfilter/nf_tables.h; integers inside attributes are big-endian.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::sockopt::{self, Timeout};
+
+use crate::conn::{ACK, CREATE, DUMP, REQUEST};
+use crate::error::{Failure, NetlinkError};
+use crate::wire::{self, Answer, Frame, Frames};
+
+/// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h).
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// NFT_MSG_GETRULE
+const GET_RULE: u16 = 7;
+/// Longest wait for the answer; the kernel works inside the send.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `ip`
+    Ipv4,
+    /// `ip6`
+    Ipv6,
+}
+
+/// Kinds of messages that are used, with the kernel's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// NFT_MSG_NEWTABLE
+    NewTable = 0,
+    /// NFT_MSG_NEWCHAIN
+    NewChain = 3,
+    /// NFT_MSG_NEWRULE
+    NewRule = 6,
+    /// NFT_MSG_DELRULE; without a handle all rules of a chain.
+    DeleteRule = 8,
+    /// NFT_MSG_NEWSET
+    NewSet = 9,
+    /// NFT_MSG_NEWSETELEM
+    NewElement = 12,
+    /// NFT_MSG_DELSETELEM
+    DeleteElement = 14,
+}
+
+/// One message of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What it does.
+    pub kind: Kind,
+    /// Attributes, as [`Attributes`] builds them.
+    pub attributes: Attributes,
+}
+
+/// Attributes under construction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Vec<u8>);
+
+impl Attributes {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With bytes as they are.
+    #[must_use]
+    pub fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+        self.0.resize(wire::align(self.0.len()), 0);
+        self
+    }
+
+    /// With a text, closed by a zero.
+    #[must_use]
+    pub fn text(self, kind: u16, value: &str) -> Self {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.bytes(kind, &bytes)
+    }
+
+    /// With a number.
+    #[must_use]
+    pub fn number(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    /// With attributes inside.
+    #[must_use]
+    pub fn nest(self, kind: u16, inner: &Self) -> Self {
+        // NLA_F_NESTED
+        self.bytes(kind | 0x8000, &inner.0)
+    }
+}
+
+/// Carries out all messages in the tables of `family` as one transaction: all of it or nothing, and no packet sees half.
+/// `what` says in words what it is for. Existing tables, chains, sets and elements are no error.
+///
+/// # Errors
+/// The first refusal of the kernel.
+pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), NetlinkError> {
+    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
+    let datagram = transaction(family, messages);
+    let last = u32::try_from(messages.len()).unwrap_or(u32::MAX);
+    let failed = |failure| NetlinkError {
+        what: what.to_owned(),
+        failure,
+    };
+    socket
+        .send_to(&datagram, &SocketAddr::new(0, 0), 0)
+        .map_err(|e| NetlinkError::socket(what, &e))?;
+    answer(&socket, last).map_err(failed)
+}
+
+/// Whether a chain has any rule. `false` also when there is no such chain or table.
+///
+/// # Errors
+/// When the kernel has no nf_tables or does not answer.
+pub fn has_rules(family: Family, table: &str, chain: &str) -> Result<bool, NetlinkError> {
+    let what = format!("list rules of chain {chain} in table {table}");
+    let socket = open().map_err(|e| NetlinkError::socket(&what, &e))?;
+    let mut payload = header(family_number(family), 0);
+    // NFTA_RULE_TABLE, NFTA_RULE_CHAIN: the kernel filters by them.
+    payload.extend_from_slice(&Attributes::new().text(1, table).text(2, chain).0);
+    let mut datagram = Vec::new();
+    wire::append(
+        &mut datagram,
+        SUBSYSTEM << 8 | GET_RULE,
+        REQUEST | DUMP,
+        1,
+        &payload,
+    );
+    socket
+        .send_to(&datagram, &SocketAddr::new(0, 0), 0)
+        .map_err(|e| NetlinkError::socket(&what, &e))?;
+    let mut found = false;
+    let read = answers(&socket, |frame| match frame.answer() {
+        Answer::Data => {
+            found = true;
+            Ok(false)
+        }
+        Answer::Failed(failure) => Err(failure),
+        Answer::Done | Answer::Acknowledged => Ok(true),
+        Answer::Ignored => Ok(false),
+    });
+    match read.map_err(|failure| NetlinkError { what, failure }) {
+        Err(e) if e.is_missing() => Ok(false),
+        Err(e) => Err(e),
+        Ok(()) => Ok(found),
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    // Only words for errors are lost where these are not known (before 4.12).
+    let _ = socket.set_ext_ack(true);
+    let _ = socket.set_cap_ack(true);
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE))?;
+    Ok(socket)
+}
+
+/// The messages between begin and end. Only the last asks for an answer, because kernels differ on whether begin and end give
+/// one; a refusal is answered in any case.
+fn transaction(family: Family, messages: &[Message]) -> Vec<u8> {
+    let mut datagram = Vec::new();
+    // The resource of a batch's bounds is the subsystem.
+    wire::append(&mut datagram, BATCH_BEGIN, REQUEST, 0, &header(0, SUBSYSTEM));
+    for (index, message) in messages.iter().enumerate() {
+        let sequence = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let mut flags = REQUEST | flags(message.kind);
+        if index + 1 == messages.len() {
+            flags |= ACK;
+        }
+        let mut payload = header(family_number(family), 0);
+        payload.extend_from_slice(&message.attributes.0);
+        wire::append(
+            &mut datagram,
+            SUBSYSTEM << 8 | message.kind as u16,
+            flags,
+            sequence,
+            &payload,
+        );
+    }
+    wire::append(&mut datagram, BATCH_END, REQUEST, u32::MAX, &header(0, SUBSYSTEM));
+    datagram
+}
+
+/// `struct nfgenmsg`: family, version 0, resource.
+fn header(family: u8, resource: u16) -> Vec<u8> {
+    let [high, low] = resource.to_be_bytes();
+    vec![family, 0, high, low]
+}
+
+fn family_number(family: Family) -> u8 {
+    match family {
+        // NFPROTO_IPV4, NFPROTO_IPV6
+        Family::Ipv4 => 2,
+        Family::Ipv6 => 10,
+    }
+}
+
+fn flags(kind: Kind) -> u16 {
+    match kind {
+        Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElement => CREATE,
+        Kind::NewRule => CREATE | crate::conn::APPEND,
+        Kind::DeleteRule | Kind::DeleteElement => 0,
+    }
+}
+
+/// Waits for the first refusal or the last message's success.
+fn answer(socket: &Socket, last: u32) -> Result<(), Failure> {
+    answers(socket, |frame| match frame.answer() {
+        Answer::Failed(failure) => Err(failure),
+        Answer::Acknowledged => Ok(frame.sequence == last),
+        Answer::Data | Answer::Done | Answer::Ignored => Ok(false),
+    })
+}
+
+/// Hands the kernel's messages to `take` until that says that it has seen enough.
+fn answers(
+    socket: &Socket,
+    mut take: impl FnMut(&Frame<'_>) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let begin = Instant::now();
+    let mut buffer = Vec::new();
+    while begin.elapsed() < DEADLINE {
+        buffer.clear();
+        buffer.reserve(64 * 1024);
+        match socket.recv_from(&mut buffer, 0) {
+            Ok((_, sender)) if sender.port_number() != 0 => continue,
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) => {
+                return Err(Failure::Socket {
+                    errno: e.raw_os_error().unwrap_or(0),
+                });
+            }
+        }
+        for frame in Frames(&buffer) {
+            let frame = frame.map_err(|reason| Failure::Malformed { reason })?;
+            if take(&frame)? {
+                return Ok(());
+            }
+        }
+    }
+    Err(Failure::Deadline {
+        waited: begin.elapsed(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_aligned_and_nested() {
+        let inner = Attributes::new().number(1, 0x0102_0304);
+        let outer = Attributes::new().text(2, "ab").nest(3, &inner);
+        let mut expected = vec![];
+        expected.extend_from_slice(&7u16.to_ne_bytes());
+        expected.extend_from_slice(&2u16.to_ne_bytes());
+        expected.extend_from_slice(b"ab\0\0");
+        expected.extend_from_slice(&12u16.to_ne_bytes());
+        expected.extend_from_slice(&0x8003u16.to_ne_bytes());
+        expected.extend_from_slice(&8u16.to_ne_bytes());
+        expected.extend_from_slice(&1u16.to_ne_bytes());
+        expected.extend_from_slice(&[1, 2, 3, 4]);
+        assert_eq!(outer.0, expected);
+    }
+
+    #[test]
+    fn a_transaction_is_bounded_and_asks_for_one_answer() {
+        let message = |kind| Message {
+            kind,
+            attributes: Attributes::new().text(1, "t"),
+        };
+        let bytes = transaction(
+            Family::Ipv6,
+            &[message(Kind::NewTable), message(Kind::DeleteRule)],
+        );
+        let frames: Vec<_> = Frames(&bytes).map(Result::unwrap).collect();
+        let kinds: Vec<u16> = frames.iter().map(|frame| frame.kind).collect();
+        assert_eq!(kinds, [BATCH_BEGIN, 10 << 8, 10 << 8 | 8, BATCH_END]);
+        let asked: Vec<bool> = frames.iter().map(|frame| frame.flags & ACK != 0).collect();
+        assert_eq!(asked, [false, false, true, false]);
+        assert_eq!(frames[1].payload[0], 10);
+        assert_eq!(frames[0].payload, [0, 0, 0, 10]);
+    }
+}

@@ -1,0 +1,13 @@
+//! Our nftables tables: rendered as text by pure functions, written whole in one transaction through the `nft` binary.
+//!
+//! A table carries a hash of its text in its comment, so that an unchanged table is not written again.
+
+mod masquerade;
+mod runner;
+mod services;
+mod table;
+
+pub use masquerade::{MasqueradeTable, masquerade_table};
+pub use runner::{Applied, Nft, NftError};
+pub use services::{ServicesTable, services_table};
+pub use table::{Family, Table, TableName};

@@ -1,0 +1,129 @@
+//! The table that lets pods reach what lies outside the pod network, and forwards for them.
+
+use flannel_model::Ipv4Subnet;
+
+use crate::table::{Table, TableName};
+
+/// Packets with this bit were marked for masquerading by kube-proxy and are left to it. It is one bit of many in the mark,
+/// so it is compared under itself as a mask, as flannel's iptables mode does.
+const KUBE_MARK: &str = "0x4000";
+/// IPv4 multicast (RFC 5771): a group does not answer to a translated source.
+const MULTICAST: &str = "224.0.0.0/4";
+
+/// What the table is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MasqueradeTable {
+    /// The pod network of the cluster.
+    pub network: Ipv4Subnet,
+    /// The pods of this node.
+    pub subnet: Ipv4Subnet,
+    /// Whether packets are masqueraded at all.
+    pub masquerade: bool,
+    /// Whether source ports are chosen at random, which lowers the odds of two connections colliding.
+    pub fully_random: bool,
+    /// Whether packets from and to the pod network are accepted on their way through this node. Another table may still drop
+    /// them: an accept ends only its own chain.
+    pub accept_forward: bool,
+}
+
+/// Renders the table `ip flannel-ipv4`: the rules of flannel's iptables mode, in their order.
+pub fn masquerade_table(input: &MasqueradeTable) -> Table {
+    let mut body = String::new();
+    if input.masquerade {
+        body.push_str(&postrouting(input));
+    }
+    if input.accept_forward {
+        body.push_str(&forward(input));
+    }
+    Table::new(TableName::MASQUERADE, body)
+}
+
+fn postrouting(input: &MasqueradeTable) -> String {
+    let MasqueradeTable { network, subnet, .. } = input;
+    let masquerade = if input.fully_random {
+        "masquerade fully-random"
+    } else {
+        "masquerade"
+    };
+    [
+        "  chain postrtg {\n".to_owned(),
+        "    type nat hook postrouting priority srcnat; policy accept;\n".to_owned(),
+        format!("    meta mark & {KUBE_MARK} == {KUBE_MARK} return\n"),
+        format!("    ip saddr {subnet} ip daddr {network} return\n"),
+        format!("    ip saddr {network} ip daddr {subnet} return\n"),
+        // outside to a local pod: the pod sees who calls
+        format!("    ip saddr != {network} ip daddr {subnet} return\n"),
+        format!("    ip saddr {network} ip daddr != {MULTICAST} {masquerade}\n"),
+        // host or outside to a pod elsewhere: the answer must come back through this node
+        format!("    ip saddr != {network} ip daddr {network} {masquerade}\n"),
+        "  }\n".to_owned(),
+    ]
+    .concat()
+}
+
+fn forward(input: &MasqueradeTable) -> String {
+    let network = input.network;
+    format!(
+        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    ip saddr {network} accept\n    ip daddr {network} accept\n  }}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input() -> MasqueradeTable {
+        MasqueradeTable {
+            network: "10.5.0.0/16".parse().unwrap(),
+            subnet: "10.5.1.0/24".parse().unwrap(),
+            masquerade: true,
+            fully_random: true,
+            accept_forward: true,
+        }
+    }
+
+    #[test]
+    fn rules_and_their_order_are_those_of_iptables_mode() {
+        let text = masquerade_table(&input()).transaction();
+        let rules: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| l.starts_with("ip ") || l.starts_with("meta"))
+            .collect();
+        assert_eq!(
+            rules,
+            [
+                "meta mark & 0x4000 == 0x4000 return",
+                "ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return",
+                "ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
+                "ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
+                "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+                "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random",
+                "ip saddr 10.5.0.0/16 accept",
+                "ip daddr 10.5.0.0/16 accept",
+            ]
+        );
+        assert!(
+            text.starts_with(
+                "add table ip flannel-ipv4\ndelete table ip flannel-ipv4\ntable ip flannel-ipv4 {"
+            )
+        );
+    }
+
+    #[test]
+    fn each_flag_takes_its_part_away() {
+        let plain = masquerade_table(&MasqueradeTable {
+            fully_random: false,
+            accept_forward: false,
+            ..input()
+        });
+        let text = plain.transaction();
+        assert!(!text.contains("random") && !text.contains("forward") && text.contains("masquerade\n"));
+        let forward = masquerade_table(&MasqueradeTable {
+            masquerade: false,
+            ..input()
+        })
+        .transaction();
+        assert!(!forward.contains("masquerade") && forward.contains("hook forward"));
+    }
+}

@@ -1,0 +1,155 @@
+//! Tables in a kernel: every call runs in a network namespace of its own, never in the machine's.
+//!
+//! Needs root, `unshare` and `nft`.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use flannel_nft::{
+    Applied, MasqueradeTable, Nft, ServicesTable, TableName, masquerade_table, services_table,
+};
+
+/// A network namespace that lives as long as this value, and an `nft` that works inside it.
+struct Namespace {
+    holder: Child,
+    script: PathBuf,
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        let mut holder = Command::new("unshare")
+            .args(["-n", "sh", "-c", "echo; exec sleep 120"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // the empty line says that the namespace exists
+        let mut byte = [0];
+        std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let script = std::env::temp_dir().join(format!("flannel-nft-kernel-{}-{name}", std::process::id()));
+        // Another process writes the file: a thread of this one that forks meanwhile would hold it open (ETXTBSY).
+        let text = format!("exec nsenter -t {} -n nft \"$@\"", holder.id());
+        let write = "printf '#!/bin/sh\n%s\n' \"$1\" > \"$2\" && chmod 755 \"$2\"";
+        let status = Command::new("sh")
+            .args(["-c", write, "sh", &text])
+            .arg(&script)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Self { holder, script }
+    }
+
+    fn nft(&self) -> Nft {
+        Nft::new(&self.script, Duration::from_secs(20))
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let out = Command::new(&self.script).args(arguments).output().unwrap();
+        assert!(
+            out.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        String::from_utf8(out.stdout).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+        let _ = std::fs::remove_file(&self.script);
+    }
+}
+
+fn masquerade() -> MasqueradeTable {
+    MasqueradeTable {
+        network: "10.5.0.0/16".parse().unwrap(),
+        subnet: "10.5.1.0/24".parse().unwrap(),
+        masquerade: true,
+        fully_random: true,
+        accept_forward: true,
+    }
+}
+
+#[test]
+fn a_table_is_written_once_and_again_when_it_changes() {
+    let ns = Namespace::new("once");
+    let nft = ns.nft();
+    let table = masquerade_table(&masquerade());
+    assert_eq!(nft.current_hash(TableName::MASQUERADE).unwrap(), None);
+    assert_eq!(nft.apply(&table).unwrap(), Applied::Written);
+    assert_eq!(
+        nft.current_hash(TableName::MASQUERADE).unwrap(),
+        Some(table.hash())
+    );
+    assert_eq!(nft.apply(&table).unwrap(), Applied::Unchanged);
+    let plain = masquerade_table(&MasqueradeTable {
+        fully_random: false,
+        ..masquerade()
+    });
+    assert_eq!(nft.apply(&plain).unwrap(), Applied::Written);
+    let listing = ns.run(&["-s", "list", "table", "ip", "flannel-ipv4"]);
+    assert!(
+        !listing.contains("fully-random") && listing.contains("masquerade"),
+        "{listing}"
+    );
+    assert_eq!(
+        listing.matches("chain postrtg").count(),
+        1,
+        "replaced, not added to"
+    );
+}
+
+#[test]
+fn a_table_of_another_is_taken_over_and_others_stay() {
+    let ns = Namespace::new("takeover");
+    ns.run(&["add", "table", "ip", "flannel-ipv4"]);
+    ns.run(&["add", "chain", "ip", "flannel-ipv4", "old"]);
+    ns.run(&["add", "table", "ip", "kube-proxy"]);
+    assert_eq!(
+        ns.nft().apply(&masquerade_table(&masquerade())).unwrap(),
+        Applied::Written
+    );
+    let listing = ns.run(&["list", "ruleset"]);
+    assert!(
+        !listing.contains("chain old") && listing.contains("table ip kube-proxy"),
+        "{listing}"
+    );
+}
+
+#[test]
+fn the_services_table_is_accepted_and_removed() {
+    let ns = Namespace::new("services");
+    let nft = ns.nft();
+    let mut input = ServicesTable {
+        cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        network: "10.5.0.0/16".parse().unwrap(),
+        local_endpoints: BTreeSet::new(),
+        fully_random: true,
+    };
+    assert_eq!(nft.apply(&services_table(&input)).unwrap(), Applied::Written);
+    input.local_endpoints.insert("10.5.1.2".parse().unwrap());
+    assert_eq!(nft.apply(&services_table(&input)).unwrap(), Applied::Written);
+    let listing = ns.run(&["list", "table", "ip", "flannel-services"]);
+    for part in [
+        "10.96.0.0/16",
+        "10.5.1.2 . 10.5.1.2",
+        "priority 101",
+        "reject with tcp reset",
+    ] {
+        assert!(listing.contains(part), "{part}\n{listing}");
+    }
+    assert_eq!(nft.remove(TableName::SERVICES).unwrap(), Applied::Written);
+    assert_eq!(nft.remove(TableName::SERVICES).unwrap(), Applied::Unchanged);
+}
+
+#[test]
+fn a_table_that_is_not_ours_is_not_removed() {
+    let ns = Namespace::new("foreign");
+    ns.run(&["add", "table", "ip", "flannel-services"]);
+    assert_eq!(ns.nft().remove(TableName::SERVICES).unwrap(), Applied::Unchanged);
+    ns.run(&["list", "table", "ip", "flannel-services"]);
+}

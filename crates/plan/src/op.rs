@@ -1,0 +1,332 @@
+//! One change of the overlay, as plain data that can be printed.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use flannel_model::{Ipv4Subnet, Mac};
+
+use crate::diff::ObservedRoute;
+use crate::vxlan::{Device, VxlanLink};
+
+/// One change of the overlay in the kernel. Its text reads like an argument of `ip` or `bridge`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Delete the device, with all that is on it, because it cannot be turned into what is wanted.
+    LinkDelete {
+        /// The device.
+        device: Device,
+        /// What cannot be changed.
+        reason: String,
+    },
+    /// Make the device.
+    LinkCreate(VxlanLink),
+    /// Give the device another Ethernet address. The kernel forgets the neighbours on it.
+    LinkSetMac {
+        /// The device.
+        device: Device,
+        /// The address.
+        mac: Mac,
+    },
+    /// Give the device another MTU.
+    LinkSetMtu {
+        /// The device.
+        device: Device,
+        /// Largest packet in bytes.
+        mtu: u32,
+    },
+    /// Switch address learning.
+    LinkSetLearning {
+        /// The device.
+        device: Device,
+        /// On or off.
+        learning: bool,
+    },
+    /// Change the source address of outer packets.
+    LinkSetLocal {
+        /// The device.
+        device: Device,
+        /// The address.
+        local: Ipv4Addr,
+    },
+    /// Set the device up.
+    LinkUp {
+        /// The device.
+        device: Device,
+    },
+    /// Put an address on the device.
+    AddressAdd {
+        /// The device.
+        device: Device,
+        /// The address.
+        address: Ipv4Addr,
+        /// Its prefix length.
+        length: u8,
+    },
+    /// Take an address off the device.
+    AddressDelete {
+        /// The device.
+        device: Device,
+        /// The address.
+        address: Ipv4Addr,
+        /// Its prefix length.
+        length: u8,
+    },
+    /// Make or change a permanent neighbour.
+    NeighbourReplace {
+        /// The device.
+        device: Device,
+        /// The IP address.
+        address: Ipv4Addr,
+        /// Its Ethernet address.
+        mac: Mac,
+    },
+    /// Delete a neighbour.
+    NeighbourDelete {
+        /// The device.
+        device: Device,
+        /// The IP address.
+        address: Ipv4Addr,
+    },
+    /// Make or change an entry of the forwarding table.
+    FdbReplace {
+        /// The device.
+        device: Device,
+        /// Inner destination.
+        mac: Mac,
+        /// Outer destination.
+        dst: Ipv4Addr,
+    },
+    /// Delete an entry of the forwarding table.
+    FdbDelete {
+        /// The device.
+        device: Device,
+        /// Inner destination.
+        mac: Mac,
+        /// Outer destination.
+        dst: Ipv4Addr,
+    },
+    /// Add a route; it fails when somebody else has one to the same destination.
+    RouteAdd {
+        /// The device.
+        device: Device,
+        /// Where to.
+        destination: Ipv4Subnet,
+        /// The peer's first address.
+        gateway: Ipv4Addr,
+    },
+    /// Put a route in the place of one of ours.
+    RouteReplace {
+        /// The device.
+        device: Device,
+        /// Where to.
+        destination: Ipv4Subnet,
+        /// The peer's first address.
+        gateway: Ipv4Addr,
+    },
+    /// Delete a route of ours.
+    RouteDelete {
+        /// The device.
+        device: Device,
+        /// The route as it is.
+        route: ObservedRoute,
+    },
+}
+
+impl Op {
+    /// Whether it concerns the device itself. The others need the device to be there.
+    pub fn is_link(&self) -> bool {
+        match self {
+            Self::LinkDelete { .. }
+            | Self::LinkCreate(_)
+            | Self::LinkSetMac { .. }
+            | Self::LinkSetMtu { .. }
+            | Self::LinkSetLearning { .. }
+            | Self::LinkSetLocal { .. }
+            | Self::LinkUp { .. } => true,
+            Self::AddressAdd { .. }
+            | Self::AddressDelete { .. }
+            | Self::NeighbourReplace { .. }
+            | Self::NeighbourDelete { .. }
+            | Self::FdbReplace { .. }
+            | Self::FdbDelete { .. }
+            | Self::RouteAdd { .. }
+            | Self::RouteReplace { .. }
+            | Self::RouteDelete { .. } => false,
+        }
+    }
+
+    /// Whether it concerns one peer, and not the device as a whole.
+    pub fn is_of_peer(&self) -> bool {
+        match self {
+            Self::NeighbourReplace { .. }
+            | Self::NeighbourDelete { .. }
+            | Self::FdbReplace { .. }
+            | Self::FdbDelete { .. }
+            | Self::RouteAdd { .. }
+            | Self::RouteReplace { .. }
+            | Self::RouteDelete { .. } => true,
+            Self::LinkDelete { .. }
+            | Self::LinkCreate(_)
+            | Self::LinkSetMac { .. }
+            | Self::LinkSetMtu { .. }
+            | Self::LinkSetLearning { .. }
+            | Self::LinkSetLocal { .. }
+            | Self::LinkUp { .. }
+            | Self::AddressAdd { .. }
+            | Self::AddressDelete { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkDelete { device, reason } => write!(f, "link delete {device} ({reason})"),
+            Self::LinkCreate(link) => fmt_create(link, f),
+            Self::LinkSetMac { device, mac } => write!(f, "link set {device} address {mac}"),
+            Self::LinkSetMtu { device, mtu } => write!(f, "link set {device} mtu {mtu}"),
+            Self::LinkSetLearning { device, learning } => {
+                write!(f, "link set {device} type vxlan {}", learning_text(*learning))
+            }
+            Self::LinkSetLocal { device, local } => write!(f, "link set {device} type vxlan local {local}"),
+            Self::LinkUp { device } => write!(f, "link set {device} up"),
+            Self::AddressAdd {
+                device,
+                address,
+                length,
+            } => {
+                write!(f, "address add {address}/{length} dev {device}")
+            }
+            Self::AddressDelete {
+                device,
+                address,
+                length,
+            } => {
+                write!(f, "address delete {address}/{length} dev {device}")
+            }
+            Self::NeighbourReplace { device, address, mac } => {
+                write!(
+                    f,
+                    "neighbour replace {address} lladdr {mac} dev {device} permanent"
+                )
+            }
+            Self::NeighbourDelete { device, address } => write!(f, "neighbour delete {address} dev {device}"),
+            Self::FdbReplace { device, mac, dst } => {
+                write!(f, "fdb replace {mac} dev {device} dst {dst} self permanent")
+            }
+            Self::FdbDelete { device, mac, dst } => write!(f, "fdb delete {mac} dev {device} dst {dst} self"),
+            Self::RouteAdd {
+                device,
+                destination,
+                gateway,
+            } => {
+                write!(f, "route add {destination} via {gateway} dev {device} onlink")
+            }
+            Self::RouteReplace {
+                device,
+                destination,
+                gateway,
+            } => {
+                write!(f, "route replace {destination} via {gateway} dev {device} onlink")
+            }
+            Self::RouteDelete { device, route } => fmt_route_delete(*device, route, f),
+        }
+    }
+}
+
+fn fmt_create(link: &VxlanLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let VxlanLink {
+        device,
+        id,
+        underlay,
+        local,
+        port,
+        mtu,
+        mac,
+        learning,
+        gbp,
+    } = link;
+    write!(
+        f,
+        "link add {device} mtu {mtu} address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}",
+        learning_text(*learning),
+        if *gbp { " gbp" } else { "" }
+    )
+}
+
+fn fmt_route_delete(device: Device, route: &ObservedRoute, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "route delete {}", route.destination)?;
+    if let Some(gateway) = route.gateway {
+        write!(f, " via {gateway}")?;
+    }
+    write!(f, " dev {device} proto {}", route.protocol)?;
+    if route.metric != 0 {
+        write!(f, " metric {}", route.metric)?;
+    }
+    Ok(())
+}
+
+fn learning_text(learning: bool) -> &'static str {
+    if learning { "learning" } else { "nolearning" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_are_those_of_iproute2() {
+        let device = Device { vni: 1 };
+        let gateway = Ipv4Addr::new(10, 5, 2, 0);
+        let destination: Ipv4Subnet = "10.5.2.0/24".parse().unwrap();
+        let mac = Mac::new([0x8a, 0x55, 0x6f, 1, 2, 3]);
+        let route = ObservedRoute {
+            destination,
+            gateway: Some(gateway),
+            onlink: true,
+            protocol: 3,
+            metric: 0,
+        };
+        let link = VxlanLink {
+            device,
+            id: 1,
+            underlay: 2,
+            local: Ipv4Addr::new(192, 0, 2, 1),
+            port: 8472,
+            mtu: 1450,
+            mac,
+            learning: false,
+            gbp: false,
+        };
+        let texts = [
+            (
+                Op::RouteReplace {
+                    device,
+                    destination,
+                    gateway,
+                },
+                "route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink",
+            ),
+            (
+                Op::RouteDelete { device, route },
+                "route delete 10.5.2.0/24 via 10.5.2.0 dev flannel.1 proto 3",
+            ),
+            (
+                Op::NeighbourReplace {
+                    device,
+                    address: gateway,
+                    mac,
+                },
+                "neighbour replace 10.5.2.0 lladdr 8a:55:6f:01:02:03 dev flannel.1 permanent",
+            ),
+            (
+                Op::LinkCreate(link),
+                "link add flannel.1 mtu 1450 address 8a:55:6f:01:02:03 type vxlan id 1 link 2 local 192.0.2.1 \
+                 dstport 8472 nolearning",
+            ),
+        ];
+        for (op, text) in texts {
+            assert_eq!(op.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! One call: deadline, the next member when one fails, and an error that tells the story.
+
+use std::future::Future;
+
+use etcd_client::Error;
+use tokio::time::Instant;
+
+use super::classify::{Failure, classify};
+use super::member::{Connection, Member};
+use super::{CALL_DEADLINE, EtcdStore};
+use crate::error::Tried;
+use crate::{ErrorKind, StoreError};
+
+/// When a call may be sent a second time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// Reads: whenever the connection failed.
+    Always,
+    /// Writes: only when the first was certainly not sent.
+    IfUnsent,
+}
+
+impl Repeat {
+    fn allows(self, failure: &Failure) -> bool {
+        match failure.kind {
+            ErrorKind::Unreachable | ErrorKind::NoLeader => self == Self::Always || failure.unsent,
+            ErrorKind::Timeout | ErrorKind::Auth | ErrorKind::Config | ErrorKind::Other => false,
+        }
+    }
+}
+
+/// Why a call failed: the sorted story, and the last raw error for those who look for one special answer.
+pub(super) struct CallError {
+    pub story: StoreError,
+    pub raw: Option<Error>,
+}
+
+impl From<CallError> for StoreError {
+    fn from(error: CallError) -> Self {
+        error.story
+    }
+}
+
+impl EtcdStore {
+    /// Runs `call` on the preferred member, and on the others as far as `repeat` allows. `doing` completes
+    /// "cannot … etcd".
+    pub(super) async fn call<T, F, Fut>(&self, doing: &str, repeat: Repeat, call: F) -> Result<T, CallError>
+    where
+        F: Fn(Connection) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<T, Error>> + Send,
+        T: Send,
+    {
+        let deadline = Instant::now() + CALL_DEADLINE;
+        let mut tried = Vec::new();
+        let mut last: Option<(Failure, Option<Error>)> = None;
+        for (index, member) in self.order() {
+            let attempt = async { call(member.connection().await?).await };
+            let (failure, raw) = match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(value)) => {
+                    self.prefer(index);
+                    return Ok(value);
+                }
+                Ok(Err(error)) => (classify(&error), Some(error)),
+                Err(_) => (Failure::timeout(), None),
+            };
+            tried.push(Tried {
+                endpoint: member.name().to_owned(),
+                reason: failure.reason.clone(),
+            });
+            self.after(index, member, &failure).await;
+            let again = repeat.allows(&failure);
+            last = Some((failure, raw));
+            if !again {
+                break;
+            }
+        }
+        let (failure, raw) = last.unwrap_or_else(|| (Failure::timeout(), None));
+        Err(CallError {
+            story: StoreError::new(doing, failure.kind, tried).with_hint(failure.hint),
+            raw,
+        })
+    }
+
+    /// What a failure means for the calls to come.
+    async fn after(&self, index: usize, member: &Member, failure: &Failure) {
+        match failure.kind {
+            ErrorKind::Unreachable | ErrorKind::NoLeader => self.turn_from(index),
+            // The connection may hang for good (a black hole): the next call must not use it.
+            ErrorKind::Timeout => {
+                self.turn_from(index);
+                member.forget().await;
+            }
+            // A token that ran out, or authentication that was switched on since.
+            ErrorKind::Auth => member.forget().await,
+            ErrorKind::Config | ErrorKind::Other => {}
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `flannelctl`: shows and changes what a flannel network keeps in etcd.
+
+mod cli;
+mod config;
+mod connect;
+mod failure;
+mod generate;
+mod output;
+mod services;
+mod subnets;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Arguments, Command, ConfigCommand, ServiceCommand};
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::of_arguments(&error),
+    };
+    let mut output = Output::new(arguments.output);
+    let result = run(&arguments, &mut output);
+    // What was found out is shown even when something failed.
+    let result = output.write().map_err(Failure::from).and(result);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
+    match &arguments.command {
+        Command::Completions { shell } => generate::completions(*shell, output),
+        Command::Man { dir } => generate::man(dir.as_deref(), output),
+        other => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(with_etcd(other, arguments, output))
+        }
+    }
+}
+
+async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
+    let store = connect::store(&arguments.etcd)?;
+    let prefix = arguments.etcd.prefix();
+    match command {
+        Command::Subnets => subnets::show(&store, &prefix, output).await,
+        Command::Config { command: None } => config::show(&store, &prefix, output).await,
+        Command::Config {
+            command: Some(ConfigCommand::Set { file, force }),
+        } => config::set(&store, &prefix, file, *force, output).await,
+        Command::Services => services::show(&store, &prefix, output).await,
+        Command::Service {
+            command: ServiceCommand::Apply { files },
+        } => services::apply(&store, &prefix, files, output).await,
+        Command::Service {
+            command: ServiceCommand::Delete { name, files },
+        } => match name {
+            Some(name) => services::delete_named(&store, &prefix, name, output).await,
+            None => services::delete_files(&store, &prefix, files, output).await,
+        },
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}

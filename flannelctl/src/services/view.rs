@@ -1,0 +1,277 @@
+//! `flannelctl services`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use flannel_model::{EndpointState, EtcdPrefix, ServiceKey, ServiceName, ServiceSpec, ServiceType};
+use flannel_store::Store;
+use serde::Serialize;
+
+use super::stored::Stored;
+use crate::failure::Failure;
+use crate::output::{Output, Rejected, columns, rejected_lines};
+
+/// Endpoints that a row of the table names; the others are counted.
+const NAMED: usize = 3;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct View {
+    /// Ranges of virtual addresses; empty when none are set, and then nothing is programmed.
+    cidrs: Vec<String>,
+    scheduler: String,
+    services: Vec<Service>,
+    /// Services that have endpoints but do not exist.
+    endpoints_without_service: Vec<String>,
+    rejected: Vec<Rejected>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Service {
+    namespace: String,
+    name: String,
+    #[serde(rename = "type")]
+    service_type: &'static str,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Vec<String>,
+    scheduler: String,
+    ports: Vec<Port>,
+    endpoints: Vec<Endpoint>,
+    #[serde(skip)]
+    headless: bool,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Port {
+    name: String,
+    protocol: String,
+    port: u16,
+    node_port: Option<u16>,
+}
+
+#[derive(Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    /// Name of the Service's port.
+    port_name: String,
+    address: std::net::SocketAddr,
+    state: &'static str,
+    node: Option<String>,
+}
+
+/// Shows all Services.
+pub async fn show<S: Store>(store: &S, prefix: &EtcdPrefix, output: &mut Output) -> Result<(), Failure> {
+    let stored = Stored::read(store, prefix).await?;
+    output.show(&view(stored), table)
+}
+
+fn view(stored: Stored) -> View {
+    let config = stored.config.clone().unwrap_or_default();
+    let services = stored.specs.iter().map(|(name, spec)| Service {
+        namespace: name.namespace().to_owned(),
+        name: name.name().to_owned(),
+        service_type: type_name(spec.service_type),
+        cluster_ips: spec.cluster_ips.iter().map(ToString::to_string).collect(),
+        scheduler: spec.scheduler.as_ref().unwrap_or(&config.scheduler).to_string(),
+        ports: ports(spec),
+        endpoints: endpoints(&stored, name),
+        headless: spec.headless,
+    });
+    View {
+        cidrs: config.cidrs.iter().map(ToString::to_string).collect(),
+        scheduler: config.scheduler.to_string(),
+        services: services.collect(),
+        endpoints_without_service: without_service(&stored),
+        rejected: stored.rejected,
+    }
+}
+
+fn type_name(service_type: ServiceType) -> &'static str {
+    match service_type {
+        ServiceType::ClusterIp => "ClusterIP",
+        ServiceType::NodePort => "NodePort",
+        ServiceType::LoadBalancer => "LoadBalancer",
+        ServiceType::ExternalName => "ExternalName",
+    }
+}
+
+fn ports(spec: &ServiceSpec) -> Vec<Port> {
+    let ports = spec.ports.iter().map(|port| Port {
+        name: port.name.clone(),
+        protocol: port.protocol.to_string(),
+        port: port.port,
+        node_port: port.node_port,
+    });
+    ports.collect()
+}
+
+fn endpoints(stored: &Stored, service: &ServiceName) -> Vec<Endpoint> {
+    let slices = stored.slices.iter().filter(|(name, _)| name == service);
+    let of_slices = slices.flat_map(|(_, slice)| {
+        slice.endpoints.iter().flat_map(|endpoint| {
+            slice.ports.iter().map(|port| Endpoint {
+                port_name: port.name.clone(),
+                address: std::net::SocketAddr::new(endpoint.address, port.port),
+                state: state_name(endpoint.state),
+                node: endpoint.node.clone(),
+            })
+        })
+    });
+    let single = stored.endpoints.iter().filter_map(|(key, endpoint)| match key {
+        ServiceKey::Endpoint {
+            service: name,
+            port_name,
+            address,
+        } if name == service => Some(Endpoint {
+            port_name: port_name.clone(),
+            address: *address,
+            state: state_name(endpoint.state),
+            node: endpoint.node.clone(),
+        }),
+        _ => None,
+    });
+    let all: BTreeSet<Endpoint> = of_slices.chain(single).collect();
+    all.into_iter().collect()
+}
+
+fn state_name(state: EndpointState) -> &'static str {
+    match state {
+        EndpointState::Ready => "ready",
+        EndpointState::Terminating => "terminating",
+        EndpointState::NotReady => "notReady",
+    }
+}
+
+fn without_service(stored: &Stored) -> Vec<String> {
+    let known: BTreeSet<&ServiceName> = stored.specs.iter().map(|(name, _)| name).collect();
+    let of_slices = stored.slices.iter().map(|(name, _)| name);
+    let single = stored.endpoints.iter().filter_map(|(key, _)| match key {
+        ServiceKey::Endpoint { service, .. } => Some(service),
+        ServiceKey::Config | ServiceKey::Spec(_) | ServiceKey::Slice { .. } => None,
+    });
+    let strays: BTreeSet<&ServiceName> = of_slices
+        .chain(single)
+        .filter(|name| !known.contains(name))
+        .collect();
+    strays.into_iter().map(ToString::to_string).collect()
+}
+
+fn table(view: &View) -> String {
+    let header = ["NAMESPACE/NAME", "TYPE", "CLUSTER-IP", "PORTS", "ENDPOINTS"];
+    let rows = view.services.iter().map(|service| {
+        [
+            format!("{}/{}", service.namespace, service.name),
+            service.service_type.to_owned(),
+            match (service.headless, service.cluster_ips.is_empty()) {
+                (true, _) => "None".to_owned(),
+                (false, true) => "-".to_owned(),
+                (false, false) => service.cluster_ips.join(","),
+            },
+            port_list(&service.ports),
+            endpoint_list(&service.endpoints),
+        ]
+    });
+    let mut text = columns(header, rows);
+    if view.cidrs.is_empty() && !view.services.is_empty() {
+        text += "\nNo service CIDR is set, so no node programs any of them; apply a ServiceCIDR.\n";
+    }
+    if !view.endpoints_without_service.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nEndpoints of Services that do not exist: {}",
+            view.endpoints_without_service.join(", ")
+        );
+    }
+    text + &rejected_lines(&view.rejected)
+}
+
+fn port_list(ports: &[Port]) -> String {
+    let texts = ports.iter().map(|port| {
+        let node_port = port.node_port.map(|n| format!(":{n}")).unwrap_or_default();
+        format!("{}{node_port}/{}", port.port, port.protocol)
+    });
+    let texts: Vec<String> = texts.collect();
+    if texts.is_empty() {
+        return "-".to_owned();
+    }
+    texts.join(",")
+}
+
+/// The first ready ones by address, and how many more there are.
+fn endpoint_list(endpoints: &[Endpoint]) -> String {
+    let ready: Vec<&Endpoint> = endpoints.iter().filter(|e| e.state == "ready").collect();
+    let named: Vec<String> = ready.iter().take(NAMED).map(|e| e.address.to_string()).collect();
+    let mut parts = Vec::new();
+    if !named.is_empty() {
+        parts.push(named.join(","));
+    }
+    if ready.len() > NAMED {
+        parts.push(format!("+{} more", ready.len() - NAMED));
+    }
+    if ready.len() < endpoints.len() {
+        parts.push(format!("({} not ready)", endpoints.len() - ready.len()));
+    }
+    match parts.is_empty() {
+        true => "-".to_owned(),
+        false => parts.join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flannel_store::{KeyValue, LeaseId};
+
+    fn stored(records: &[(&str, &str)]) -> Stored {
+        let mut kvs: Vec<KeyValue> = records
+            .iter()
+            .map(|(key, value)| KeyValue {
+                key: format!("/n/services/v1/{key}"),
+                value: value.as_bytes().to_vec(),
+                create_revision: 1,
+                mod_revision: 1,
+                lease: LeaseId::NONE,
+            })
+            .collect();
+        kvs.sort_by(|a, b| a.key.cmp(&b.key));
+        Stored::sort("/n/services/v1/", kvs)
+    }
+
+    #[test]
+    fn services_endpoints_strays_and_bad_records() {
+        let slice = r#"{"addressType":"IPv4","ports":[{"name":"","port":8080}],
+            "endpoints":[{"addresses":["10.5.1.2"]},{"addresses":["10.5.1.3"]},{"addresses":["10.5.1.4"]},
+            {"addresses":["10.5.1.5"]},{"addresses":["10.5.1.6"],"conditions":{"ready":false}}]}"#;
+        let stored = stored(&[
+            ("config", r#"{"cidrs":["10.96.0.0/16"]}"#),
+            (
+                "spec/shop/web",
+                r#"{"clusterIP":"10.96.0.10","ports":[{"port":80}]}"#,
+            ),
+            ("slices/shop/web/a", slice),
+            ("endpoints/shop/web/-/10.5.1.9:8080", "{}"),
+            ("slices/shop/gone/a", slice),
+            ("spec/shop/bad", r#"{"clusterIP":"x"}"#),
+            ("junk", "{}"),
+        ]);
+        assert_eq!(
+            stored.value("spec/shop/bad"),
+            Some(br#"{"clusterIP":"x"}"#.as_slice())
+        );
+        let view = view(stored);
+        assert_eq!(view.services[0].endpoints.len(), 6);
+        assert_eq!(view.endpoints_without_service, ["shop/gone"]);
+        assert_eq!(view.rejected.len(), 2);
+        let text = table(&view);
+        for part in [
+            "shop/web         ClusterIP   10.96.0.10   80/TCP   10.5.1.2:8080,10.5.1.3:8080,10.5.1.4:8080 +2 more (1 not ready)",
+            "do not exist: shop/gone",
+            "/n/services/v1/spec/shop/bad: clusterIP",
+            "/n/services/v1/junk: ",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use flannel_lease::{Event as LeaseEvent, LeaseMachine, Limits, Settings};
+use flannel_model::{Mac, SubnetEnv};
+use flannel_plan::{OverlayFacts, Underlay, vxlan_peers};
+use flannel_store::{EtcdStore, Event, follow};
+use flannel_telemetry::{Health, notify_ready, notify_status, notify_stopping};
+use tokio::sync::{mpsc, watch};
+
+use crate::config_wait::{Usable, wait_for_config};
+use crate::filter::{self, FilterState};
+use crate::flags::{Options, ServiceSource};
+use crate::lease_driver::{LeaseDriver, LeaseStatus};
+use crate::overlay::Facts;
+use crate::peer_feed::PeerFeed;
+use crate::publish::Publisher;
+use crate::reconciler::{self, Report};
+use crate::rejects::RejectLog;
+use crate::said::Said;
+use crate::underlay::{choose_underlay, device_mac};
+use crate::{clock, service_feed, signals, subnet_file};
+
+/// Lifetime of a lease: flannel's 24 hours.
+const LEASE_TTL: Duration = Duration::from_secs(86_400);
+/// News of our own key that wait for the lease driver; it takes each at once.
+const OWN_NEWS: usize = 16;
+/// Events that are taken before the peers are looked at as a whole.
+const BURST: usize = 4096;
+
+/// Runs until a signal asks to end. The data path stays as it is then.
+///
+/// # Errors
+/// What keeps the daemon from its work for good.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let stop = signals::stop_requested()?;
+    let health = Health::starting("starting");
+    if let Some(address) = options.healthz {
+        flannel_telemetry::serve(address, health.clone()).await?;
+    }
+    tokio::select! {
+        result = work(&options, &health) => result,
+        signal = stop => {
+            notify_stopping();
+            tracing::info!("{signal}: stopping; routes, devices and rules stay, pods keep their connections");
+            Ok(())
+        }
+    }
+}
+
+async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
+    let store = EtcdStore::connect(options.etcd.clone())?;
+    let waiting = |reason: &str| {
+        health.set_waiting(reason);
+        notify_status(&format!("waiting: {reason}"));
+    };
+    waiting("reading the network config");
+    let usable = wait_for_config(&store, &options.prefix.config(), waiting).await;
+    let (underlay, device) = blocking({
+        let options = options.clone();
+        let vni = usable.vxlan.vni;
+        move || Ok((choose_underlay(&options)?, device_mac(vni)?))
+    })
+    .await?;
+    tracing::info!(
+        network = %usable.network.ipv4.network, interface = underlay.name, address = %underlay.address,
+        public_ip = %underlay.public_ip, mtu = underlay.mtu, "the network config is read, the interface is chosen"
+    );
+    waiting("acquiring a subnet");
+    Node::start(options, health, store, usable, underlay, device)
+        .run()
+        .await
+}
+
+/// Runs what may block for long on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .context("a kernel call panicked")?
+}
+
+/// The running node: the ends of every task, and what is known of the world.
+struct Node<'a> {
+    options: &'a Options,
+    health: &'a Health,
+    usable: Usable,
+    underlay: Underlay,
+    lease: watch::Receiver<Option<LeaseStatus>>,
+    own_news: mpsc::Sender<LeaseEvent>,
+    events: mpsc::Receiver<Event>,
+    feed: PeerFeed,
+    rejects: RejectLog,
+    facts: watch::Sender<Option<Arc<Facts>>>,
+    reports: watch::Receiver<Option<Report>>,
+    filter: watch::Receiver<FilterState>,
+    lost: Option<String>,
+    announced: bool,
+    said: Said,
+}
+
+impl<'a> Node<'a> {
+    fn start(
+        options: &'a Options,
+        health: &'a Health,
+        store: EtcdStore,
+        usable: Usable,
+        underlay: Underlay,
+        device: Option<Mac>,
+    ) -> Self {
+        let settings = Settings {
+            ttl: LEASE_TTL,
+            renew_margin: options.renew_margin,
+        };
+        let previous = subnet_file::previous_subnet(&options.subnet_file);
+        let machine = LeaseMachine::new(settings, usable.network.ipv4, underlay.public_ip, previous);
+        let fresh = Mac::local_unicast(six_random_bytes());
+        let publisher = Publisher::new(underlay.public_ip, usable.vxlan.vni, device, fresh);
+        let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
+        let (own_news, seen) = mpsc::channel(OWN_NEWS);
+        let (status, lease) = watch::channel(None);
+        tokio::spawn(driver.run(seen, status));
+
+        let (_, events) = follow(store.clone(), options.prefix.subnets());
+        let (facts, facts_seen) = watch::channel(None);
+        let reports = reconciler::start(facts_seen.clone());
+        let filter = filter::start(options.into(), facts_seen.clone());
+        if options.services == ServiceSource::Etcd {
+            service_feed::start(store, options.prefix.clone(), facts_seen);
+        }
+        let feed = PeerFeed::new(&options.prefix);
+        Self {
+            options,
+            health,
+            usable,
+            underlay,
+            lease,
+            own_news,
+            events,
+            feed,
+            rejects: RejectLog::default(),
+            facts,
+            reports,
+            filter,
+            lost: None,
+            announced: false,
+            said: Said::default(),
+        }
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut burst = Vec::new();
+        loop {
+            tokio::select! {
+                changed = self.lease.changed() => {
+                    changed.context("the lease task ended")?;
+                    self.publish_facts();
+                }
+                count = self.events.recv_many(&mut burst, BURST) => {
+                    anyhow::ensure!(count > 0, "the watch task ended");
+                    self.take_events(burst.drain(..)).await;
+                }
+                changed = self.reports.changed() => changed.context("the reconciler ended")?,
+                changed = self.filter.changed() => changed.context("the filter task ended")?,
+            }
+            self.tell();
+        }
+    }
+
+    async fn take_events(&mut self, events: impl Iterator<Item = Event>) {
+        let mut peers = false;
+        for event in events {
+            match &event {
+                Event::Lost { reason } => {
+                    tracing::warn!("etcd cannot be followed: {reason}; peers stay as they are");
+                    self.lost = Some(reason.to_string());
+                }
+                Event::Resumed { .. } | Event::InitDone { .. } => {
+                    if self.lost.take().is_some() {
+                        tracing::info!("etcd is followed again");
+                    }
+                }
+                Event::Init | Event::InitApply(_) | Event::Apply(_) | Event::Delete { .. } => {}
+            }
+            let own = self
+                .lease
+                .borrow()
+                .and_then(|status| status.held)
+                .map(|(held, _)| held.key);
+            let news = self.feed.take(event, own.as_ref());
+            peers |= news.peers;
+            if let Some(own_event) = news.own {
+                // A full queue means that the driver has more recent news than it can take.
+                let _ = self.own_news.send(own_event).await;
+            }
+        }
+        if peers {
+            self.publish_facts();
+        }
+    }
+
+    /// Hands the world as it is known to the tasks that write it into the kernel, once a lease and a complete list are there.
+    fn publish_facts(&mut self) {
+        let Some((held, vtep_mac)) = self.lease.borrow().and_then(|status| status.held) else {
+            return;
+        };
+        if !self.feed.is_synced() {
+            return;
+        }
+        let limits = Limits {
+            pool: self.usable.network.ipv4,
+            own: held.key,
+            own_public_ip: self.underlay.public_ip,
+        };
+        let view = self.feed.view(&limits);
+        let (peers, useless) = vxlan_peers(view.peers.into_values(), self.usable.vxlan.vni, vtep_mac);
+        let general = view
+            .rejects
+            .into_iter()
+            .map(|reject| (reject.key, reject.reason.to_string()));
+        let of_backend = useless
+            .into_iter()
+            .map(|(key, reason)| (key.to_string(), reason.to_string()));
+        self.rejects.update(
+            "record",
+            "is skipped, everything else goes on",
+            general.chain(of_backend),
+        );
+        let facts = Facts {
+            own: held.key,
+            overlay: OverlayFacts {
+                own_subnet: held.key.ipv4,
+                network: self.usable.network.ipv4.network,
+                options: self.usable.vxlan,
+                underlay: self.underlay.clone(),
+                vtep_mac,
+                peers,
+            },
+        };
+        self.facts.send_if_modified(|old| {
+            let changed = old.as_deref() != Some(&facts);
+            if changed {
+                *old = Some(Arc::new(facts));
+            }
+            changed
+        });
+    }
+
+    /// Writes subnet.env and tells the service manager and the probes how it stands.
+    fn tell(&mut self) {
+        let report = self.reports.borrow().clone();
+        let Some(report) = report.filter(|report| report.device_up) else {
+            return self.waiting("bringing up the VXLAN device");
+        };
+        if let Err(error) = subnet_file::write(&self.options.subnet_file, &self.subnet_env(&report)) {
+            let file = self.options.subnet_file.display();
+            return self.waiting(&format!(
+                "cannot write {file} ({error}); pods cannot be added until it is there"
+            ));
+        }
+        let filter = self.filter.borrow().clone();
+        match (filter, &self.lost) {
+            (FilterState::Failed(problem), _) => self.waiting(&format!("masquerade rules: {problem}")),
+            (FilterState::Pending, _) => self.waiting("installing masquerade rules"),
+            (FilterState::Done, Some(reason)) => self.waiting(&format!("etcd cannot be followed: {reason}")),
+            (FilterState::Done, None) => self.ready(&report),
+        }
+    }
+
+    fn waiting(&mut self, reason: &str) {
+        self.health.set_waiting(reason);
+        let state = if self.announced { "degraded" } else { "waiting" };
+        let status = format!("{state}: {reason}");
+        if self.said.is_news(&status) {
+            tracing::info!("{status}");
+            notify_status(&status);
+        }
+    }
+
+    fn ready(&mut self, report: &Report) {
+        self.health.set_ready();
+        let recovered = self.said.clear();
+        let status = format!(
+            "subnet {}, {} peers, {} records skipped, {} kernel writes failed",
+            report.own.ipv4,
+            report.peers,
+            self.rejects.len(),
+            report.failed
+        );
+        if self.announced {
+            notify_status(&status);
+            if recovered {
+                tracing::info!("ready again: {status}");
+            }
+        } else {
+            notify_ready(&status);
+            tracing::info!("ready: {status}");
+            self.announced = true;
+        }
+    }
+
+    fn subnet_env(&self, report: &Report) -> SubnetEnv {
+        let network = vec![self.usable.network.ipv4.network];
+        SubnetEnv {
+            ipv4: Some((network, report.own.ipv4)),
+            ipv6: None,
+            mtu: report.mtu,
+            ip_masq: self.options.ip_masq,
+        }
+    }
+}
+
+fn six_random_bytes() -> [u8; 6] {
+    let bits = clock::random_bits().to_ne_bytes();
+    [bits[0], bits[1], bits[2], bits[3], bits[4], bits[5]]
+}

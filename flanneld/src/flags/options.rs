@@ -1,0 +1,216 @@
+//! What the flags resolve to.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_model::EtcdPrefix;
+use flannel_store::{EtcdOptions, Secret};
+
+use super::Typed;
+
+/// Where Services come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceSource {
+    /// From etcd, below `<prefix>/services/v1/`.
+    Etcd,
+    /// Nowhere: Services are somebody else's.
+    None,
+}
+
+/// flanneld's settings, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How to reach etcd.
+    pub etcd: EtcdOptions,
+    /// Where our keys live.
+    pub prefix: EtcdPrefix,
+    /// `--iface`, in order.
+    pub iface: Vec<String>,
+    /// `--iface-regex`, in order.
+    pub iface_regex: Vec<String>,
+    /// `--iface-can-reach`.
+    pub iface_can_reach: Option<Ipv4Addr>,
+    /// `--public-ip`.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Where subnet.env goes.
+    pub subnet_file: PathBuf,
+    /// Renewal happens at the latest this long before the lease ends.
+    pub renew_margin: Duration,
+    /// Masquerade what leaves the overlay.
+    pub ip_masq: bool,
+    /// With random source ports.
+    pub fully_random: bool,
+    /// Accept forwarded overlay traffic.
+    pub forward_rules: bool,
+    /// Time between two checks of the packet filter rules.
+    pub nft_resync: Duration,
+    /// Where the health endpoints listen; nowhere when absent.
+    pub healthz: Option<SocketAddr>,
+    /// Where Services come from.
+    pub services: ServiceSource,
+}
+
+impl Options {
+    /// Resolves what was typed.
+    ///
+    /// # Errors
+    /// Every value that makes no sense, one sentence each.
+    pub fn resolve(typed: &Typed) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let margin = ranged(
+            typed,
+            "subnet-lease-renew-margin",
+            1..=1439,
+            "minutes",
+            &mut problems,
+        );
+        let resync = ranged(typed, "iptables-resync", 1..=86_400, "seconds", &mut problems);
+        let options = Self {
+            etcd: etcd(typed, &mut problems),
+            prefix: EtcdPrefix::new(&typed.text("etcd-prefix")),
+            iface: typed.list("iface"),
+            iface_regex: typed.list("iface-regex"),
+            iface_can_reach: ipv4(typed, "iface-can-reach", &mut problems),
+            public_ip: ipv4(typed, "public-ip", &mut problems),
+            subnet_file: PathBuf::from(typed.text("subnet-file")),
+            renew_margin: Duration::from_secs(margin * 60),
+            ip_masq: typed.bool("ip-masq"),
+            fully_random: !typed.bool("ip-masq-fully-random-disable"),
+            forward_rules: typed.bool("iptables-forward-rules"),
+            nft_resync: Duration::from_secs(resync),
+            healthz: healthz(typed, &mut problems),
+            services: services(typed, &mut problems),
+        };
+        if problems.is_empty() {
+            Ok(options)
+        } else {
+            Err(problems)
+        }
+    }
+}
+
+fn ranged(
+    typed: &Typed,
+    name: &str,
+    range: std::ops::RangeInclusive<u64>,
+    unit: &str,
+    problems: &mut Vec<String>,
+) -> u64 {
+    let given = typed.number(name);
+    match u64::try_from(given).ok().filter(|value| range.contains(value)) {
+        Some(value) => value,
+        None => {
+            problems.push(format!(
+                "--{name}={given}: expected {} to {} {unit}",
+                range.start(),
+                range.end()
+            ));
+            *range.start()
+        }
+    }
+}
+
+fn ipv4(typed: &Typed, name: &str, problems: &mut Vec<String>) -> Option<Ipv4Addr> {
+    let text = typed.optional(name)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        problems.push(format!(
+            "--{name}={text:?}: expected an IPv4 address such as 192.168.50.11"
+        ));
+    }
+    address
+}
+
+fn healthz(typed: &Typed, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    let port = u16::try_from(ranged(typed, "healthz-port", 0..=65_535, "(a port)", problems)).unwrap_or(0);
+    let text = typed.text("healthz-ip");
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(SocketAddr::new(address, port)).filter(|_| port != 0),
+        Err(_) => {
+            problems.push(format!("--healthz-ip={text:?}: expected an IP address"));
+            None
+        }
+    }
+}
+
+fn services(typed: &Typed, problems: &mut Vec<String>) -> ServiceSource {
+    match typed.text("service-source").as_str() {
+        "etcd" => ServiceSource::Etcd,
+        "none" => ServiceSource::None,
+        other => {
+            problems.push(format!("--service-source={other:?}: expected etcd or none"));
+            ServiceSource::None
+        }
+    }
+}
+
+fn etcd(typed: &Typed, problems: &mut Vec<String>) -> EtcdOptions {
+    let endpoints: Vec<String> = typed
+        .text("etcd-endpoints")
+        .split(',')
+        .map(str::trim)
+        .filter(|e| !e.is_empty())
+        .map(Into::into)
+        .collect();
+    if endpoints.is_empty() {
+        problems
+            .push("--etcd-endpoints is empty: expected at least one, such as http://127.0.0.1:2379".into());
+    }
+    let path = |name: &str| typed.optional(name).map(PathBuf::from);
+    EtcdOptions {
+        endpoints,
+        ca_file: path("etcd-cafile"),
+        cert_file: path("etcd-certfile"),
+        key_file: path("etcd-keyfile"),
+        username: typed.optional("etcd-username"),
+        password: typed.optional("etcd-password").map(Secret::new),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Parsed, parse};
+    use super::*;
+
+    fn resolve(args: &[&str]) -> Result<Options, Vec<String>> {
+        let args: Vec<String> = args.iter().map(|&a| a.into()).collect();
+        match parse(&args, |_| None)? {
+            Parsed::Run(typed) => Options::resolve(&typed),
+            Parsed::Help => panic!("help"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_flannels() {
+        let options = resolve(&[]).unwrap();
+        assert_eq!(
+            options.etcd.endpoints,
+            ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]
+        );
+        assert_eq!(options.prefix.config(), "/coreos.com/network/config");
+        assert_eq!(options.renew_margin, Duration::from_secs(3_600));
+        assert_eq!(options.healthz, None);
+        assert!(!options.ip_masq && options.fully_random && options.forward_rules);
+    }
+
+    #[test]
+    fn every_bad_value_is_named() {
+        let problems = resolve(&[
+            "--subnet-lease-renew-margin=1440",
+            "--public-ip=fd00::1",
+            "--healthz-port=70000",
+            "--healthz-ip=here",
+            "--service-source=kube",
+            "--etcd-endpoints=,",
+        ])
+        .unwrap_err();
+        assert_eq!(problems.len(), 6, "{problems:?}");
+    }
+
+    #[test]
+    fn the_password_is_in_no_debug_text() {
+        let options = resolve(&["--etcd-username=u", "--etcd-password=hunter2"]).unwrap();
+        assert!(!format!("{options:?}").contains("hunter2"));
+    }
+}

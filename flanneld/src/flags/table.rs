@@ -1,0 +1,278 @@
+//! Every flag of flanneld: flannel's own, with its names, defaults and meanings, and the few that we add.
+
+/// What a flag takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One text.
+    Text,
+    /// A text for each time it is given.
+    List,
+    /// A whole number.
+    Number,
+    /// `true` or `false`; alone it means `true`, and only `=false` turns it off.
+    Bool,
+}
+
+/// One flag.
+#[derive(Debug, Clone, Copy)]
+pub struct Flag {
+    /// Its name without dashes.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// The value when it is not given.
+    pub default: &'static str,
+    /// One line for `--help`.
+    pub help: &'static str,
+    /// Why it is refused: it is not built yet, and swallowing it would promise what does not happen.
+    pub refused: Option<&'static str>,
+}
+
+const fn built(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag {
+        name,
+        kind,
+        default,
+        help,
+        refused: None,
+    }
+}
+
+const fn refused(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+    why: &'static str,
+) -> Flag {
+    Flag {
+        name,
+        kind,
+        default,
+        help,
+        refused: Some(why),
+    }
+}
+
+const NO_KUBE: &str = "subnets from Kubernetes are not built yet; leave it out and use etcd";
+
+/// The flags in the order in which `--help` shows them.
+pub const FLAGS: &[Flag] = &[
+    built(
+        "etcd-endpoints",
+        Kind::Text,
+        "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        "a comma-separated list of etcd endpoints",
+    ),
+    built(
+        "etcd-prefix",
+        Kind::Text,
+        "/coreos.com/network",
+        "etcd key prefix",
+    ),
+    built(
+        "etcd-keyfile",
+        Kind::Text,
+        "",
+        "file with the private key for TLS to etcd",
+    ),
+    built(
+        "etcd-certfile",
+        Kind::Text,
+        "",
+        "file with the certificate for TLS to etcd",
+    ),
+    built(
+        "etcd-cafile",
+        Kind::Text,
+        "",
+        "file with the certificate authority of etcd; enough for TLS by itself",
+    ),
+    built("etcd-username", Kind::Text, "", "user name for etcd"),
+    built(
+        "etcd-password",
+        Kind::Text,
+        "",
+        "password for etcd; better given as FLANNELD_ETCD_PASSWORD, which `ps` does not show",
+    ),
+    built(
+        "iface",
+        Kind::List,
+        "",
+        "interface (name or IP address) for traffic between nodes; may be repeated, the first match counts",
+    ),
+    built(
+        "iface-regex",
+        Kind::List,
+        "",
+        "regular expression for the interface, matched against IP addresses, then names; may be repeated, tried after all --iface",
+    ),
+    built(
+        "iface-can-reach",
+        Kind::Text,
+        "",
+        "take the interface by which this IP address is reached",
+    ),
+    built(
+        "subnet-file",
+        Kind::Text,
+        "/run/flannel/subnet.env",
+        "file that gets the node's subnet and MTU",
+    ),
+    built(
+        "public-ip",
+        Kind::Text,
+        "",
+        "IP address that other nodes use to reach this one",
+    ),
+    refused(
+        "public-ipv6",
+        Kind::Text,
+        "",
+        "IPv6 address that other nodes use to reach this one",
+        "an IPv6 underlay is not built yet; leave it out",
+    ),
+    built(
+        "subnet-lease-renew-margin",
+        Kind::Number,
+        "60",
+        "the lease is renewed at the latest this many minutes before it ends (1 to 1439)",
+    ),
+    built(
+        "ip-masq",
+        Kind::Bool,
+        "false",
+        "masquerade traffic that leaves the overlay",
+    ),
+    built(
+        "ip-masq-fully-random-disable",
+        Kind::Bool,
+        "false",
+        "masquerade without random source ports",
+    ),
+    refused(
+        "kube-subnet-mgr",
+        Kind::Bool,
+        "false",
+        "take subnets from Kubernetes instead of etcd",
+        NO_KUBE,
+    ),
+    refused("kube-api-url", Kind::Text, "", "Kubernetes API server", NO_KUBE),
+    refused(
+        "kube-annotation-prefix",
+        Kind::Text,
+        "flannel.alpha.coreos.com",
+        "prefix of node annotations",
+        NO_KUBE,
+    ),
+    refused("kubeconfig-file", Kind::Text, "", "kubeconfig file", NO_KUBE),
+    refused(
+        "net-config-path",
+        Kind::Text,
+        "/etc/kube-flannel/net-conf.json",
+        "network config with --kube-subnet-mgr",
+        NO_KUBE,
+    ),
+    refused(
+        "set-node-network-unavailable",
+        Kind::Bool,
+        "true",
+        "set the node condition NetworkUnavailable",
+        NO_KUBE,
+    ),
+    built(
+        "healthz-ip",
+        Kind::Text,
+        "0.0.0.0",
+        "address for /healthz and /readyz",
+    ),
+    built(
+        "healthz-port",
+        Kind::Number,
+        "0",
+        "port for /healthz and /readyz; 0 turns them off",
+    ),
+    built(
+        "iptables-resync",
+        Kind::Number,
+        "5",
+        "seconds between two checks of the packet filter rules",
+    ),
+    built(
+        "iptables-forward-rules",
+        Kind::Bool,
+        "true",
+        "accept forwarded traffic of the overlay (with --ip-masq)",
+    ),
+    refused(
+        "ip-blackhole-route",
+        Kind::Bool,
+        "false",
+        "keep a blackhole route for the node's subnet",
+        "the blackhole route is not built yet; leave it out",
+    ),
+    built(
+        "service-source",
+        Kind::Text,
+        "etcd",
+        "where Services come from: etcd or none",
+    ),
+    built(
+        "v",
+        Kind::Number,
+        "0",
+        "log verbosity: 0 changes that matter, 4 every step, 10 everything",
+    ),
+    refused(
+        "vmodule",
+        Kind::Text,
+        "",
+        "log verbosity by source file",
+        "verbosity by file is not built; use -v, or RUST_LOG=<module>=debug",
+    ),
+    refused(
+        "log_backtrace_at",
+        Kind::Text,
+        ":0",
+        "log a backtrace at a source line",
+        "backtraces by line are not built; leave it out",
+    ),
+    built("version", Kind::Bool, "false", "print the version and exit"),
+];
+
+/// The flag of that name.
+pub fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+/// The environment variable that stands for a flag: `FLANNELD_` and the name in upper case with underscores.
+pub fn variable(name: &str) -> String {
+    format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"))
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    let mut text = String::from(
+        "flanneld: gives this node a pod subnet from etcd and carries pod traffic between nodes\n\n\
+         Usage: flanneld [FLAGS]\n\n\
+         Each flag is read as -flag or --flag, with its value behind = or as the next argument; true-or-false flags are\n\
+         turned off only by =false. A flag that is not given is read from FLANNELD_<FLAG> in the environment.\n\n",
+    );
+    for flag in FLAGS {
+        let default = if flag.default.is_empty() {
+            String::new()
+        } else {
+            format!(" (default {})", flag.default)
+        };
+        let note = if flag.refused.is_some() {
+            " [not built yet]"
+        } else {
+            ""
+        };
+        text.push_str(&format!(
+            "  --{}\n        {}{default}{note}\n",
+            flag.name, flag.help
+        ));
+    }
+    text
+}

@@ -1,0 +1,303 @@
+//! Between plans and netlink: the kernel as facts, and operations as requests. No decision is made here.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use flannel_netlink::address::{self, Address, AddressSpec};
+use flannel_netlink::link::{self, Link, LinkRef, VxlanSpec};
+use flannel_netlink::neighbour;
+use flannel_netlink::route::{self, Distance, Filter, Route, RouteKind};
+use flannel_netlink::{Failure, NetlinkError, RouteConn, RouteRequest, fdb};
+use flannel_plan::{
+    CanReach, DefaultRoute, Device, Interface, InterfaceAddress, ObservedLink, ObservedOverlay,
+    ObservedRoute, ObservedVxlan, Op, VxlanLink,
+};
+
+// What the plan takes for ours is what the requests mark as ours.
+const _: () = assert!(flannel_plan::OUR_PROTOCOL == flannel_netlink::OUR_PROTOCOL);
+
+/// The device and everything on it. Empty when there is no device of that name.
+///
+/// # Errors
+/// When the kernel cannot be asked; a half-seen overlay would be planned for wrongly.
+pub fn observe(conn: &mut RouteConn, device: Device) -> Result<ObservedOverlay, NetlinkError> {
+    let Some(link) = link::by_name(conn, &device.to_string())? else {
+        return Ok(ObservedOverlay::default());
+    };
+    let index = link.ifindex;
+    let addresses = address::dump(conn, Some(index))?;
+    let neighbours = neighbour::dump(conn, index)?.into_iter().filter(|n| n.permanent);
+    let fdb = fdb::dump(conn, index)?.into_iter();
+    let fdb = fdb.filter(|e| e.permanent && e.plain && e.mac.is_unicast());
+    let filter = Filter {
+        ifindex: Some(index),
+        kind: Some(RouteKind::Unicast),
+        ..Filter::default()
+    };
+    let routes = route::dump(conn, &filter)?.into_iter();
+    Ok(ObservedOverlay {
+        link: Some(observed_link(&link)),
+        addresses: addresses.iter().map(|a| (a.local, a.length)).collect(),
+        neighbours: neighbours.filter_map(|n| Some((n.address, n.mac?))).collect(),
+        fdb: fdb.map(|e| (e.mac, e.dst)).collect(),
+        routes: routes
+            .filter(|r| !r.multipath)
+            .map(|r| observed_route(&r))
+            .collect(),
+    })
+}
+
+fn observed_link(link: &Link) -> ObservedLink {
+    let vxlan = link.vxlan.map(|v| ObservedVxlan {
+        id: v.id,
+        underlay: v.underlay,
+        local: v.local,
+        port: v.port,
+        learning: v.learning,
+        gbp: v.gbp,
+    });
+    ObservedLink {
+        vxlan,
+        mtu: link.mtu,
+        mac: link.mac,
+        up: link.up,
+    }
+}
+
+fn observed_route(route: &Route) -> ObservedRoute {
+    ObservedRoute {
+        destination: route.destination,
+        gateway: route.gateway,
+        onlink: route.onlink,
+        protocol: route.protocol,
+        metric: route.metric,
+    }
+}
+
+/// All interfaces with their addresses.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn interfaces(conn: &mut RouteConn) -> Result<Vec<Interface>, NetlinkError> {
+    let links = link::dump(conn)?;
+    let mut by_link: HashMap<u32, Vec<InterfaceAddress>> = HashMap::new();
+    for address in address::dump(conn, None)? {
+        by_link
+            .entry(address.ifindex)
+            .or_default()
+            .push(interface_address(&address));
+    }
+    let interface = |link: Link| Interface {
+        addresses: by_link.remove(&link.ifindex).unwrap_or_default(),
+        ifindex: link.ifindex,
+        name: link.name,
+        mtu: link.mtu,
+        up: link.up,
+    };
+    Ok(links.into_iter().map(interface).collect())
+}
+
+fn interface_address(address: &Address) -> InterfaceAddress {
+    InterfaceAddress {
+        address: address.local,
+        host_scope: address.scope == address::Scope::Host,
+        permanent: address.permanent,
+        deprecated: address.deprecated,
+    }
+}
+
+/// The default routes of table main that have one device, in the kernel's order.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn default_routes(conn: &mut RouteConn) -> Result<Vec<DefaultRoute>, NetlinkError> {
+    let filter = Filter {
+        kind: Some(RouteKind::Unicast),
+        ..Filter::default()
+    };
+    let routes = route::dump(conn, &filter)?
+        .into_iter()
+        .filter(|r| r.destination.length() == 0);
+    Ok(routes
+        .filter_map(|r| {
+            Some(DefaultRoute {
+                ifindex: r.ifindex?,
+                metric: r.metric,
+            })
+        })
+        .collect())
+}
+
+/// The way to an address, as `--iface-can-reach` asks for it.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn can_reach(conn: &mut RouteConn, target: Ipv4Addr) -> Result<CanReach, NetlinkError> {
+    let way = route::lookup(conn, target)?.map(|way| (way.ifindex, way.source));
+    Ok(CanReach { target, way })
+}
+
+/// Carries out operations in their order, many in one system call, and says what became of each. No failure stops the
+/// rest. Deleting what is gone already is a success.
+pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkError>)> {
+    // Operations on the device come first and go by its name; the index that all others need is known only afterwards.
+    let (of_link, of_entries): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| op.is_link());
+    let mut results = run(conn, &of_link, 0);
+    if let Some(first) = of_entries.first() {
+        match index_of(conn, device_of(first)) {
+            Ok(ifindex) => results.extend(run(conn, &of_entries, ifindex)),
+            Err(error) => {
+                let failed = |op: &&Op| {
+                    (
+                        (*op).clone(),
+                        Err(NetlinkError {
+                            what: op.to_string(),
+                            ..error.clone()
+                        }),
+                    )
+                };
+                results.extend(of_entries.iter().map(failed));
+            }
+        }
+    }
+    results
+}
+
+fn run(conn: &mut RouteConn, ops: &[&Op], ifindex: u32) -> Vec<(Op, Result<(), NetlinkError>)> {
+    let requests: Vec<RouteRequest> = ops.iter().map(|op| request(op, ifindex)).collect();
+    let outcomes = conn.batch(&requests).into_iter();
+    ops.iter()
+        .zip(outcomes)
+        .map(|(op, outcome)| ((*op).clone(), settle(op, outcome.map(|_| ()))))
+        .collect()
+}
+
+fn index_of(conn: &mut RouteConn, device: Device) -> Result<u32, NetlinkError> {
+    let name = device.to_string();
+    let missing = || NetlinkError {
+        what: format!("get link {name}"),
+        failure: Failure::Refused {
+            errno: rustix::io::Errno::NODEV.raw_os_error(),
+            explanation: format!("{name} is not there"),
+        },
+    };
+    Ok(link::by_name(conn, &name)?.ok_or_else(missing)?.ifindex)
+}
+
+/// Turns into successes the failures that mean that somebody was faster and the result is the wanted one.
+fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+    let Err(error) = outcome else { return Ok(()) };
+    let done = match op {
+        Op::LinkDelete { .. }
+        | Op::AddressDelete { .. }
+        | Op::NeighbourDelete { .. }
+        | Op::FdbDelete { .. }
+        | Op::RouteDelete { .. } => error.is_missing(),
+        Op::AddressAdd { .. } => error.is_exists(),
+        Op::LinkCreate(_)
+        | Op::LinkSetMac { .. }
+        | Op::LinkSetMtu { .. }
+        | Op::LinkSetLearning { .. }
+        | Op::LinkSetLocal { .. }
+        | Op::LinkUp { .. }
+        | Op::NeighbourReplace { .. }
+        | Op::FdbReplace { .. }
+        | Op::RouteAdd { .. }
+        | Op::RouteReplace { .. } => false,
+    };
+    if done { Ok(()) } else { Err(error) }
+}
+
+fn device_of(op: &Op) -> Device {
+    match op {
+        Op::LinkCreate(VxlanLink { device, .. })
+        | Op::LinkDelete { device, .. }
+        | Op::LinkSetMac { device, .. }
+        | Op::LinkSetMtu { device, .. }
+        | Op::LinkSetLearning { device, .. }
+        | Op::LinkSetLocal { device, .. }
+        | Op::LinkUp { device }
+        | Op::AddressAdd { device, .. }
+        | Op::AddressDelete { device, .. }
+        | Op::NeighbourReplace { device, .. }
+        | Op::NeighbourDelete { device, .. }
+        | Op::FdbReplace { device, .. }
+        | Op::FdbDelete { device, .. }
+        | Op::RouteAdd { device, .. }
+        | Op::RouteReplace { device, .. }
+        | Op::RouteDelete { device, .. } => *device,
+    }
+}
+
+/// The request that carries out an operation. Its text for errors is that of the operation, with names for numbers.
+fn request(op: &Op, ifindex: u32) -> RouteRequest {
+    let device = device_of(op).to_string();
+    let name = LinkRef::Name(&device);
+    let request = match op {
+        Op::LinkDelete { .. } => link::delete(name),
+        Op::LinkCreate(wanted) => link::create_vxlan(&vxlan_spec(&device, wanted)),
+        Op::LinkSetMac { mac, .. } => link::set_mac(name, *mac),
+        Op::LinkSetMtu { mtu, .. } => link::set_mtu(name, *mtu),
+        Op::LinkSetLearning { learning, .. } => link::set_vxlan_learning(name, *learning),
+        Op::LinkSetLocal { local, .. } => link::set_vxlan_local(name, *local),
+        Op::LinkUp { .. } => link::set_up(name),
+        Op::AddressAdd { address, length, .. } => address::add(&address_spec(ifindex, *address, *length)),
+        Op::AddressDelete { address, length, .. } => {
+            address::delete(&address_spec(ifindex, *address, *length))
+        }
+        Op::NeighbourReplace { address, mac, .. } => neighbour::replace(ifindex, *address, *mac),
+        Op::NeighbourDelete { address, .. } => neighbour::delete(ifindex, *address),
+        Op::FdbReplace { mac, dst, .. } => fdb::replace(ifindex, *mac, *dst),
+        Op::FdbDelete { mac, dst, .. } => fdb::delete(ifindex, *mac, *dst),
+        Op::RouteAdd {
+            destination, gateway, ..
+        } => route::add(&Route::via_onlink(*destination, *gateway, ifindex)),
+        Op::RouteReplace {
+            destination, gateway, ..
+        } => route::replace(&Route::via_onlink(*destination, *gateway, ifindex)),
+        Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
+    };
+    RouteRequest {
+        what: op.to_string(),
+        ..request
+    }
+}
+
+fn vxlan_spec<'a>(name: &'a str, link: &VxlanLink) -> VxlanSpec<'a> {
+    VxlanSpec {
+        name,
+        id: link.id,
+        underlay: link.underlay,
+        local: link.local,
+        port: link.port,
+        mtu: link.mtu,
+        mac: link.mac,
+        learning: link.learning,
+        gbp: link.gbp,
+    }
+}
+
+fn address_spec(ifindex: u32, local: Ipv4Addr, length: u8) -> AddressSpec {
+    AddressSpec {
+        ifindex,
+        local,
+        length,
+        no_prefix_route: false,
+    }
+}
+
+fn route_of(route: &ObservedRoute, ifindex: u32) -> Route {
+    let scope = if route.gateway.is_some() {
+        Distance::Universe
+    } else {
+        Distance::Link
+    };
+    Route {
+        gateway: route.gateway,
+        onlink: route.onlink,
+        protocol: route.protocol,
+        metric: route.metric,
+        scope,
+        ..Route::on_link(route.destination, ifindex)
+    }
+}

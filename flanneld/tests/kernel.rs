@@ -1,0 +1,283 @@
+//! Observe, plan and apply against a real kernel, told by iproute2. Needs root; each test has a network namespace of its
+//! own.
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+#[path = "../src/kernel.rs"]
+mod kernel;
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Instant;
+
+use flannel_model::{Ipv4Subnet, Mac, VxlanOptions};
+use flannel_netlink::RouteConn;
+use flannel_plan::{
+    DesiredOverlay, Op, OverlayFacts, Peer, UnderlayOptions, choose_underlay, desired_overlay, diff_overlay,
+};
+use serde_json::Value;
+
+fn in_fresh_netns(work: impl FnOnce(&mut RouteConn) + Send) {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests make network namespaces and need root; run them as root"
+    );
+    std::thread::scope(|scope| {
+        let inside = || {
+            // SAFETY: only the network namespace is unshared; descriptors stay common to all threads.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            for line in [
+                "ip link set lo up",
+                "ip link add u0 type veth peer name u1",
+                "ip addr add 192.0.2.1/24 dev u0",
+                "ip link set u1 up",
+                "ip link set u0 up",
+                "ip route add default via 192.0.2.254",
+            ] {
+                run(line);
+            }
+            work(&mut RouteConn::open().unwrap());
+        };
+        if let Err(panic) = scope.spawn(inside).join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn run(command: &str) -> String {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(command: &str) -> Vec<Value> {
+    let text = run(command);
+    if text.trim().is_empty() {
+        Vec::new()
+    } else {
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// The overlay of a node with `count` peers, on the interface of the default route.
+fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
+    let interfaces = kernel::interfaces(conn).unwrap();
+    let defaults = kernel::default_routes(conn).unwrap();
+    let underlay = choose_underlay(&interfaces, &defaults, &UnderlayOptions::default()).unwrap();
+    assert_eq!((underlay.name.as_str(), underlay.mtu), ("u0", 1500));
+    let peer = |n: u32| Peer {
+        subnet: Ipv4Subnet::new(Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8)), 24).unwrap(),
+        public_ip: Ipv4Addr::from(0xc633_0000 + n),
+        vtep_mac: Mac::local_unicast([0x8a, 0, 0, 0, (n >> 8) as u8, n as u8]),
+    };
+    desired_overlay(&OverlayFacts {
+        own_subnet: "10.0.1.0/24".parse().unwrap(),
+        network: "10.0.0.0/8".parse().unwrap(),
+        options: VxlanOptions::default(),
+        underlay,
+        vtep_mac: Mac::new([0x8a, 1, 1, 1, 1, 1]),
+        peers: (0..count).map(peer).collect(),
+    })
+}
+
+/// One pass; gives the operations, all of which have to succeed.
+fn settle(conn: &mut RouteConn, desired: &DesiredOverlay) -> Vec<Op> {
+    let observed = kernel::observe(conn, desired.link.device).unwrap();
+    let ops = diff_overlay(desired, &observed);
+    let results = kernel::apply(conn, &ops);
+    assert_eq!(
+        results.iter().map(|(op, _)| op).collect::<Vec<_>>(),
+        ops.iter().collect::<Vec<_>>()
+    );
+    for (op, result) in results {
+        assert_eq!(result, Ok(()), "{op}");
+    }
+    ops
+}
+
+#[test]
+fn an_overlay_is_made_adopted_repaired_and_thinned_out() {
+    in_fresh_netns(|conn| {
+        let desired = wanted(conn, 3);
+        assert_eq!(settle(conn, &desired).len(), 3 + 3 * 3);
+        let shown = &json("ip -d -j link show flannel.1")[0];
+        assert_eq!(
+            (&shown["mtu"], &shown["operstate"]),
+            (&1450.into(), &"UNKNOWN".into())
+        );
+        assert_eq!(json("ip -j -N route show proto 70").len(), 3);
+        assert_eq!(json("ip -j neigh show dev flannel.1 nud permanent").len(), 3);
+        assert_eq!(json("bridge -j fdb show dev flannel.1").len(), 3);
+        assert_eq!(settle(conn, &desired), [], "a second pass finds nothing to do");
+
+        // What others do to it is undone, and what is theirs is left.
+        run("ip route del 10.0.2.0/24");
+        run("ip neigh del 10.0.3.0 dev flannel.1");
+        run("ip link set flannel.1 mtu 1300");
+        run("ip route add 10.99.0.0/24 via 10.0.2.0 dev flannel.1 onlink proto static");
+        assert_eq!(settle(conn, &desired).len(), 3);
+        run("ip link set flannel.1 down");
+        let ops = settle(conn, &desired);
+        assert_eq!(
+            ops.len(),
+            1 + 3 + 3,
+            "up, neighbours and routes; the FDB stays: {ops:?}"
+        );
+        run("ip link set flannel.1 address 8a:09:09:09:09:09");
+        assert_eq!(
+            settle(conn, &desired).len(),
+            1 + 3,
+            "the kernel forgot the neighbours"
+        );
+        run("ip route add 10.99.0.0/24 via 10.0.2.0 dev flannel.1 onlink proto static");
+        assert_eq!(settle(conn, &desired), []);
+        run("ip link del flannel.1");
+        assert_eq!(settle(conn, &desired).len(), 3 + 3 * 3);
+
+        let fewer = wanted(conn, 1);
+        assert_eq!(settle(conn, &fewer).len(), 2 * 3);
+        assert_eq!(json("ip -j -N route show proto 70").len(), 1);
+        assert_eq!(json("ip -j neigh show dev flannel.1 nud permanent").len(), 1);
+        assert_eq!(json("bridge -j fdb show dev flannel.1").len(), 1);
+    });
+}
+
+#[test]
+fn what_flannel_left_is_taken_over_without_a_new_device() {
+    in_fresh_netns(|conn| {
+        let desired = wanted(conn, 1);
+        for line in [
+            "ip link add flannel.1 type vxlan id 1 dev u0 local 192.0.2.1 dstport 8472 nolearning",
+            "ip link set flannel.1 address 8a:01:01:01:01:01 mtu 1450 up",
+            "ip addr add 10.0.1.0/32 dev flannel.1",
+            "ip addr add 10.0.7.0/32 dev flannel.1",
+            "ip neigh add 10.0.2.0 lladdr 8a:00:00:00:00:00 dev flannel.1 nud permanent",
+            "ip neigh add 10.0.9.0 lladdr 8a:00:00:00:00:09 dev flannel.1 nud permanent",
+            "bridge fdb add 8a:00:00:00:00:00 dev flannel.1 dst 198.51.0.0 self permanent",
+            "bridge fdb add 8a:00:00:00:00:09 dev flannel.1 dst 198.51.0.9 self permanent",
+            "ip route add 10.0.2.0/24 via 10.0.2.0 dev flannel.1 onlink",
+            "ip route add 10.0.9.0/24 via 10.0.9.0 dev flannel.1 onlink",
+        ] {
+            run(line);
+        }
+        let index = json("ip -j link show flannel.1")[0]["ifindex"].clone();
+        let texts: Vec<String> = settle(conn, &desired).iter().map(ToString::to_string).collect();
+        let expected = [
+            "address delete 10.0.7.0/32 dev flannel.1",
+            "route delete 10.0.9.0/24 via 10.0.9.0 dev flannel.1 proto 3",
+            "fdb delete 8a:00:00:00:00:09 dev flannel.1 dst 198.51.0.9 self",
+            "neighbour delete 10.0.9.0 dev flannel.1",
+            "route replace 10.0.2.0/24 via 10.0.2.0 dev flannel.1 onlink",
+        ];
+        assert_eq!(texts, expected);
+        assert_eq!(
+            json("ip -j link show flannel.1")[0]["ifindex"],
+            index,
+            "the same device"
+        );
+        assert_eq!(settle(conn, &desired), []);
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_changed_is_made_anew() {
+    in_fresh_netns(|conn| {
+        let desired = wanted(conn, 2);
+        run("ip link add flannel.1 type vxlan id 1 dev u0 local 192.0.2.1 dstport 4789");
+        let ops = settle(conn, &desired);
+        assert_eq!(
+            ops[0].to_string(),
+            "link delete flannel.1 (port is 4789, not 8472)"
+        );
+        assert_eq!(settle(conn, &desired), []);
+    });
+}
+
+#[test]
+fn a_source_address_is_changed_without_a_new_device() {
+    in_fresh_netns(|conn| {
+        let mut desired = wanted(conn, 2);
+        settle(conn, &desired);
+        run("ip addr add 192.0.2.7/24 dev u0");
+        desired.link.local = Ipv4Addr::new(192, 0, 2, 7);
+        let ops = settle(conn, &desired);
+        assert_eq!(
+            ops.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["link set flannel.1 type vxlan local 192.0.2.7"]
+        );
+        assert_eq!(settle(conn, &desired), []);
+    });
+}
+
+#[test]
+fn a_failure_is_told_and_does_not_stop_the_rest() {
+    in_fresh_netns(|conn| {
+        let desired = wanted(conn, 3);
+        // Somebody else's route to the second peer's subnet.
+        run("ip route add 10.0.3.0/24 dev u0");
+        let observed = kernel::observe(conn, desired.link.device).unwrap();
+        let results = kernel::apply(conn, &diff_overlay(&desired, &observed));
+        let failed: Vec<_> = results.iter().filter_map(|(_, r)| r.as_ref().err()).collect();
+        assert_eq!(failed.len(), 1);
+        let text = failed[0].to_string();
+        let expected = "route add 10.0.3.0/24 via 10.0.3.0 dev flannel.1 onlink: File exists (EEXIST)";
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(
+            json("ip -j route show 10.0.3.0/24")[0]["dev"],
+            "u0",
+            "it is left alone"
+        );
+        assert_eq!(json("ip -j -N route show proto 70").len(), 2);
+
+        // Without the device every operation on it fails, with its own name.
+        run("ip link del flannel.1");
+        let ops = [results
+            .into_iter()
+            .map(|(op, _)| op)
+            .find(|op| !op.is_link())
+            .unwrap()];
+        let text = kernel::apply(conn, &ops)[0].1.as_ref().unwrap_err().to_string();
+        assert!(
+            text.starts_with("address add 10.0.1.0/32 dev flannel.1: No such device (ENODEV)"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn the_way_to_an_address_is_found() {
+    in_fresh_netns(|conn| {
+        let index = json("ip -j link show u0")[0]["ifindex"].as_u64().unwrap();
+        let reach = kernel::can_reach(conn, Ipv4Addr::new(203, 0, 113, 1)).unwrap();
+        let way = Some((u32::try_from(index).unwrap(), Some(Ipv4Addr::new(192, 0, 2, 1))));
+        assert_eq!(reach.way, way);
+        run("ip route del default");
+        assert_eq!(
+            kernel::can_reach(conn, Ipv4Addr::new(203, 0, 113, 1))
+                .unwrap()
+                .way,
+            None
+        );
+    });
+}
+
+#[test]
+fn five_thousand_peers_are_programmed_in_seconds() {
+    in_fresh_netns(|conn| {
+        let desired = wanted(conn, 5000);
+        let begin = Instant::now();
+        assert_eq!(settle(conn, &desired).len(), 3 + 3 * 5000);
+        let made = begin.elapsed();
+        let begin = Instant::now();
+        assert_eq!(settle(conn, &desired), []);
+        println!(
+            "5000 peers: made in {made:?}, found unchanged in {:?}",
+            begin.elapsed()
+        );
+        assert!(made.as_secs() < 20, "{made:?}");
+    });
+}

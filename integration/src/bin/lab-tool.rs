@@ -1,0 +1,178 @@
+//! What runs inside the lab's hosts and pods: a responder, a questioner and a steady sender.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["respond", name, port] => respond(name, port),
+        ["ask", protocol, address, count, patience] => ask(protocol, address, count, patience),
+        ["ping", address, rate, files] => ping(address, rate, files),
+        _ => Err(anyhow::anyhow!(
+            "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES"
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab-tool: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers every TCP connection and UDP packet with `NAME SOURCE`; a UDP answer also carries what was asked.
+fn respond(name: &str, port: &str) -> Result<()> {
+    let port: u16 = port.parse().context("bad port")?;
+    let tcp = TcpListener::bind(("0.0.0.0", port)).context("cannot listen on TCP")?;
+    let udp = UdpSocket::bind(("0.0.0.0", port)).context("cannot listen on UDP")?;
+    println!("listening");
+    let own_name = name.to_owned();
+    std::thread::spawn(move || {
+        for stream in tcp.incoming().flatten() {
+            answer_tcp(stream, &own_name).ok(); // the asker may have gone away
+        }
+    });
+    let mut buffer = [0; 2048];
+    loop {
+        let (length, from) = udp.recv_from(&mut buffer)?;
+        let asked = String::from_utf8_lossy(&buffer[..length]);
+        udp.send_to(format!("{name} {} {asked}", from.ip()).as_bytes(), from)
+            .ok();
+    }
+}
+
+fn answer_tcp(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    let from = stream.peer_addr()?;
+    writeln!(stream, "{name} {}", from.ip())
+}
+
+/// Prints one line an attempt: the answer, or `error: ` and why.
+fn ask(protocol: &str, address: &str, count: &str, patience: &str) -> Result<()> {
+    let address: SocketAddr = address.parse().context("bad address")?;
+    let patience = Duration::from_millis(patience.parse().context("bad number of milliseconds")?);
+    for _ in 0..count.parse::<u32>().context("bad count")? {
+        let answer = match protocol {
+            "tcp" => ask_tcp(address, patience),
+            "udp" => ask_udp(address, patience),
+            other => bail!("protocol {other} is neither tcp nor udp"),
+        };
+        match answer {
+            Ok(text) => println!("{}", text.trim()),
+            Err(error) => println!("error: {}", describe(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// A blocking socket's time-out arrives as EAGAIN.
+fn describe(error: &std::io::Error) -> String {
+    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+        "timed out".into()
+    } else {
+        error.to_string()
+    }
+}
+
+fn ask_tcp(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A new socket, and so a new source port, each time: a load balancer sees a new flow.
+fn ask_udp(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(b"")?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// Sends numbered packets until `FILES.stop` appears, then waits for late answers and writes `FILES.report`.
+fn ping(address: &str, rate: &str, files: &str) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address).context("bad address")?;
+    let gap = Duration::from_secs(1) / rate.parse::<u32>().context("bad rate")?.max(1);
+    let stop = format!("{files}.stop");
+    let mut answers = Answers::new();
+    let start = Instant::now();
+    while !Path::new(&stop).exists() {
+        let number = answers.seen.len();
+        // A refused or unroutable packet counts as lost; the stream goes on.
+        socket.send(number.to_string().as_bytes()).ok();
+        answers.seen.push(false);
+        let next = start + gap * u32::try_from(number + 1)?;
+        answers.take(&socket, next)?;
+    }
+    let grace = Instant::now() + flannel_lab::limit(1);
+    while answers.seen.contains(&false) && Instant::now() < grace {
+        answers.take(&socket, Instant::now() + Duration::from_millis(10))?;
+    }
+    std::fs::write(format!("{files}.report"), answers.report())?;
+    Ok(())
+}
+
+/// Which packets came back, and the longest wait between two of them.
+struct Answers {
+    seen: Vec<bool>,
+    last: Instant,
+    silence: Duration,
+}
+
+impl Answers {
+    fn new() -> Self {
+        Self {
+            seen: Vec::new(),
+            last: Instant::now(),
+            silence: Duration::ZERO,
+        }
+    }
+
+    /// Takes answers until `until`.
+    fn take(&mut self, socket: &UdpSocket, until: Instant) -> Result<()> {
+        let mut buffer = [0; 2048];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            socket.set_read_timeout(Some(left))?;
+            if let Ok(length) = socket.recv(&mut buffer) {
+                self.note(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        }
+    }
+
+    fn note(&mut self, answer: &str) {
+        let number = answer.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok());
+        if let Some(seen) = number.and_then(|n| self.seen.get_mut(n)) {
+            *seen = true;
+            self.silence = self.silence.max(self.last.elapsed());
+            self.last = Instant::now();
+        }
+    }
+
+    fn report(&self) -> String {
+        let lost: Vec<usize> = self
+            .seen
+            .iter()
+            .enumerate()
+            .filter(|(_, seen)| !**seen)
+            .map(|(n, _)| n)
+            .collect();
+        let silence = u64::try_from(self.silence.as_millis()).unwrap_or(u64::MAX);
+        serde_json::json!({"sent": self.seen.len(), "lost": lost, "longest_silence_ms": silence}).to_string()
+    }
+}

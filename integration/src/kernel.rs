@@ -1,0 +1,19 @@
+//! What the running kernel can do.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Appears as soon as IPVS is there (built in, or its module loaded): net/netfilter/ipvs/ip_vs_ctl.c.
+const IPVS_PROC: &str = "/proc/net/ip_vs";
+
+/// Whether the running kernel has IPVS, after an attempt to load it.
+pub fn has_ipvs() -> bool {
+    if !Path::new(IPVS_PROC).exists() {
+        let _ = Command::new("modprobe")
+            .args(["-q", "ip_vs"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+    Path::new(IPVS_PROC).exists()
+}

@@ -1,0 +1,111 @@
+//! A node: a network and a mount namespace, so that flannel's default paths are the node's own.
+
+use std::ops::Deref;
+
+use anyhow::{Context, Result};
+
+use crate::clock::{eventually, limit};
+use crate::command::{Environment, Output};
+use crate::flanneld::Flanneld;
+use crate::place::Place;
+use crate::pod::{CniCall, Pod};
+use crate::process::Process;
+use crate::sandbox;
+
+/// The folders that every node has for itself.
+const OWN_FOLDERS: &str = "/run/netns /run/flannel /var/lib/cni /var/lib/flannel";
+
+/// A node of the lab. It is also the [`Place`] where its programs run.
+#[derive(Debug)]
+pub struct Node {
+    place: Place,
+    address: String,
+    holder: Process,
+}
+
+impl Deref for Node {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Node {
+    /// Makes the mount namespace for the network namespace called `name`.
+    pub(crate) fn new(name: &str, address: &str) -> Result<Self> {
+        let up = format!("{}/{name}.up", sandbox::SCRATCH);
+        // ip_forward starts at 0 whatever the machine has: pods must not work by the machine's luck.
+        let script = format!(
+            "mkdir -p {OWN_FOLDERS}; for d in {OWN_FOLDERS}; do mount -t tmpfs -o mode=0755 tmpfs $d; done; \
+             mount -t sysfs sysfs /sys; echo 0 > /proc/sys/net/ipv4/ip_forward; : > {up}; exec sleep infinity"
+        );
+        let argv = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+            &script,
+        ];
+        let mut holder = Place::netns(name).spawn(name, &argv, &Environment::default())?;
+        eventually(limit(10), &format!("{name}'s mounts"), || {
+            holder.check_running()?;
+            std::fs::metadata(&up).map(drop).context("not there yet")
+        })?;
+        let place = Place::of_process(name, holder.pid());
+        Ok(Self {
+            place,
+            address: address.into(),
+            holder,
+        })
+    }
+
+    /// Its address on the underlay.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Starts flanneld with `arguments` besides the address of the lab's etcd.
+    pub fn start_flanneld(&self, arguments: &[&str]) -> Result<Flanneld> {
+        Flanneld::start(self, arguments)
+    }
+
+    /// Starts flanneld and waits until it is ready.
+    pub fn start_ready_flanneld(&self, arguments: &[&str]) -> Result<Flanneld> {
+        let mut daemon = self.start_flanneld(arguments)?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// The variables of subnet.env, in order.
+    pub fn subnet_env(&self) -> Result<Vec<(String, String)>> {
+        let text = self.read_file("/run/flannel/subnet.env")?;
+        let pair = |line: &str| line.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+        text.lines()
+            .map(|l| pair(l).with_context(|| format!("subnet.env: not a variable: {l}")))
+            .collect()
+    }
+
+    /// Calls the CNI plugin as a runtime does.
+    pub fn cni(&self, call: &CniCall) -> Result<Output> {
+        call.run(self)
+    }
+
+    /// Makes a pod and has the CNI plugin wire it.
+    pub fn add_pod(&self, name: &str) -> Result<Pod> {
+        Pod::add(self, name)
+    }
+
+    /// Has the CNI plugin take a pod's wiring away and removes its namespace.
+    pub fn del_pod(&self, pod: Pod) -> Result<()> {
+        self.cni(&CniCall::del(pod.name()))?.ok()?;
+        self.run(&["ip", "netns", "delete", pod.name()]).map(drop)
+    }
+
+    /// The process whose namespaces are the node's.
+    pub(crate) fn holder_pid(&self) -> u32 {
+        self.holder.pid()
+    }
+}

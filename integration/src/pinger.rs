@@ -1,0 +1,90 @@
+//! A steady stream of numbered packets between two places, and an exact count of what was lost.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::clock::limit;
+use crate::command::Environment;
+use crate::pod::Pod;
+use crate::process::Process;
+use crate::{pod, sandbox};
+
+/// The port that echoes.
+const PORT: u16 = 7007;
+/// Packets a second.
+const RATE: u32 = 100;
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// What became of the packets.
+#[derive(Debug, Clone)]
+pub struct PingerReport {
+    /// Packets sent.
+    pub sent: u64,
+    /// The numbers, from 0, of those that never came back.
+    pub lost: Vec<u64>,
+    /// The longest time without an answer, in milliseconds.
+    pub longest_silence_ms: u64,
+}
+
+/// A running stream of 100 packets a second.
+#[derive(Debug)]
+pub struct Pinger {
+    sender: Process,
+    _echo: Process,
+    files: String,
+}
+
+impl Pinger {
+    /// Starts the stream from `from` to `to` and back.
+    pub fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let echo = pod::respond(to, to.name(), PORT)?;
+        let files = format!("{}/pinger{number}", sandbox::SCRATCH);
+        let program = format!("{}/lab-tool", sandbox::BINARIES);
+        let argv = [
+            &program,
+            "ping",
+            &format!("{}:{PORT}", to.ip()),
+            &RATE.to_string(),
+            &files,
+        ];
+        let sender = from.spawn(&format!("pinger{number}"), &argv, &Environment::default())?;
+        Ok(Self {
+            sender,
+            _echo: echo,
+            files,
+        })
+    }
+
+    /// Ends the stream, waits for what is still under way, and counts.
+    pub fn stop(mut self) -> Result<PingerReport> {
+        std::fs::write(format!("{}.stop", self.files), "")?;
+        let status = self.sender.wait(limit(10))?;
+        let path = format!("{}.report", self.files);
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "no report ({status}); {}",
+                self.sender.log_text().unwrap_or_default()
+            )
+        })?;
+        let report: serde_json::Value = serde_json::from_str(&text)?;
+        let number = |name: &str| {
+            report[name]
+                .as_u64()
+                .with_context(|| format!("no {name} in {report}"))
+        };
+        let lost = report["lost"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(serde_json::Value::as_u64)
+            .collect();
+        Ok(PingerReport {
+            sent: number("sent")?,
+            lost,
+            longest_silence_ms: number("longest_silence_ms")?,
+        })
+    }
+}

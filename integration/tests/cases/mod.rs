@@ -1,0 +1,77 @@
+//! The tests, by topic. To add one: write `pub fn what_holds() -> Result<()>` in its topic's file and add its line here.
+
+mod bad_input;
+mod cni;
+mod common;
+mod lease;
+mod overlay;
+pub mod selftest;
+mod service;
+
+use crate::runner::Case;
+
+/// A test under its own path as its name.
+macro_rules! case {
+    ($kind:ident $topic:ident::$name:ident) => {
+        Case::$kind(
+            concat!(stringify!($topic), "::", stringify!($name)),
+            $topic::$name,
+        )
+    };
+}
+
+/// Every test. `plain` runs on any kernel, `ipvs` needs IPVS (and runs in the guest where this machine has none), `no_ipvs` the
+/// opposite.
+pub fn all() -> Vec<Case> {
+    vec![
+        case!(plain selftest::underlay_is_reachable),
+        case!(plain selftest::etcd_answers_and_obeys),
+        case!(plain selftest::nodes_have_their_own_files),
+        case!(plain selftest::nothing_remains_after_sigkill),
+        case!(plain selftest::two_labs_do_not_collide),
+        case!(ipvs selftest::ipvs_forwards),
+        case!(plain lease::lease_is_renewed), // the longest of all, so early
+        case!(plain lease::record_is_what_flannel_writes),
+        case!(plain lease::subnet_file_and_device_are_flannels),
+        case!(plain lease::ready_is_told_to_systemd_and_by_http),
+        case!(plain lease::earlier_lease_is_taken_over_and_kept),
+        case!(plain lease::earlier_subnet_is_asked_for_again),
+        case!(plain lease::environment_stands_for_flags),
+        case!(plain bad_input::unknown_and_unbuilt_flags_are_refused),
+        case!(plain bad_input::missing_config_is_waited_for),
+        case!(plain bad_input::bad_config_is_explained_by_field),
+        case!(plain bad_input::etcd_away_at_start_is_waited_for),
+        case!(plain bad_input::etcd_away_later_changes_nothing),
+        case!(plain bad_input::hostile_records_harm_nobody),
+        case!(plain lease::departed_peers_go_and_changed_ones_change),
+        case!(plain bad_input::last_subnet_goes_to_one),
+        case!(plain lease::many_start_at_once),
+        case!(plain lease::deleted_lease_is_claimed_again),
+        case!(plain overlay::three_nodes_converge),
+        case!(plain overlay::every_pod_reaches_every_pod),
+        case!(plain overlay::tcp_flows_across_nodes),
+        case!(plain overlay::masquerade_hides_pods_from_outside),
+        case!(plain overlay::rules_live_in_our_own_table),
+        case!(plain overlay::restart_adopts),
+        case!(plain overlay::crash_loses_no_packet),
+        case!(plain overlay::stop_leaves_the_data_path),
+        case!(plain overlay::removed_objects_come_back),
+        case!(plain overlay::foreign_objects_stay),
+        case!(plain cni::add_wires_a_pod),
+        case!(plain cni::results_have_the_layout_of_their_version),
+        case!(plain cni::addresses_are_kept_as_host_local_keeps_them),
+        case!(plain cni::del_is_repeatable_and_needs_no_namespace),
+        case!(plain cni::missing_subnet_file_says_try_again),
+        case!(plain cni::bad_calls_are_refused_by_code),
+        case!(plain cni::second_add_is_refused_and_harms_nothing),
+        case!(plain cni::exhausted_subnet_is_said),
+        case!(plain cni::many_adds_at_once),
+        case!(no_ipvs service::kernel_without_ipvs_is_said_once),
+        case!(ipvs service::table_is_what_operators_expect),
+        case!(ipvs service::answers_come_from_pods_on_both_nodes),
+        case!(ipvs service::unknown_ports_are_refused),
+        case!(ipvs service::endpoints_come_and_go),
+        case!(ipvs service::foreign_virtual_servers_stay),
+        case!(ipvs service::restart_adopts),
+    ]
+}

@@ -1,0 +1,123 @@
+//! How the tests are run: outside (the list), inside (one test in its sandbox), guest (many tests in one guest kernel).
+
+pub mod guest;
+pub mod inside;
+pub mod outside;
+
+use std::io::Read;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use flannel_lab::{limit, sandbox};
+
+/// Longest that a test may take on an ordinary machine, in seconds, unless it says otherwise.
+const CASE_SECONDS: u64 = 120;
+/// A sandbox ends by itself at its limit, and says where it was; this much later it is killed.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// What a test needs of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Namespaces, veth, bridge, vxlan, nftables.
+    Plain,
+    /// IPVS besides.
+    Ipvs,
+    /// A kernel without IPVS: what happens there cannot be shown on one that has it.
+    NoIpvs,
+}
+
+/// One test.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name, as in `topic::what_holds`.
+    pub name: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+    /// Longest that it may take on an ordinary machine, in seconds.
+    pub seconds: u64,
+    /// The test. It runs alone in a fresh sandbox.
+    pub run: fn() -> Result<()>,
+}
+
+impl Case {
+    /// A test that runs on any kernel.
+    pub const fn plain(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::Plain,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
+    /// A test that needs IPVS.
+    pub const fn ipvs(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::Ipvs,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
+    /// A test of what happens where the kernel has no IPVS.
+    pub const fn no_ipvs(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::NoIpvs,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
+    /// With another time limit.
+    #[expect(
+        dead_code,
+        reason = "for cases that need longer than most; none does at present"
+    )]
+    pub const fn within(self, seconds: u64) -> Self {
+        Self { seconds, ..self }
+    }
+}
+
+/// The test called `name`.
+fn find(name: &str) -> Result<Case> {
+    crate::cases::all()
+        .into_iter()
+        .find(|c| c.name == name)
+        .with_context(|| format!("there is no test called {name}"))
+}
+
+/// Runs a test in a sandbox; the error is all that it said.
+fn run_in_sandbox(case: &Case) -> Result<(), String> {
+    attempt(case).unwrap_or_else(|error| Err(format!("{error:#}")))
+}
+
+fn attempt(case: &Case) -> Result<Result<(), String>> {
+    let (mut output, input) = std::io::pipe()?;
+    let mut command = sandbox::command(&["--in-sandbox", case.name])?;
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(input.try_clone()?)
+        .stderr(input);
+    let mut child = command
+        .spawn()
+        .context("cannot start a sandbox (setpriv and unshare of util-linux)")?;
+    drop(command); // it holds the pipe's writing end
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes).ok();
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let status = flannel_lab::command::wait(&mut child, limit(case.seconds) + GRACE);
+    if status.is_err() {
+        child.kill().ok();
+        child.wait().ok();
+    }
+    let said = reader.join().unwrap_or_default();
+    Ok(match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(said),
+        Err(error) => Err(format!("{said}\n{error:#}")),
+    })
+}
