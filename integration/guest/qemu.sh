@@ -46,10 +46,13 @@ make_initramfs() {
 }
 
 start_virtiofsd() {
-  local daemon options
+  local daemon options help
   daemon=$(find_virtiofsd)
-  if "$daemon" --help 2>&1 | grep -q -- --shared-dir; then
+  help=$("$daemon" --help 2>&1 || true)
+  if [[ $help == *--shared-dir* ]]; then
     options=(--shared-dir / --cache always --sandbox chroot --xattr)
+    # Announced, the machine's own mounts become automounts in the guest, which an overlay refuses (EREMOTE).
+    [[ $help != *--no-announce-submounts* ]] || options+=(--no-announce-submounts)
   else
     options=(-o source=/ -o cache=always -o sandbox=chroot -o xattr)
   fi

@@ -7,9 +7,10 @@ $b echo "127.0.1.1 guest" >> /etc/hosts
 $b rm -f /etc/resolv.conf
 : > /etc/resolv.conf
 $b ip link set lo up
-# Built in or modules, depending on the kernel. What is missing shows where it is used.
+# Built in or modules, depending on the kernel. What is missing shows where it is used. By its path: busybox has a modprobe of its
+# own, which cannot read every compression.
 for module in ip_vs ip_vs_rr br_netfilter vxlan veth bridge nf_tables nft_masq nft_chain_nat nf_conntrack tun; do
-  modprobe -q $module 2>/dev/null
+  /sbin/modprobe -q $module 2>/dev/null
 done
 # Loaded tunnel drivers would put their fallback devices into every new network namespace (Documentation/admin-guide/sysctl/net.rst).
 $b echo 2 > /proc/sys/net/core/fb_tunnels_only_for_init_net

@@ -49,13 +49,13 @@ impl Flanneld {
     }
 
     /// Whether READY=1 has come.
-    pub fn is_ready(&mut self) -> Result<bool> {
-        Ok(self.notify.seen()?.lines().any(|l| l == "READY=1"))
+    pub fn is_ready(&self) -> bool {
+        self.notify.is_ready()
     }
 
     /// Every state message so far, one a line.
-    pub fn notifications(&mut self) -> Result<String> {
-        self.notify.seen().map(str::to_owned)
+    pub fn notifications(&self) -> String {
+        self.notify.seen()
     }
 
     /// Waits until the log of this run contains `text`.

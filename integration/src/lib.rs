@@ -18,6 +18,7 @@ pub mod place;
 pub mod pod;
 pub mod process;
 pub mod sandbox;
+pub mod transfer;
 
 pub use clock::{eventually, limit};
 pub use command::Output;
@@ -29,3 +30,4 @@ pub use pinger::{Pinger, PingerReport};
 pub use place::Place;
 pub use pod::Pod;
 pub use process::Process;
+pub use transfer::transfer;

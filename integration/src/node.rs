@@ -8,7 +8,7 @@ use crate::clock::{eventually, limit};
 use crate::command::{Environment, Output};
 use crate::flanneld::Flanneld;
 use crate::place::Place;
-use crate::pod::{CniCall, Pod};
+use crate::pod::{CNI_CONFIG, CniCall, Pod};
 use crate::process::Process;
 use crate::sandbox;
 
@@ -95,7 +95,12 @@ impl Node {
 
     /// Makes a pod and has the CNI plugin wire it.
     pub fn add_pod(&self, name: &str) -> Result<Pod> {
-        Pod::add(self, name)
+        self.add_pod_with(name, CNI_CONFIG)
+    }
+
+    /// The same with another plugin entry.
+    pub fn add_pod_with(&self, name: &str, config: &str) -> Result<Pod> {
+        Pod::add(self, name, config)
     }
 
     /// Has the CNI plugin take a pod's wiring away and removes its namespace.

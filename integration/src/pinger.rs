@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::clock::limit;
 use crate::command::Environment;
+use crate::place::Place;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::{pod, sandbox};
@@ -37,8 +38,13 @@ pub struct Pinger {
 }
 
 impl Pinger {
-    /// Starts the stream from `from` to `to` and back.
+    /// Starts the stream between two pods and back.
     pub fn start(from: &Pod, to: &Pod) -> Result<Self> {
+        Self::between(from, to, to.ip())
+    }
+
+    /// Starts the stream from one place to another, which has the address `ip`, and back.
+    pub fn between(from: &Place, to: &Place, ip: &str) -> Result<Self> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let echo = pod::respond(to, to.name(), PORT)?;
         let files = format!("{}/pinger{number}", sandbox::SCRATCH);
@@ -46,7 +52,7 @@ impl Pinger {
         let argv = [
             &program,
             "ping",
-            &format!("{}:{PORT}", to.ip()),
+            &format!("{ip}:{PORT}"),
             &RATE.to_string(),
             &files,
         ];

@@ -96,10 +96,10 @@ impl Deref for Pod {
 }
 
 impl Pod {
-    pub(crate) fn add(node: &Node, name: &str) -> Result<Self> {
+    pub(crate) fn add(node: &Node, name: &str, config: &str) -> Result<Self> {
         let place = make_netns(node, name)?;
         let result = node
-            .cni(&CniCall::add(name))?
+            .cni(&CniCall::add(name).stdin(config))?
             .json()
             .with_context(|| format!("cannot wire pod {name}"))?;
         let address = result["ips"][0]["address"]

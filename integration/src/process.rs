@@ -48,15 +48,11 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it has not ended yet; the status if it has.
+    /// Fails, with the status, if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!(
-                "`{}` ended ({status}); its log:\n{}",
-                self.command,
-                self.log_text()?
-            ),
+            Some(status) => bail!("`{}` ended ({status})", self.command),
         }
     }
 

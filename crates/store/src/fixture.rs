@@ -3,7 +3,7 @@
 //! It is killed when the value is dropped, and also when the test process dies without dropping anything.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ pub struct EtcdProcess {
     directory: tempfile::TempDir,
     client_port: u16,
     peer_port: u16,
+    /// Answers /health, without TLS.
+    health_port: u16,
     tls: Tls,
     running: Option<Running>,
 }
@@ -99,11 +101,12 @@ impl EtcdProcess {
 
     fn start_as(tls: Tls) -> Result<Self, FixtureError> {
         let directory = tempfile::tempdir().map_err(system("make a temporary directory"))?;
-        let (client_port, peer_port) = free_ports().map_err(system("find free ports"))?;
+        let [client_port, peer_port, health_port] = free_ports().map_err(system("find free ports"))?;
         let mut process = Self {
             directory,
             client_port,
             peer_port,
+            health_port,
             tls,
             running: None,
         };
@@ -123,6 +126,7 @@ impl EtcdProcess {
         let log = File::create(self.log_path()).map_err(system("create etcd's log"))?;
         let client = self.endpoint();
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let health = format!("http://127.0.0.1:{}", self.health_port);
         let mut command = Command::new("etcd");
         command
             .arg("--data-dir")
@@ -135,6 +139,7 @@ impl EtcdProcess {
                 "--initial-advertise-peer-urls",
                 &peer,
             ])
+            .args(["--listen-metrics-urls", &health])
             .args(["--initial-cluster", &format!("test={peer}")])
             .args(self.tls_arguments())
             .env_clear()
@@ -180,9 +185,28 @@ impl EtcdProcess {
         std::fs::remove_dir_all(self.data_path()).map_err(system("delete etcd's data"))
     }
 
-    /// Freezes it (SIGSTOP).
+    /// Freezes it (SIGSTOP) and waits until all its threads stand still, which takes a moment on a busy machine.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.stands_still().unwrap_or(true) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether every thread is in the state T (proc(5), stat).
+    fn stands_still(&self) -> io::Result<bool> {
+        let Some(running) = &self.running else {
+            return Ok(true);
+        };
+        for task in std::fs::read_dir(format!("/proc/{}/task", running.etcd.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            if !state.starts_with('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets it go on (SIGCONT).
@@ -246,6 +270,17 @@ impl EtcdProcess {
         Ok(())
     }
 
+    /// Whether it has a leader and answers reads. An open port alone says nothing: etcd opens it first of all, and killed in the
+    /// middle of its first start it may leave data behind with which it never finds a leader.
+    fn is_healthy(&self) -> io::Result<bool> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health_port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.contains(r#""health":"true""#))
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -271,8 +306,7 @@ impl EtcdProcess {
                     log: self.log_end(),
                 });
             }
-            // etcd opens its client port only after it has joined its cluster.
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port)).is_ok() {
+            if self.is_healthy().unwrap_or(false) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -353,11 +387,16 @@ impl BlackHole {
     }
 }
 
-/// Two ports that were free a moment ago.
-fn free_ports() -> io::Result<(u16, u16)> {
-    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let second = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
+/// Ports that were free a moment ago.
+fn free_ports() -> io::Result<[u16; 3]> {
+    let port = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let all = [port()?, port()?, port()?];
+    let [a, b, c] = &all;
+    Ok([
+        a.local_addr()?.port(),
+        b.local_addr()?.port(),
+        c.local_addr()?.port(),
+    ])
 }
 
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> FixtureError {

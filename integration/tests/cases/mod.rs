@@ -29,6 +29,7 @@ pub fn all() -> Vec<Case> {
         case!(plain selftest::nodes_have_their_own_files),
         case!(plain selftest::nothing_remains_after_sigkill),
         case!(plain selftest::two_labs_do_not_collide),
+        case!(plain selftest::pinger_counts_what_is_lost),
         case!(ipvs selftest::ipvs_forwards),
         case!(plain lease::lease_is_renewed), // the longest of all, so early
         case!(plain lease::record_is_what_flannel_writes),
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Case> {
         case!(plain bad_input::etcd_away_at_start_is_waited_for),
         case!(plain bad_input::etcd_away_later_changes_nothing),
         case!(plain bad_input::hostile_records_harm_nobody),
+        case!(plain bad_input::hanging_service_manager_stalls_nothing),
         case!(plain lease::departed_peers_go_and_changed_ones_change),
         case!(plain bad_input::last_subnet_goes_to_one),
         case!(plain lease::many_start_at_once),
@@ -51,6 +53,7 @@ pub fn all() -> Vec<Case> {
         case!(plain overlay::every_pod_reaches_every_pod),
         case!(plain overlay::tcp_flows_across_nodes),
         case!(plain overlay::masquerade_hides_pods_from_outside),
+        case!(plain overlay::without_ip_masq_the_plugin_masquerades),
         case!(plain overlay::rules_live_in_our_own_table),
         case!(plain overlay::restart_adopts),
         case!(plain overlay::crash_loses_no_packet),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::lab::{OUTSIDE_ADDRESS, OUTSIDE_PORT};
+use flannel_lab::pod::CNI_CONFIG;
 use flannel_lab::{Flanneld, Lab, LabOptions, Pinger, Pod, eventually, limit};
 
 use super::common::{await_ping, lease_of, link, programmed, start_all};
@@ -22,7 +23,7 @@ pub fn three_nodes_converge() -> Result<()> {
 /// Two pods a node: every one reaches every other.
 pub fn every_pod_reaches_every_pod() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(3))?;
-    let _daemons = start_all(&lab, &[])?;
+    let _daemons = start_all(&lab, &["--ip-masq"])?;
     let pods = two_pods_each(&lab)?;
     for from in &pods {
         for to in &pods {
@@ -46,20 +47,8 @@ fn two_pods_each(lab: &Lab) -> Result<Vec<Pod>> {
 
 pub fn tcp_flows_across_nodes() -> Result<()> {
     let (lab, _daemons, one, two) = pods_on_two_nodes(&[])?;
-    let _server = two.spawn(
-        "iperf3-server",
-        &["iperf3", "-s", "-1"],
-        &flannel_lab::command::Environment::default(),
-    )?;
-    let seconds = "2";
-    let report = eventually(limit(10), "iperf3", || {
-        one.exec_within(&["iperf3", "-J", "-t", seconds, "-c", two.ip()], 20)?
-            .json()
-    })?;
-    let received = report["end"]["sum_received"]["bytes"]
-        .as_f64()
-        .context("no number of bytes")?;
-    ensure!(received > 1e6, "only {received} bytes in {seconds} s");
+    let bytes = flannel_lab::transfer(&one, &two, 2)?.bytes;
+    ensure!(bytes > 1e6, "only {bytes} bytes in two seconds");
     // A full-sized segment fits: nothing had to be cut up on the way.
     let fragments = lab
         .node(1)?
@@ -79,15 +68,11 @@ fn pods_on_two_nodes(arguments: &[&str]) -> Result<(Lab, Vec<Flanneld>, Pod, Pod
 
 pub fn masquerade_hides_pods_from_outside() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(2))?;
-    let _daemons = [
-        lab.node(1)?.start_ready_flanneld(&["--ip-masq"])?,
-        lab.node(2)?.start_ready_flanneld(&[])?,
-    ];
-    let (masked, bare) = (lab.node(1)?.add_pod("masked")?, lab.node(2)?.add_pod("bare")?);
-    let outside = format!("{OUTSIDE_ADDRESS}:{OUTSIDE_PORT}");
+    let _daemons = start_all(&lab, &["--ip-masq"])?;
+    let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
     for protocol in ["tcp", "udp"] {
         let answer = eventually(limit(10), "an answer from outside", || {
-            masked.ask(protocol, &outside)
+            one.ask(protocol, &outside())
         })?;
         assert_eq!(
             answer.trim(),
@@ -95,23 +80,46 @@ pub fn masquerade_hides_pods_from_outside() -> Result<()> {
             "{protocol}"
         );
     }
-    // The world outside knows no way back to a pod: without masquerade there is no answer.
+    let file = lab.node(1)?.read_file("/run/flannel/subnet.env")?;
+    ensure!(file.contains("FLANNEL_IPMASQ=true"), "{file}");
+    // Between pods nothing is masqueraded.
+    let _responder = two.respond(80)?;
+    let answer = eventually(limit(10), "the other pod", || {
+        one.ask("tcp", &format!("{}:80", two.ip()))
+    })?;
+    assert_eq!(answer, format!("two {}", one.ip()));
+    Ok(())
+}
+
+fn outside() -> String {
+    format!("{OUTSIDE_ADDRESS}:{OUTSIDE_PORT}")
+}
+
+/// Without `--ip-masq` the plugin masquerades, unless the conflist says that nobody shall: then there is no way back from outside,
+/// which shows that the answers elsewhere are masquerade's work.
+pub fn without_ip_masq_the_plugin_masquerades() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    let _daemon = node.start_ready_flanneld(&[])?;
+    let masked = node.add_pod("masked")?;
+    let answer = eventually(limit(10), "an answer from outside", || {
+        masked.ask("tcp", &outside())
+    })?;
+    assert_eq!(answer, format!("outside {}", node.address()));
+    let config = CNI_CONFIG.replace("\"hairpinMode\"", "\"ipMasq\":false,\"hairpinMode\"");
+    let bare = node.add_pod_with("bare", &config)?;
+    await_ping(&bare, node.address())?;
     ensure!(
-        bare.ask("tcp", &outside).is_err(),
+        bare.ask("tcp", &outside()).is_err(),
         "a pod was answered without masquerade"
     );
+    let ip = masked.ip().to_owned();
+    node.del_pod(masked)?;
+    let rules = node.run(&["nft", "list", "ruleset"])?;
     ensure!(
-        lab.node(1)?
-            .read_file("/run/flannel/subnet.env")?
-            .contains("FLANNEL_IPMASQ=true"),
-        "subnet.env"
+        !rules.contains(&ip),
+        "rules are left of a pod that is gone: {rules}"
     );
-    // Between pods nothing is masqueraded.
-    let _responder = bare.respond(80)?;
-    let answer = eventually(limit(10), "the other pod", || {
-        masked.ask("tcp", &format!("{}:80", bare.ip()))
-    })?;
-    assert_eq!(answer, format!("bare {}", masked.ip()));
     Ok(())
 }
 

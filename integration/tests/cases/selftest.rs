@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use flannel_lab::lab::{OUTSIDE_ADDRESS, OUTSIDE_PORT, node_address};
-use flannel_lab::{Lab, LabOptions, Place, eventually, limit, pod, sandbox};
+use flannel_lab::{Lab, LabOptions, Pinger, Place, eventually, limit, pod, sandbox};
 
 pub fn underlay_is_reachable() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(3))?;
@@ -245,6 +246,29 @@ pub fn two_labs_do_not_collide() -> Result<()> {
         child.kill()?;
         child.wait()?;
     }
+    Ok(())
+}
+
+/// The stream that other tests rely on does notice a gap, and its size.
+pub fn pinger_counts_what_is_lost() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(2).without_etcd())?;
+    let (one, two) = (lab.node(1)?, lab.node(2)?);
+    let whole = Pinger::between(one, two, two.address())?;
+    std::thread::sleep(Duration::from_secs(1));
+    let report = whole.stop()?;
+    ensure!(
+        report.lost.is_empty() && report.sent >= 50,
+        "without a gap: {report:?}"
+    );
+    let broken = Pinger::between(one, two, two.address())?;
+    std::thread::sleep(Duration::from_millis(500));
+    Place::netns("underlay").shell("ip link set node2 down; sleep 0.5; ip link set node2 up")?;
+    std::thread::sleep(Duration::from_millis(500));
+    let report = broken.stop()?;
+    ensure!(
+        report.lost.len() >= 20 && report.longest_silence_ms >= 400,
+        "with a gap: {report:?}"
+    );
     Ok(())
 }
 

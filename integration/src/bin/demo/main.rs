@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         [] => whole(),
         ["--in-sandbox", "overlay"] => part(|| overlay::show(false)),
         ["--in-sandbox", "overlay-and-service"] => part(|| overlay::show(true)),
-        ["--in-sandbox", "service"] => part(service::show_alone),
+        ["--in-sandbox", "service"] => part(|| service::show_alone(overlay::STEPS)),
         ["--in-guest"] => in_sandbox("service"),
         _ => Err(anyhow::anyhow!("usage: demo (no arguments)")),
     };

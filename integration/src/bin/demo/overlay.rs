@@ -1,14 +1,15 @@
 //! Nodes, leases, routes, pods, pings, a transfer and the way out.
 
 use anyhow::{Context, Result, bail, ensure};
-use flannel_lab::command::Environment;
 use flannel_lab::lab::{CONFIG_KEY, DEFAULT_CONFIG, OUTSIDE_ADDRESS, OUTSIDE_PORT, SUBNETS_PREFIX};
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pod, etcd, eventually, limit};
 
 use crate::{service, show};
 
+/// How many steps there are before the Service.
+pub const STEPS: u32 = 9;
 const NODES: usize = 3;
-const TRANSFER_SECONDS: &str = "3";
+const TRANSFER_SECONDS: u32 = 3;
 
 /// Every step up to the way out, and the Service if `with_service`.
 pub fn show(with_service: bool) -> Result<()> {
@@ -34,6 +35,7 @@ pub fn show(with_service: bool) -> Result<()> {
         transfer(&pods[0], &pods[2])
     })?;
     show::step("A pod reaches an address outside", || outside(&lab, &pods[4]))?;
+    ensure!(show::steps() == STEPS, "STEPS is not {}", show::steps());
     if with_service {
         service::show(&lab, &pods)?;
     }
@@ -93,6 +95,9 @@ pub fn start(lab: &Lab) -> Result<Vec<Flanneld>> {
 }
 
 fn leases(lab: &Lab) -> Result<()> {
+    show::say(
+        "A lease says whose subnet it is, at which address that node is reached, and its VXLAN device's Ethernet address.",
+    );
     let raw = etcdctl(lab, &["get", "--prefix", SUBNETS_PREFIX])?;
     ensure!(
         raw.lines().count() == 2 * NODES,
@@ -104,6 +109,10 @@ fn leases(lab: &Lab) -> Result<()> {
 }
 
 fn programmed(lab: &Lab) -> Result<()> {
+    show::say(
+        "The route leads a peer's subnet into the tunnel device flannel.1, the neighbour entry gives the peer's device an",
+    );
+    show::say("Ethernet address, and the FDB entry says to which node packets for that address are sent.");
     for node in lab.nodes() {
         show::say(&format!("{}:", node.name()));
         let routes = eventually(limit(10), "routes to the other nodes", || {
@@ -124,7 +133,8 @@ fn programmed(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn add_pods(lab: &Lab) -> Result<Vec<Pod>> {
+/// Two pods on each node, in the order of the nodes.
+pub fn add_pods(lab: &Lab) -> Result<Vec<Pod>> {
     let mut pods = Vec::new();
     for node in lab.nodes() {
         for letter in ["a", "b"] {
@@ -174,14 +184,7 @@ fn transfer(from: &Pod, to: &Pod) -> Result<()> {
         from.name(),
         to.name()
     ));
-    let _server = to.spawn("iperf3-server", &["iperf3", "-s"], &Environment::default())?;
-    let report = eventually(limit(10), "the transfer", || {
-        from.exec_within(&["iperf3", "-J", "-t", TRANSFER_SECONDS, "-c", to.ip()], 20)?
-            .json()
-    })?;
-    let rate = report["end"]["sum_received"]["bits_per_second"]
-        .as_f64()
-        .context("iperf3 named no rate")?;
+    let rate = flannel_lab::transfer(from, to, TRANSFER_SECONDS)?.rate;
     ensure!(rate > 1e6, "only {rate} bits per second");
     show::say(&format!("{:.2} Gbit/s through VXLAN", rate / 1e9));
     Ok(())

@@ -10,18 +10,14 @@ use crate::{overlay, show};
 const SERVICE: &str = "10.96.0.10";
 const QUESTIONS: usize = 6;
 
-/// The Service in a lab of its own, with two nodes.
-pub fn show_alone() -> Result<()> {
-    let lab = show::step("In the guest: two nodes, flanneld on each, two pods each", || {
+/// The Service in a lab of its own, with two nodes; the steps before it have numbers up to `before`.
+pub fn show_alone(before: u32) -> Result<()> {
+    show::continue_after(before);
+    let lab = show::step("In the guest: two nodes on a switch, and an etcd", || {
         Lab::new(&LabOptions::nodes(2))
     })?;
-    let _daemons = overlay::start(&lab)?;
-    let mut pods = Vec::new();
-    for node in lab.nodes() {
-        for letter in ["a", "b"] {
-            pods.push(node.add_pod(&format!("{}-{letter}", node.name()))?);
-        }
-    }
+    let _daemons = show::step("flanneld on each node", || overlay::start(&lab))?;
+    let pods = show::step("Two pods on each node", || overlay::add_pods(&lab))?;
     show(&lab, &pods)
 }
 
@@ -36,6 +32,7 @@ pub fn show(lab: &Lab, pods: &[Pod]) -> Result<()> {
 }
 
 fn publish(lab: &Lab, servers: &[&Pod]) -> Result<Vec<Process>> {
+    show::say("Written as for Kubernetes, kept in etcd; every flanneld watches for it.");
     let file = format!("{}/web.yaml", sandbox::SCRATCH);
     let text = manifest(servers);
     std::fs::write(&file, &text)?;
@@ -79,6 +76,9 @@ endpoints:
 }
 
 fn programmed(lab: &Lab) -> Result<()> {
+    show::say(
+        "IPVS is the kernel's load balancer; rr means by turns, Masq that answers come back through the node.",
+    );
     for node in lab.nodes() {
         let table = eventually(limit(20), "the Service in IPVS", || {
             let table = node.run(&["ipvsadm", "-Ln"])?;

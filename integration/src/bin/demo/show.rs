@@ -8,6 +8,16 @@ use anyhow::{Context, Result};
 
 static STEP: AtomicU32 = AtomicU32::new(0);
 
+/// Numbers the steps on from `number`.
+pub fn continue_after(number: u32) {
+    STEP.store(number, Ordering::Relaxed);
+}
+
+/// How many steps there were.
+pub fn steps() -> u32 {
+    STEP.load(Ordering::Relaxed)
+}
+
 /// A headline.
 pub fn title(text: &str) {
     println!("\n=== {text}");
@@ -22,7 +32,7 @@ pub fn say(text: &str) {
 /// Output of a program, set off from our own words.
 pub fn output(text: &str) {
     for line in text.trim_end().lines() {
-        println!("      | {line}");
+        println!("      | {}", line.trim_end());
     }
 }
 
