@@ -29,6 +29,7 @@ build_needs() {
   file /usr/include/google/protobuf/descriptor.proto libprotobuf-dev "message types that the etcd client builds on"
   file /etc/ssl/certs/ca-certificates.crt ca-certificates "lets cargo check whom it downloads from"
   program jq jq "reads the crates' dependencies in 'make lint'"
+  program openssl openssl "makes the certificates with which access to etcd is tested"
 }
 
 lab_needs() {
