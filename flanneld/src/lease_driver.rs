@@ -31,7 +31,10 @@ pub struct LeaseDriver<S> {
     store: S,
     prefix: EtcdPrefix,
     publisher: Publisher,
-    said: Said,
+    /// What keeps etcd from answering.
+    outage: Said,
+    /// What keeps the node from a subnet although etcd answers. Apart from `outage`: each may last while the other ends.
+    shortage: Said,
 }
 
 impl<S: Store> LeaseDriver<S> {
@@ -42,7 +45,8 @@ impl<S: Store> LeaseDriver<S> {
             store,
             prefix,
             publisher,
-            said: Said::default(),
+            outage: Said::default(),
+            shortage: Said::default(),
         }
     }
 
@@ -98,14 +102,14 @@ impl<S: Store> LeaseDriver<S> {
         };
         match result {
             Ok(event) => {
-                if self.said.clear() {
+                if self.outage.clear() {
                     tracing::info!("etcd answers again");
                 }
                 event
             }
             Err(error) => {
                 let text = chain(&error);
-                if self.said.is_news(&text) {
+                if self.outage.is_news(&text) {
                     tracing::warn!("{text}; the data path stays as it is, trying again");
                 }
                 Event::Failed
@@ -200,7 +204,18 @@ impl<S: Store> LeaseDriver<S> {
 
     /// Says what keeps the node from a subnet.
     fn tell(&mut self) {
-        if self.machine.situation() == Situation::Exhausted && self.said.is_news("exhausted") {
+        match self.machine.situation() {
+            Situation::Exhausted => {}
+            Situation::Held => {
+                if self.shortage.clear() {
+                    tracing::info!("a subnet was free again");
+                }
+                return;
+            }
+            // Listing and claiming are steps of every retry: neither begins nor ends a shortage.
+            Situation::Acquiring => return,
+        }
+        if self.shortage.is_news("exhausted") {
             tracing::error!(
                 "the pool is exhausted: every subnet between SubnetMin and SubnetMax is leased; make Network larger or \
                  SubnetLen longer, or remove leases of nodes that are gone (flannelctl subnets); this node keeps trying"

@@ -12,8 +12,9 @@ use crate::{Choice, Record, choose};
 
 /// Longest time between two renewals. A node that is cut off then still owns its subnet for all but this of the TTL.
 const LONGEST_RENEWAL: Duration = Duration::from_secs(300);
-/// First and longest wait before an operation that failed is tried again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// First and longest wait before an operation that failed is tried again: the lease is looked after within 5 s of the
+/// store's return.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
 /// First and longest wait while the pool is exhausted.
 const EXHAUSTED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 

@@ -102,7 +102,7 @@ async fn an_outage_is_told_once_and_the_watch_goes_on_where_it_ended() {
     store.put(&key("a"), "1").await.unwrap();
     let back = Instant::now();
     expect(&mut events, &["resumed", "a 1"]).await;
-    assert!(back.elapsed() <= Duration::from_secs(10), "{:?}", back.elapsed());
+    assert!(back.elapsed() <= Duration::from_secs(5), "{:?}", back.elapsed());
     store.put(&key("a"), "2").await.unwrap();
     expect(&mut events, &["a 2"]).await;
 }
@@ -137,9 +137,9 @@ async fn a_refused_watch_is_no_hot_loop() {
         store.end_watches(WatchEnd::Cancelled("again".to_owned()));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // 0.2, 0.4, … 10 s, each shortened by up to a half: at most about 66 in five minutes.
+    // 0.2, 0.4, … 3 s, each shortened by up to a half: about one in 1.5 to 3 s.
     let started = store.watches_started();
-    assert!((20..=70).contains(&started), "{started}");
+    assert!((90..=210).contains(&started), "{started}");
     expect(&mut events, &["lost", "resumed"]).await;
 }
 

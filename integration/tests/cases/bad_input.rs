@@ -193,10 +193,14 @@ pub fn last_subnet_goes_to_one() -> Result<()> {
     })?;
     let loser = 1 - winner;
     daemons[loser].wait_log("exhausted")?;
-    throughout(Duration::from_secs(3), "the one that got none", || {
+    throughout(Duration::from_secs(8), "the one that got none", || {
         ensure!(!daemons[loser].is_ready(), "ready without a subnet");
         daemons[loser].check_running()
     })?;
+    // several retries lie behind it, and etcd answered all of them
+    let log = daemons[loser].log()?;
+    ensure!(count(&log, "exhausted") == 1, "said at every retry: {log}");
+    ensure!(!log.contains("etcd answers again"), "etcd was never away: {log}");
     assert_eq!(lease_of(&lab, &lab.nodes()[winner])?.subnet, "10.5.7.0/24");
     let first = daemons.remove(winner);
     ensure!(first.terminate()?.success(), "SIGTERM is a clean end");
