@@ -5,11 +5,13 @@ SHELL := /bin/bash
 # Where rustup puts cargo, for shells that have not been told.
 export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: help demo test lint setup build
+.PHONY: help demo test bench lint setup build
 
 help:
 	@echo "make demo    three nodes, pods and a Service on this machine, shown step by step"
 	@echo "make test    every test"
+	@echo "make bench   how fast it is beside others, in one run; SUITE=cni for one suite"
+	@echo "make build   the programs as they are installed"
 	@echo "make lint    formatting, clippy, the layers of the crates, licences of what they depend on"
 
 demo: setup
@@ -18,6 +20,10 @@ demo: setup
 
 test: setup
 	@integration/test.sh
+
+# Leases on a disk are measured in the build's folder: everything else of a run is in its sandbox's memory.
+bench: build
+	@target=$${CARGO_TARGET_DIR:-target}; BENCH_DISK=$$(realpath "$$target")/bench exec "$$target/release/bench" $(SUITE)
 
 lint: setup
 	cargo fmt --all --check

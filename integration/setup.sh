@@ -43,6 +43,11 @@ lab_needs() {
   program unshare util-linux "puts the lab into namespaces of its own"
   program setpriv util-linux "ends the lab with the program that started it"
   program modprobe kmod "loads IPVS where the kernel has it as a module"
+  program strace strace "kills the CNI plugin at each of its system calls, and counts them"
+}
+
+bench_needs() {
+  file /usr/lib/cni/host-local containernetworking-plugins "the CNI plugins that ours is measured against, and those that are chained behind it"
 }
 
 # A kernel without IPVS: the tests that need it run in a guest kernel.
@@ -132,6 +137,7 @@ ensure_rust() {
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 build_needs
 lab_needs
+bench_needs
 guest_needs
 # Several programs may come from one package.
 [ ${#packages[@]} = 0 ] || install_packages

@@ -1,0 +1,130 @@
+//! `make bench`: how fast we are beside a named rival, as ratios measured in one run.
+//!
+//! A suite is one module here and one line in [`SUITES`]. Each runs in a sandbox of its own: network namespaces, tmpfs on /run,
+//! /tmp and /var/lib. Nothing outside is touched. A suite measures ours and the rival's alternately, so that whatever else the
+//! machine does falls on both, and prints through [`table`]; docs/benchmarks.md keeps what was printed where.
+
+mod cni;
+mod machine;
+mod stats;
+mod table;
+
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use flannel_lab::{binaries, command, limit, sandbox};
+
+/// A set of measurements that belong together.
+struct Suite {
+    /// What `make bench SUITE=…` calls it.
+    name: &'static str,
+    /// What it measures against whom, in a line.
+    about: &'static str,
+    /// Programs of ours that it runs.
+    programs: &'static [&'static str],
+    /// Programs of others that it runs, by path.
+    rivals: &'static [&'static str],
+    /// Longest that it may take, in seconds.
+    seconds: u64,
+    /// Runs it, in its sandbox.
+    run: fn() -> Result<()>,
+}
+
+/// Every suite.
+const SUITES: &[Suite] = &[Suite {
+    name: "cni",
+    about: "the CNI plugin, against the bridge and host-local plugins of containernetworking-plugins",
+    programs: &["flannel"],
+    rivals: &["/usr/lib/cni/bridge", "/usr/lib/cni/host-local"],
+    seconds: 900,
+    run: cni::run,
+}];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["--in-sandbox", name] => inside(name),
+        ["--list"] => {
+            list();
+            Ok(())
+        }
+        [flag, ..] if flag.starts_with('-') => Err(anyhow::anyhow!("usage: bench [--list] [SUITE…]")),
+        names => outside(names),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("\nbench: FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() {
+    for suite in SUITES {
+        println!("{:<10} {}", suite.name, suite.about);
+    }
+}
+
+fn find(name: &str) -> Result<&'static Suite> {
+    let names: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+    SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .with_context(|| format!("there is no suite {name:?}; the suites are {}", names.join(", ")))
+}
+
+/// On the machine itself: every suite that is asked for, all when none is named.
+fn outside(names: &[&str]) -> Result<()> {
+    let suites: Vec<&Suite> = match names {
+        [] => SUITES.iter().collect(),
+        names => names.iter().map(|name| find(name)).collect::<Result<_>>()?,
+    };
+    machine::show()?;
+    for suite in suites {
+        println!("\n== suite {}: {}", suite.name, suite.about);
+        check_programs(suite)?;
+        in_sandbox(suite)?;
+    }
+    machine::show_load()
+}
+
+fn check_programs(suite: &Suite) -> Result<()> {
+    let folder = binaries::folder()?;
+    binaries::check(&folder, suite.programs)?;
+    for program in suite.programs {
+        machine::show_program(&folder.join(program))?;
+    }
+    for rival in suite.rivals {
+        ensure!(
+            Path::new(rival).is_file(),
+            "{rival} is missing; integration/setup.sh installs what is needed"
+        );
+        machine::show_rival(rival)?;
+    }
+    Ok(())
+}
+
+fn in_sandbox(suite: &Suite) -> Result<()> {
+    let mut child = sandbox::command(&["--in-sandbox", suite.name])?
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start a sandbox (setpriv and unshare of util-linux)")?;
+    let status = command::wait(&mut child, limit(suite.seconds));
+    if status.is_err() {
+        child.kill().ok();
+        child.wait().ok();
+    }
+    match status.with_context(|| format!("suite {}", suite.name))?.success() {
+        true => Ok(()),
+        false => bail!("suite {} ended early (above)", suite.name),
+    }
+}
+
+fn inside(name: &str) -> Result<()> {
+    let suite = find(name)?;
+    sandbox::enter()?;
+    (suite.run)()
+}
