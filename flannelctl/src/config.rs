@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use flannel_model::{ConfigErrors, EtcdPrefix, FieldError, NetworkConfig, VxlanOptions};
+use flannel_model::{BackendSettings, ConfigErrors, EtcdPrefix, FieldError, NetworkConfig, Pool};
 use flannel_store::Store;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,12 +15,24 @@ use crate::services::input::read_text;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct View {
-    network: String,
-    subnet_len: u8,
-    subnet_min: String,
-    subnet_max: String,
+    /// `null`, like the three behind it, in a network without IPv4.
+    network: Option<String>,
+    subnet_len: Option<u8>,
+    subnet_min: Option<String>,
+    subnet_max: Option<String>,
     /// How many subnets there are to hand out.
-    subnets: u64,
+    subnets: Option<u128>,
+    /// `null`, like the four behind it, in a network without IPv6.
+    #[serde(rename = "ipv6Network")]
+    ipv6_network: Option<String>,
+    #[serde(rename = "ipv6SubnetLen")]
+    ipv6_subnet_len: Option<u8>,
+    #[serde(rename = "ipv6SubnetMin")]
+    ipv6_subnet_min: Option<String>,
+    #[serde(rename = "ipv6SubnetMax")]
+    ipv6_subnet_max: Option<String>,
+    #[serde(rename = "ipv6Subnets")]
+    ipv6_subnets: Option<u128>,
     backend: Backend,
 }
 
@@ -130,9 +142,9 @@ fn lines(head: &str, errors: &ConfigErrors) -> String {
 
 fn view(text: &[u8]) -> Result<View, ConfigErrors> {
     let config = NetworkConfig::parse(text)?;
-    let vxlan = match config.backend.kind.as_str() {
-        "vxlan" => Some(VxlanOptions::parse(&config.backend.options).map_err(ConfigErrors)?),
-        _ => None,
+    let vxlan = match config.backend.settings {
+        BackendSettings::Vxlan(vxlan) => Some(vxlan),
+        BackendSettings::Unread => None,
     };
     let options = serde_json::from_str(config.backend.options.get()).map_err(|error| {
         ConfigErrors(vec![FieldError {
@@ -141,16 +153,18 @@ fn view(text: &[u8]) -> Result<View, ConfigErrors> {
             problem: error.to_string(),
         }])
     })?;
-    let pool = config.ipv4;
-    // All subnets have one length, so the addresses between the first and the last are enough to count them.
-    let between = u32::from(pool.subnet_max.network()) - u32::from(pool.subnet_min.network());
-    let size = 1_u64 << (32 - pool.subnet_len());
+    let (ipv4, ipv6) = (config.pools.ipv4(), config.pools.ipv6());
     Ok(View {
-        network: pool.network.to_string(),
-        subnet_len: pool.subnet_len(),
-        subnet_min: pool.subnet_min.network().to_string(),
-        subnet_max: pool.subnet_max.network().to_string(),
-        subnets: u64::from(between) / size + 1,
+        network: ipv4.map(|pool| pool.network.to_string()),
+        subnet_len: ipv4.map(Pool::subnet_len),
+        subnet_min: ipv4.map(|pool| pool.subnet_min.network().to_string()),
+        subnet_max: ipv4.map(|pool| pool.subnet_max.network().to_string()),
+        subnets: ipv4.map(Pool::count),
+        ipv6_network: ipv6.map(|pool| pool.network.to_string()),
+        ipv6_subnet_len: ipv6.map(Pool::subnet_len),
+        ipv6_subnet_min: ipv6.map(|pool| pool.subnet_min.network().to_string()),
+        ipv6_subnet_max: ipv6.map(|pool| pool.subnet_max.network().to_string()),
+        ipv6_subnets: ipv6.map(Pool::count),
         backend: Backend {
             kind: config.backend.kind,
             options,
@@ -184,18 +198,30 @@ fn table(view: &View) -> String {
         }
         backend.push(')');
     }
-    let mut text = String::new();
-    for (name, value) in [
+    let number = |number: Option<u8>| number.map(|n| n.to_string());
+    let count = |count: Option<u128>| count.map(|n| n.to_string());
+    let lines = [
         ("Network", view.network.clone()),
-        ("SubnetLen", view.subnet_len.to_string()),
+        ("SubnetLen", number(view.subnet_len)),
         ("SubnetMin", view.subnet_min.clone()),
         ("SubnetMax", view.subnet_max.clone()),
-        ("Subnets", view.subnets.to_string()),
-        ("Backend", backend),
-    ] {
-        let _ = writeln!(text, "{name:<10}{value}");
-    }
-    text
+        ("Subnets", count(view.subnets)),
+        ("IPv6Network", view.ipv6_network.clone()),
+        ("IPv6SubnetLen", number(view.ipv6_subnet_len)),
+        ("IPv6SubnetMin", view.ipv6_subnet_min.clone()),
+        ("IPv6SubnetMax", view.ipv6_subnet_max.clone()),
+        ("IPv6Subnets", count(view.ipv6_subnets)),
+        ("Backend", Some(backend)),
+    ];
+    let known: Vec<(&str, String)> = lines
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    let width = known.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    known
+        .iter()
+        .map(|(name, value)| format!("{name:<width$} {value}\n"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -216,7 +242,18 @@ mod tests {
     #[test]
     fn the_widest_network_is_counted() {
         let view = view(br#"{"Network":"0.0.0.0/1","SubnetLen":30}"#).unwrap();
-        assert_eq!(view.subnets, (1 << 29) - 1);
+        assert_eq!(view.subnets, Some((1 << 29) - 1));
+    }
+
+    #[test]
+    fn dual_stack_shows_both_families() {
+        let text = br#"{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","Backend":{"Type":"host-gw"}}"#;
+        assert_eq!(
+            table(&view(text).unwrap()),
+            "Network       10.5.0.0/16\nSubnetLen     24\nSubnetMin     10.5.1.0\nSubnetMax     10.5.255.0\nSubnets       255\n\
+             IPv6Network   fd00:5::/48\nIPv6SubnetLen 64\nIPv6SubnetMin fd00:5:0:1::\nIPv6SubnetMax fd00:5:0:ffff::\n\
+             IPv6Subnets   65535\nBackend       host-gw\n"
+        );
     }
 
     #[test]

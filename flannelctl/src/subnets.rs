@@ -28,7 +28,8 @@ struct View {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Subnet {
-    subnet: String,
+    /// `null` in a network without IPv4.
+    subnet: Option<String>,
     ipv6_subnet: Option<String>,
     #[serde(rename = "publicIP")]
     public_ip: String,
@@ -119,8 +120,8 @@ fn subnet(range: &str, kv: &KeyValue) -> Result<Subnet, String> {
     };
     let (data, v6_data) = (json(value.backend_data), json(value.backend_v6_data));
     Ok(Subnet {
-        subnet: key.ipv4.to_string(),
-        ipv6_subnet: key.ipv6.map(|subnet| subnet.to_string()),
+        subnet: key.ipv4().map(|subnet| subnet.to_string()),
+        ipv6_subnet: key.ipv6().map(|subnet| subnet.to_string()),
         public_ip: value.public_ip.to_string(),
         public_ipv6: value.public_ipv6.map(|address| address.to_string()),
         backend: value.backend_type,
@@ -136,14 +137,18 @@ fn subnet(range: &str, kv: &KeyValue) -> Result<Subnet, String> {
 
 fn table(view: &View) -> String {
     let header = ["SUBNET", "PUBLIC IP", "BACKEND", "DATA", "EXPIRES"];
-    let both = |v4: &str, v6: &Option<String>| match v6 {
-        Some(v6) => format!("{v4},{v6}"),
-        None => v4.to_owned(),
+    let both = |v4: Option<&String>, v6: &Option<String>| {
+        let known: Vec<&str> = [v4, v6.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        known.join(",")
     };
     let rows = view.subnets.iter().map(|subnet| {
         [
-            both(&subnet.subnet, &subnet.ipv6_subnet),
-            both(&subnet.public_ip, &subnet.public_ipv6),
+            both(subnet.subnet.as_ref(), &subnet.ipv6_subnet),
+            both(Some(&subnet.public_ip), &subnet.public_ipv6),
             subnet.backend.clone().unwrap_or_else(|| "-".to_owned()),
             data(subnet),
             match (subnet.reservation, subnet.expires_in_seconds) {
@@ -202,7 +207,7 @@ mod tests {
         }
         let listing = store.list("/n/subnets/").await.unwrap();
         let found = view("/n/subnets/", &listing.kvs);
-        let names: Vec<&str> = found.subnets.iter().map(|s| s.subnet.as_str()).collect();
+        let names: Vec<&str> = found.subnets.iter().filter_map(|s| s.subnet.as_deref()).collect();
         assert_eq!(names, ["10.5.9.0/24", "10.5.10.0/24", "10.5.11.0/24"]);
         assert_eq!(found.rejected.len(), 3);
 

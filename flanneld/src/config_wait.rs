@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use flannel_model::{FieldError, NetworkConfig, VxlanOptions};
+use flannel_model::{
+    Asked, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, NetworkConfig, VxlanOptions,
+};
 use flannel_store::Store;
 
 use crate::said::{Said, chain};
@@ -13,8 +15,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A network config that this build can carry out.
 #[derive(Debug, Clone)]
 pub struct Usable {
-    /// The config.
-    pub network: NetworkConfig,
+    /// How the address space is cut.
+    pub pool: Ipv4Pool,
     /// Its backend's options.
     pub vxlan: VxlanOptions,
 }
@@ -27,13 +29,9 @@ pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&s
         let problem = match store.get(key).await {
             Ok((Some(found), _)) => match check(&found.value) {
                 Ok(usable) => return usable,
-                Err(errors) => {
-                    let listed: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                    format!(
-                        "the network config at {key} cannot be used: {}; mend it (flannelctl config set), this node goes on then",
-                        listed.join("; ")
-                    )
-                }
+                Err(errors) => format!(
+                    "the network config at {key} cannot be used: {errors}; mend it (flannelctl config set), this node goes on then"
+                ),
             },
             Ok((None, _)) => format!(
                 "there is no network config at {key} yet; write one, such as {{\"Network\":\"10.5.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}, \
@@ -49,27 +47,38 @@ pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&s
     }
 }
 
-/// Checks a config and what it asks of the backend; all problems at once.
-fn check(text: &[u8]) -> Result<Usable, Vec<FieldError>> {
-    let network = NetworkConfig::parse(text).map_err(|errors| errors.0)?;
-    if network.backend.kind != "vxlan" {
-        return Err(vec![FieldError {
-            field: "Backend.Type".into(),
-            value: format!("{:?}", network.backend.kind),
-            problem:
-                "this build carries packets over \"vxlan\" only (flannel takes udp when Backend is left out)"
-                    .into(),
-        }]);
+/// Checks a config and what it asks of this build; all problems at once.
+fn check(text: &[u8]) -> Result<Usable, ConfigErrors> {
+    let network = NetworkConfig::parse_for(text, limits)?;
+    match (network.pools, network.backend.settings) {
+        (Families::Ipv4(pool), BackendSettings::Vxlan(vxlan)) => Ok(Usable { pool, vxlan }),
+        // `limits` has named everything else.
+        (_, _) => Err(ConfigErrors(Vec::new())),
     }
-    let vxlan = VxlanOptions::parse(&network.backend.options)?;
-    if vxlan.direct_routing {
-        return Err(vec![FieldError {
-            field: "Backend.DirectRouting".into(),
-            value: "true".into(),
-            problem: "direct routes are not built yet; leave it out".into(),
-        }]);
+}
+
+/// What is asked for and not built yet.
+fn limits(asked: Asked<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if asked.ipv6 {
+        let problem = "IPv6 is not built yet; leave it out or set it to false";
+        errors.push(FieldError::new("EnableIPv6", "true", problem));
     }
-    Ok(Usable { network, vxlan })
+    let Some(backend) = asked.backend else {
+        return errors;
+    };
+    if backend.kind != "vxlan" {
+        errors.push(FieldError::new(
+            "Backend.Type",
+            &format!("{:?}", backend.kind),
+            "this build carries packets over \"vxlan\" only (flannel takes udp when Backend is left out)",
+        ));
+    }
+    if matches!(backend.settings, BackendSettings::Vxlan(vxlan) if vxlan.direct_routing) {
+        let problem = "direct routes are not built yet; leave it out";
+        errors.push(FieldError::new("Backend.DirectRouting", "true", problem));
+    }
+    errors
 }
 
 #[cfg(test)]
@@ -79,6 +88,7 @@ mod tests {
     fn fields(text: &str) -> Vec<String> {
         check(text.as_bytes())
             .unwrap_err()
+            .0
             .into_iter()
             .map(|e| e.field)
             .collect()
@@ -101,5 +111,16 @@ mod tests {
         assert_eq!(fields(direct), ["Backend.DirectRouting"]);
         let both = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":-1,"Port":99999}}"#;
         assert_eq!(fields(both), ["Backend.VNI", "Backend.Port"]);
+        let all = r#"{"EnableIPv6":true,"SubnetLen":99,"Backend":{"Type":"udp"}}"#;
+        assert_eq!(
+            fields(all),
+            [
+                "Network",
+                "SubnetLen",
+                "IPv6Network",
+                "EnableIPv6",
+                "Backend.Type"
+            ]
+        );
     }
 }

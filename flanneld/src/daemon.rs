@@ -66,7 +66,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     })
     .await?;
     tracing::info!(
-        network = %usable.network.ipv4.network, interface = underlay.name, address = %underlay.address,
+        network = %usable.pool.network, interface = underlay.name, address = %underlay.address,
         public_ip = %underlay.public_ip, mtu = underlay.mtu, "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
@@ -117,7 +117,7 @@ impl<'a> Node<'a> {
             renew_margin: options.renew_margin,
         };
         let previous = subnet_file::previous_subnet(&options.subnet_file);
-        let machine = LeaseMachine::new(settings, usable.network.ipv4, underlay.public_ip, previous);
+        let machine = LeaseMachine::new(settings, usable.pool, underlay.public_ip, previous);
         let fresh = Mac::local_unicast(six_random_bytes());
         let publisher = Publisher::new(underlay.public_ip, usable.vxlan.vni, device, fresh);
         let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
@@ -212,10 +212,11 @@ impl<'a> Node<'a> {
             return;
         }
         let limits = Limits {
-            pool: self.usable.network.ipv4,
+            pool: self.usable.pool,
             own: held.key,
             own_public_ip: self.underlay.public_ip,
         };
+        let Some(own_subnet) = held.key.ipv4() else { return };
         let view = self.feed.view(&limits);
         let (peers, useless) = vxlan_peers(view.peers.into_values(), self.usable.vxlan.vni, vtep_mac);
         let general = view
@@ -231,10 +232,10 @@ impl<'a> Node<'a> {
             general.chain(of_backend),
         );
         let facts = Facts {
-            own: held.key,
+            own: own_subnet,
             overlay: OverlayFacts {
-                own_subnet: held.key.ipv4,
-                network: self.usable.network.ipv4.network,
+                own_subnet,
+                network: self.usable.pool.network,
                 options: self.usable.vxlan,
                 underlay: self.underlay.clone(),
                 vtep_mac,
@@ -286,7 +287,7 @@ impl<'a> Node<'a> {
         let recovered = self.said.clear();
         let status = format!(
             "subnet {}, {} peers, {} records skipped, {} kernel writes failed",
-            report.own.ipv4,
+            report.own,
             report.peers,
             self.rejects.len(),
             report.failed
@@ -304,9 +305,9 @@ impl<'a> Node<'a> {
     }
 
     fn subnet_env(&self, report: &Report) -> SubnetEnv {
-        let network = vec![self.usable.network.ipv4.network];
+        let network = vec![self.usable.pool.network];
         SubnetEnv {
-            ipv4: Some((network, report.own.ipv4)),
+            ipv4: Some((network, report.own)),
             ipv6: None,
             mtu: report.mtu,
             ip_masq: self.options.ip_masq,

@@ -95,7 +95,7 @@ fn apply(wanted: Wanted, facts: &Facts, first: bool) -> Result<Applied, NftError
     if wanted.masquerade {
         return nft.apply(&masquerade_table(&MasqueradeTable {
             network: facts.overlay.network,
-            subnet: facts.own.ipv4,
+            subnet: facts.own,
             masquerade: true,
             fully_random: wanted.fully_random,
             accept_forward: wanted.forward,

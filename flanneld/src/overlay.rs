@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flannel_model::LeaseKey;
+use flannel_model::Ipv4Subnet;
 use flannel_netlink::monitor::Change;
 use flannel_netlink::{NetlinkError, RouteConn, link};
 use flannel_plan::{Device, Op, OverlayFacts, desired_overlay, diff_overlay};
@@ -14,8 +14,8 @@ use crate::said::chain;
 /// The world as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Our lease.
-    pub own: LeaseKey,
+    /// Our subnet.
+    pub own: Ipv4Subnet,
     /// What the overlay is made from.
     pub overlay: OverlayFacts,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_model::LeaseKey;
+use flannel_model::Ipv4Subnet;
 use flannel_netlink::monitor::{Change, watch_changes};
 use flannel_plan::Op;
 use tokio::sync::{mpsc, watch};
@@ -24,8 +24,8 @@ const BURST: usize = 1024;
 /// How the last pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The lease that it was for.
-    pub own: LeaseKey,
+    /// The subnet that it was for.
+    pub own: Ipv4Subnet,
     /// Whether the VXLAN device stands with its address.
     pub device_up: bool,
     /// Index of the device.

@@ -51,7 +51,7 @@ impl From<&Facts> for NodeFacts {
         Self {
             address: facts.overlay.underlay.address,
             network: facts.overlay.network,
-            subnet: facts.own.ipv4,
+            subnet: facts.own,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 
-use flannel_model::{Ipv4Pool, Ipv4Subnet, LeaseKey, LeaseValue};
+use flannel_model::{Families, Ipv4Pool, Ipv4Subnet, LeaseKey, LeaseValue};
 
 use crate::{Record, Revisions};
 
@@ -50,8 +50,8 @@ pub fn choose(
     random: u64,
 ) -> Choice {
     let mut mine = own_leases(records, public_ip);
-    mine.sort_by_key(|own| (Some(own.key.ipv4) != previous, own.key.to_string()));
-    let fits = |own: &Own| own.key.ipv6.is_none() && pool.offers(&own.key.ipv4);
+    mine.sort_by_key(|own| (own.key.ipv4() != previous, own.key.to_string()));
+    let fits = |own: &Own| matches!(own.key.subnets(), Families::Ipv4(subnet) if pool.offers(subnet));
     if let Some(unfit) = mine.iter().find(|own| !fits(own)) {
         return Choice::Drop {
             key: unfit.key,
@@ -111,7 +111,7 @@ impl Taken {
         let keys = records
             .iter()
             .filter_map(|record| record.key.parse::<LeaseKey>().ok())
-            .map(|key| key.ipv4);
+            .filter_map(|key| key.ipv4());
         let inside =
             keys.filter(|subnet| pool.network.contains(subnet) && subnet.length() > pool.network.length());
         let (same_length, other_lengths): (Vec<_>, Vec<_>) =
@@ -136,7 +136,11 @@ mod tests {
     const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 11);
 
     fn pool(text: &str) -> Ipv4Pool {
-        NetworkConfig::parse(text.as_bytes()).unwrap().ipv4
+        *NetworkConfig::parse(text.as_bytes())
+            .unwrap()
+            .pools
+            .ipv4()
+            .unwrap()
     }
 
     fn roomy() -> Ipv4Pool {

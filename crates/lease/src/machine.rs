@@ -266,7 +266,7 @@ impl LeaseMachine {
     }
 
     fn listed(&mut self, records: &[Record], now: Duration, random: u64) -> Option<Op> {
-        let previous = self.holding.map(|held| held.key.ipv4).or(self.previous);
+        let previous = self.holding.and_then(|held| held.key.ipv4()).or(self.previous);
         match choose(records, &self.pool, self.public_ip, previous, random) {
             Choice::Adopt {
                 key,
@@ -415,7 +415,11 @@ mod tests {
     }
 
     fn machine(config: &str) -> LeaseMachine {
-        let pool = NetworkConfig::parse(config.as_bytes()).unwrap().ipv4;
+        let pool = *NetworkConfig::parse(config.as_bytes())
+            .unwrap()
+            .pools
+            .ipv4()
+            .unwrap();
         LeaseMachine::new(
             Settings {
                 ttl: DAY,

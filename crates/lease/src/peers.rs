@@ -157,7 +157,7 @@ impl PeerView {
     }
 
     fn accept(&mut self, text: &str, peer: &Peer, holders: &mut HashMap<Ipv4Subnet, (i64, String)>) {
-        let subnet = peer.key.ipv4;
+        let Some(subnet) = peer.key.ipv4() else { return };
         let created = peer.revisions.created;
         match holders.get(&subnet).cloned() {
             Some((older, _)) if older <= created => {
@@ -210,11 +210,14 @@ fn with_cause(error: &LeaseValueError) -> String {
 }
 
 fn objection(peer: &Peer, limits: &Limits) -> Option<RejectReason> {
-    let subnet = peer.key.ipv4;
-    if !limits.pool.network.contains(&subnet) {
+    let Some(subnet) = peer
+        .key
+        .ipv4()
+        .filter(|subnet| limits.pool.network.contains(subnet))
+    else {
         return Some(RejectReason::OutsideNetwork(limits.pool.network));
-    }
-    if subnet.overlaps(&limits.own.ipv4) {
+    };
+    if limits.own.ipv4().is_some_and(|own| subnet.overlaps(&own)) {
         return Some(RejectReason::OwnSubnet);
     }
     if subnet.length() != limits.pool.subnet_len() {
@@ -247,9 +250,11 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            pool: NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#)
+            pool: *NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#)
                 .unwrap()
-                .ipv4,
+                .pools
+                .ipv4()
+                .unwrap(),
             own: "10.5.1.0-24".parse().unwrap(),
             own_public_ip: Ipv4Addr::new(192, 168, 50, 11),
         }
@@ -282,6 +287,7 @@ mod tests {
     #[test]
     fn a_bad_record_is_named_and_moves_nobody_elses_route() {
         for (key, bad, part) in [
+            ("fd00::-64", value("192.168.50.66"), "not inside Network"),
             ("0.0.0.0-0", value("192.168.50.66"), "prefix length 0"),
             ("10.5.9.9-32", value("192.168.50.66"), "prefix length 32"),
             ("foo", value("192.168.50.66"), "not of the form"),

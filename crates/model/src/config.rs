@@ -1,110 +1,50 @@
 //! The network config: the JSON that the operator writes to `<prefix>/config`.
 
-use std::fmt;
-use std::net::Ipv4Addr;
-
 use serde_json::value::RawValue;
 
-use crate::Ipv4Subnet;
+use crate::config_error::Reader;
 use crate::json::Fields;
+use crate::pool::{self, Ipv4Pool, Ipv6Pool};
+use crate::{ConfigErrors, Families, FieldError, VxlanOptions};
 
-/// flannel refuses a longer SubnetLen: a subnet needs room for pods.
-const LONGEST_SUBNET: u8 = 30;
-/// flannel's default SubnetLen for networks up to this length is 24.
-const ROOMY_NETWORK: u8 = 22;
-/// Smallest Network for which a SubnetLen is derived.
-const LONGEST_NETWORK: u8 = 28;
-
-/// One field that holds what it cannot hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldError {
-    /// Name of the field, as flannel documents it.
-    pub field: String,
-    /// What it holds, shortened.
-    pub value: String,
-    /// What is wrong and what was expected.
-    pub problem: String,
-}
-
-impl FieldError {
-    pub(crate) fn new(field: &str, value: &str, problem: &str) -> Self {
-        const LONGEST: usize = 80;
-        let value = value.chars().take(LONGEST).collect();
-        Self {
-            field: field.to_owned(),
-            value,
-            problem: problem.to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {}: {}", self.field, self.value, self.problem)
-    }
-}
-
-/// Everything that is wrong with a network config, at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<FieldError>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.0.iter().enumerate() {
-            let separator = if i == 0 { "" } else { "; " };
-            write!(f, "{separator}{error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
-
-/// The address space of the pods and how it is cut.
+/// What the backend's options say, for the backends that this crate knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4Pool {
-    /// The whole address space.
-    pub network: Ipv4Subnet,
-    /// First subnet that is handed out.
-    pub subnet_min: Ipv4Subnet,
-    /// Last one.
-    pub subnet_max: Ipv4Subnet,
+pub enum BackendSettings {
+    /// `"Type": "vxlan"`.
+    Vxlan(VxlanOptions),
+    /// Any other backend; its options were not read.
+    Unread,
 }
 
-impl Ipv4Pool {
-    /// Length of every subnet, in bits.
-    pub fn subnet_len(&self) -> u8 {
-        self.subnet_min.length()
-    }
-
-    /// Whether `subnet` is one that this pool hands out.
-    pub fn offers(&self, subnet: &Ipv4Subnet) -> bool {
-        subnet.length() == self.subnet_len() && (self.subnet_min..=self.subnet_max).contains(subnet)
-    }
-
-    /// Every subnet of the pool in ascending order.
-    pub fn subnets(&self) -> impl Iterator<Item = Ipv4Subnet> + use<> {
-        let last = self.subnet_max;
-        std::iter::successors(Some(self.subnet_min), Ipv4Subnet::next).take_while(move |s| *s <= last)
-    }
-}
-
-/// The backend as the operator named it; its options are read by the backend itself.
+/// The backend as the operator named it.
 #[derive(Debug, Clone)]
 pub struct BackendConfig {
     /// `Type` in lower case.
     pub kind: String,
     /// The whole `Backend` object.
     pub options: Box<RawValue>,
+    /// What its options resolve to.
+    pub settings: BackendSettings,
 }
 
 /// A network config that was checked.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// The IPv4 pool.
-    pub ipv4: Ipv4Pool,
+    /// The pool of each family that is on.
+    pub pools: Families<Ipv4Pool, Ipv6Pool>,
     /// How packets travel between nodes.
     pub backend: BackendConfig,
+}
+
+/// What a config asks for, known also when parts of it are bad.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// EnableIPv4.
+    pub ipv4: bool,
+    /// EnableIPv6.
+    pub ipv6: bool,
+    /// The backend, unless it cannot be read.
+    pub backend: Option<&'a BackendConfig>,
 }
 
 impl NetworkConfig {
@@ -113,6 +53,17 @@ impl NetworkConfig {
     /// # Errors
     /// All problems at once, each with its field.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigErrors> {
+        Self::parse_for(text, |_| Vec::new())
+    }
+
+    /// The same for somebody who can carry out only some configs: `limits` names what is asked for in vain.
+    ///
+    /// # Errors
+    /// All problems at once, those of `limits` among them.
+    pub fn parse_for(
+        text: &[u8],
+        limits: impl FnOnce(Asked<'_>) -> Vec<FieldError>,
+    ) -> Result<Self, ConfigErrors> {
         let fields: Fields = serde_json::from_slice(text).map_err(|cause| {
             let shown = String::from_utf8_lossy(text);
             ConfigErrors(vec![FieldError::new(
@@ -121,228 +72,82 @@ impl NetworkConfig {
                 &format!("not a JSON object ({cause})"),
             )])
         })?;
-        let mut reader = Reader {
-            fields: &fields,
-            errors: Vec::new(),
-        };
-        reader.families();
-        let backend = reader.backend();
-        let ipv4 = reader.ipv4();
-        match (ipv4, backend) {
-            (Some(ipv4), Some(backend)) if reader.errors.is_empty() => Ok(Self { ipv4, backend }),
+        let mut reader = Reader::new(&fields);
+        let (ipv4, ipv6) = families(&mut reader);
+        let ipv4_pool = ipv4.then(|| pool::read(&mut reader, &pool::IPV4)).flatten();
+        let ipv6_pool = ipv6.then(|| pool::read(&mut reader, &pool::IPV6)).flatten();
+        let backend = backend(&mut reader);
+        reader.errors.extend(limits(Asked {
+            ipv4,
+            ipv6,
+            backend: backend.as_ref(),
+        }));
+        match (Families::new(ipv4_pool, ipv6_pool), backend) {
+            (Some(pools), Some(backend)) if reader.errors.is_empty() => Ok(Self { pools, backend }),
             _ => Err(ConfigErrors(reader.errors)),
         }
     }
 }
 
-struct Reader<'a> {
-    fields: &'a Fields,
-    errors: Vec<FieldError>,
+fn families(reader: &mut Reader<'_>) -> (bool, bool) {
+    let ipv4 = reader.flag("EnableIPv4", true);
+    let ipv6 = reader.flag("EnableIPv6", false);
+    if !ipv4 && !ipv6 {
+        let problem = "EnableIPv6 is not true either; a network has IPv4, IPv6 or both";
+        reader.error("EnableIPv4", "false", problem);
+    }
+    // Our rules are always nftables; the switch is read so that a wrong value is told.
+    reader.flag("EnableNFTables", false);
+    (ipv4, ipv6)
 }
 
-impl Reader<'_> {
-    fn raw(&self, name: &str) -> Option<&RawValue> {
-        self.fields.get(name).filter(|raw| raw.get() != "null")
-    }
-
-    fn error(&mut self, field: &str, value: &str, problem: impl AsRef<str>) {
-        self.errors.push(FieldError::new(field, value, problem.as_ref()));
-    }
-
-    fn flag(&mut self, name: &str, default: bool) -> bool {
-        let Some(raw) = self.raw(name) else { return default };
-        let text = raw.get().to_owned();
-        serde_json::from_str(&text).unwrap_or_else(|_| {
-            self.error(name, &text, "expected true or false");
-            default
-        })
-    }
-
-    fn families(&mut self) {
-        if !self.flag("EnableIPv4", true) {
-            self.error(
-                "EnableIPv4",
-                "false",
-                "a network without IPv4 is not built yet; leave it out or set it to true",
-            );
-        }
-        if self.flag("EnableIPv6", false) {
-            self.error(
-                "EnableIPv6",
-                "true",
-                "IPv6 is not built yet; leave it out or set it to false",
-            );
-        }
-        // Our rules are always nftables; the switch is read so that a wrong value is told.
-        self.flag("EnableNFTables", false);
-    }
-
-    fn backend(&mut self) -> Option<BackendConfig> {
-        let default = || RawValue::from_string(r#"{"Type":"udp"}"#.to_owned()).ok();
-        let options = match self.raw("Backend") {
-            Some(raw) => raw.to_owned(),
-            // flannel's code takes udp for an absent Backend, whatever its documents say.
-            None => default()?,
-        };
-        let Ok(fields) = serde_json::from_str::<Fields>(options.get()) else {
-            self.error(
-                "Backend",
-                options.get(),
-                r#"expected an object such as {"Type":"vxlan"}"#,
-            );
-            return None;
-        };
-        let kind = fields
-            .get("Type")
-            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        let Some(kind) = kind.filter(|kind| !kind.is_empty()) else {
-            let shown = fields.get("Type").map_or("missing", RawValue::get).to_owned();
-            self.error(
-                "Backend.Type",
-                &shown,
-                r#"expected the name of a backend, such as "vxlan""#,
-            );
-            return None;
-        };
-        Some(BackendConfig {
-            kind: kind.to_lowercase(),
-            options,
-        })
-    }
-
-    fn ipv4(&mut self) -> Option<Ipv4Pool> {
-        let network = self.network()?;
-        let length = self.subnet_len(network)?;
-        let first = Ipv4Subnet::new(network.network(), length)?;
-        // The first subnet is skipped: flannel keeps the network's own address out of use.
-        let default_min = first.next()?;
-        let default_max = Ipv4Subnet::new(network.last(), length)?;
-        let min = self.boundary("SubnetMin", network, length, default_min);
-        let max = self.boundary("SubnetMax", network, length, default_max);
-        let (subnet_min, subnet_max) = (min?, max?);
-        if subnet_min > subnet_max {
-            let problem = format!(
-                "lies behind SubnetMax {}, so there is no subnet to hand out",
-                subnet_max.network()
-            );
-            self.error("SubnetMin", &subnet_min.network().to_string(), problem);
-            return None;
-        }
-        Some(Ipv4Pool {
-            network,
-            subnet_min,
-            subnet_max,
-        })
-    }
-
-    fn network(&mut self) -> Option<Ipv4Subnet> {
-        const EXPECTED: &str = r#"expected a network such as "10.5.0.0/16""#;
-        let Some(raw) = self.raw("Network") else {
-            self.error("Network", "missing", EXPECTED);
-            return None;
-        };
-        let shown = raw.get().to_owned();
-        let network = serde_json::from_str::<String>(&shown)
-            .ok()
-            .and_then(|text| text.parse::<Ipv4Subnet>().ok());
-        match network {
-            // flannel takes 0.0.0.0/0 for an empty Network.
-            Some(network) if network.length() > 0 => Some(network),
-            _ => {
-                self.error("Network", &shown, EXPECTED);
-                None
+fn backend(reader: &mut Reader<'_>) -> Option<BackendConfig> {
+    // flannel's code takes udp for an absent Backend, whatever its documents say.
+    let text = reader.raw("Backend").unwrap_or(r#"{"Type":"udp"}"#);
+    let (Ok(fields), Ok(options)) = (
+        serde_json::from_str::<Fields>(text),
+        RawValue::from_string(text.to_owned()),
+    ) else {
+        reader.error("Backend", text, r#"expected an object such as {"Type":"vxlan"}"#);
+        return None;
+    };
+    let kind = fields
+        .get("Type")
+        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let Some(kind) = kind.filter(|kind| !kind.is_empty()) else {
+        let shown = fields.get("Type").map_or("missing", RawValue::get);
+        let problem = r#"expected the name of a backend, such as "vxlan""#;
+        reader.error("Backend.Type", shown, problem);
+        return None;
+    };
+    let kind = kind.to_lowercase();
+    let settings = match kind.as_str() {
+        "vxlan" => match VxlanOptions::parse(&options) {
+            Ok(vxlan) => BackendSettings::Vxlan(vxlan),
+            Err(errors) => {
+                reader.errors.extend(errors);
+                BackendSettings::Unread
             }
-        }
-    }
-
-    fn subnet_len(&mut self, network: Ipv4Subnet) -> Option<u8> {
-        let Some(raw) = self.raw("SubnetLen") else {
-            return self.default_subnet_len(network);
-        };
-        let shown = raw.get().to_owned();
-        // flannel takes 0 for absent.
-        let length = match serde_json::from_str::<u8>(&shown) {
-            Ok(0) => return self.default_subnet_len(network),
-            Ok(length) => length,
-            Err(_) => {
-                self.error("SubnetLen", &shown, "expected a whole number of bits");
-                return None;
-            }
-        };
-        if length > LONGEST_SUBNET {
-            self.error(
-                "SubnetLen",
-                &shown,
-                format!("must be less than /31: the longest subnet is /{LONGEST_SUBNET}"),
-            );
-            return None;
-        }
-        if length < network.length() + 2 {
-            let problem = format!(
-                "Network {network} must hold at least four subnets: expected {} to {LONGEST_SUBNET}",
-                network.length() + 2
-            );
-            self.error("SubnetLen", &shown, problem);
-            return None;
-        }
-        Some(length)
-    }
-
-    fn default_subnet_len(&mut self, network: Ipv4Subnet) -> Option<u8> {
-        match network.length() {
-            length if length > LONGEST_NETWORK => {
-                let problem =
-                    format!("too small: the minimum is /{LONGEST_NETWORK}, which holds four subnets");
-                self.error("Network", &network.to_string(), problem);
-                None
-            }
-            length if length <= ROOMY_NETWORK => Some(24),
-            length => Some(length + 2),
-        }
-    }
-
-    fn boundary(
-        &mut self,
-        field: &str,
-        network: Ipv4Subnet,
-        length: u8,
-        default: Ipv4Subnet,
-    ) -> Option<Ipv4Subnet> {
-        let Some(raw) = self.raw(field) else {
-            return Some(default);
-        };
-        let shown = raw.get().to_owned();
-        let Some(address) = serde_json::from_str::<Ipv4Addr>(&shown).ok() else {
-            self.error(field, &shown, "expected an IPv4 address");
-            return None;
-        };
-        if address.is_unspecified() {
-            return Some(default);
-        }
-        if !network.holds(address) {
-            self.error(field, &shown, format!("is not in the range of Network {network}"));
-            return None;
-        }
-        let subnet = Ipv4Subnet::new(address, length)?;
-        if subnet.network() != address {
-            let problem = format!(
-                "is not on a SubnetLen boundary: the /{length} around it begins at {}",
-                subnet.network()
-            );
-            self.error(field, &shown, problem);
-            return None;
-        }
-        Some(subnet)
-    }
+        },
+        _ => BackendSettings::Unread,
+    };
+    Some(BackendConfig {
+        kind,
+        options,
+        settings,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Pool, Subnet};
 
-    fn pool(text: &str) -> (u8, String, String) {
-        let config = NetworkConfig::parse(text.as_bytes()).unwrap();
-        let pool = config.ipv4;
+    fn parse(text: &str) -> Result<NetworkConfig, ConfigErrors> {
+        NetworkConfig::parse(text.as_bytes())
+    }
+
+    fn cut<S: Subnet>(pool: &Pool<S>) -> (u8, String, String) {
         (
             pool.subnet_len(),
             pool.subnet_min.network().to_string(),
@@ -350,69 +155,237 @@ mod tests {
         )
     }
 
+    fn errors(text: &str) -> Vec<FieldError> {
+        parse(text).unwrap_err().0
+    }
+
     fn fields(text: &str) -> Vec<String> {
-        NetworkConfig::parse(text.as_bytes())
-            .unwrap_err()
-            .0
-            .into_iter()
-            .map(|e| e.field)
-            .collect()
+        errors(text).into_iter().map(|e| e.field).collect()
+    }
+
+    /// A dual-stack config with these fields in front.
+    fn dual(more: &str) -> String {
+        format!(
+            r#"{{{more}"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","Backend":{{"Type":"vxlan"}}}}"#
+        )
     }
 
     #[test]
     fn defaults_are_flannels() {
-        let of = |network: &str| pool(&format!(r#"{{"Network":"{network}"}}"#));
-        assert_eq!(of("10.5.0.0/16"), (24, "10.5.1.0".into(), "10.5.255.0".into()));
-        assert_eq!(of("10.5.0.0/22"), (24, "10.5.1.0".into(), "10.5.3.0".into()));
-        assert_eq!(of("10.5.7.9/24"), (26, "10.5.7.64".into(), "10.5.7.192".into()));
-        assert_eq!(of("10.5.0.0/28"), (30, "10.5.0.4".into(), "10.5.0.12".into()));
+        for (network, length, min, max) in [
+            ("10.5.0.0/16", 24, "10.5.1.0", "10.5.255.0"),
+            ("10.5.0.0/22", 24, "10.5.1.0", "10.5.3.0"),
+            ("10.5.7.9/24", 26, "10.5.7.64", "10.5.7.192"),
+            ("10.5.0.0/28", 30, "10.5.0.4", "10.5.0.12"),
+        ] {
+            let config = parse(&format!(r#"{{"Network":"{network}"}}"#)).unwrap();
+            let pool = config.pools.ipv4().unwrap();
+            assert_eq!(cut(pool), (length, min.into(), max.into()));
+            assert!(config.pools.ipv6().is_none());
+        }
+        for (network, length, min, max) in [
+            ("fd00:5::/48", 64, "fd00:5:0:1::", "fd00:5:0:ffff::"),
+            ("fd00:5::/62", 64, "fd00:5:0:1::", "fd00:5:0:3::"),
+            ("fd00:5::1/64", 66, "fd00:5:0:0:4000::", "fd00:5:0:0:c000::"),
+            ("fd00:5::/124", 126, "fd00:5::4", "fd00:5::c"),
+        ] {
+            let text = format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#);
+            let config = parse(&text).unwrap();
+            assert_eq!(
+                cut(config.pools.ipv6().unwrap()),
+                (length, min.into(), max.into())
+            );
+            assert!(config.pools.ipv4().is_none());
+        }
     }
 
     #[test]
     fn names_in_any_case_and_unknown_fields() {
         let text = r#"{"network":"10.5.0.0/16","SUBNETLEN":26,"Later":{},"subnetmin":"10.5.0.0","SubnetMax":"10.5.0.128","backend":{"type":"VXLAN"}}"#;
-        assert_eq!(pool(text), (26, "10.5.0.0".into(), "10.5.0.128".into()));
-        let config = NetworkConfig::parse(text.as_bytes()).unwrap();
+        let config = parse(text).unwrap();
+        let pool = config.pools.ipv4().unwrap();
+        assert_eq!(cut(pool), (26, "10.5.0.0".into(), "10.5.0.128".into()));
         assert_eq!(config.backend.kind, "vxlan");
-        assert_eq!(config.ipv4.subnets().count(), 3);
+        assert!(matches!(config.backend.settings, BackendSettings::Vxlan(_)));
+        assert_eq!((pool.subnets().count(), pool.count()), (3, 3));
     }
 
     #[test]
-    fn an_absent_backend_is_udp_as_in_flannels_code() {
-        let config = NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
-        assert_eq!(config.backend.kind, "udp");
+    fn dual_stack_has_two_pools() {
+        let config = parse(&dual(
+            r#""IPv6SubnetLen":80,"IPv6SubnetMin":"fd00:5::","IPv6SubnetMax":"fd00:5:0:0:3::","#,
+        ))
+        .unwrap();
+        let Families::Dual(ipv4, ipv6) = config.pools else {
+            panic!("{config:?}")
+        };
+        assert_eq!(ipv4.subnet_len(), 24);
+        // The unspecified address would mean the default; the network's own address is an explicit first subnet.
+        assert_eq!(cut(&ipv6), (80, "fd00:5::".into(), "fd00:5:0:0:3::".into()));
+        assert_eq!(ipv6.count(), 4);
     }
 
     #[test]
-    fn all_errors_at_once_by_field() {
-        let text = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0","SubnetMax":"10.5.3.7","Backend":{"Type":""},"EnableIPv6":true}"#;
+    fn an_ipv6_pool_may_be_huge() {
+        let text = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/8"}"#;
+        let pool = *parse(text).unwrap().pools.ipv6().unwrap();
+        assert_eq!(pool.count(), (1 << 56) - 1);
         assert_eq!(
-            fields(text),
-            ["EnableIPv6", "Backend.Type", "SubnetMin", "SubnetMax"]
+            pool.subnets().take(2).last().unwrap().to_string(),
+            "fd00:0:0:2::/64"
         );
     }
 
     #[test]
-    fn each_bad_field_is_named() {
-        for (text, field) in [
-            ("not json", "config"),
-            ("[]", "config"),
-            (r#"{}"#, "Network"),
-            (r#"{"Network":7}"#, "Network"),
-            (r#"{"Network":"0.0.0.0/0"}"#, "Network"),
-            (r#"{"Network":"10.5.0.0/29"}"#, "Network"),
-            (r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#, "SubnetLen"),
-            (r#"{"Network":"10.5.0.0/16","SubnetLen":17}"#, "SubnetLen"),
-            (r#"{"Network":"10.5.0.0/16","SubnetLen":"24"}"#, "SubnetLen"),
+    fn ipv6_fields_count_only_when_ipv6_is_on() {
+        assert!(parse(r#"{"Network":"10.5.0.0/16","IPv6Network":"junk"}"#).is_ok());
+        assert!(
+            parse(r#"{"Network":7,"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}"#).is_ok()
+        );
+    }
+
+    #[test]
+    fn an_absent_backend_is_udp_as_in_flannels_code() {
+        let config = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+        assert_eq!(config.backend.kind, "udp");
+        assert_eq!(config.backend.settings, BackendSettings::Unread);
+    }
+
+    #[test]
+    fn all_errors_at_once_by_field() {
+        let text = r#"{"EnableNFTables":1,"Network":"10.5.0.0/16","SubnetLen":31,"SubnetMin":"10.6.0.0","SubnetMax":7,
+            "EnableIPv6":true,"IPv6SubnetLen":200,"IPv6SubnetMin":"10.0.0.0","Backend":{"Type":"vxlan","VNI":-1,"Port":99999}}"#;
+        assert_eq!(
+            fields(text),
+            [
+                "EnableNFTables",
+                "SubnetLen",
+                "SubnetMin",
+                "SubnetMax",
+                "IPv6Network",
+                "IPv6SubnetLen",
+                "IPv6SubnetMin",
+                "Backend.VNI",
+                "Backend.Port"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_caller_cannot_do_is_told_with_the_rest() {
+        let limits = |asked: Asked<'_>| {
+            assert!(asked.ipv4 && asked.ipv6);
+            let kind = &asked.backend.unwrap().kind;
+            vec![FieldError::new("Backend.Type", kind, "not here")]
+        };
+        let text = r#"{"EnableIPv6":true,"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}"#;
+        let errors = NetworkConfig::parse_for(text.as_bytes(), limits).unwrap_err();
+        let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+        assert_eq!(fields, ["IPv6Network", "Backend.Type"]);
+    }
+
+    #[test]
+    fn each_bad_field_is_named_and_the_reason_told() {
+        for (text, field, part) in [
+            ("not json", "config", "JSON"),
+            ("[]", "config", "JSON"),
+            (r#"{}"#, "Network", "define a correct Network parameter"),
+            (r#"{"Network":7}"#, "Network", "no IPv4 network"),
+            (r#"{"Network":"fd00::/48"}"#, "Network", "no IPv4 network"),
+            (r#"{"Network":"0.0.0.0/0"}"#, "Network", "whole address space"),
+            (r#"{"Network":"10.5.0.0/29"}"#, "Network", "minimum is /28"),
+            (
+                r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#,
+                "SubnetLen",
+                "less than /31",
+            ),
+            (
+                r#"{"Network":"10.5.0.0/16","SubnetLen":17}"#,
+                "SubnetLen",
+                "at least four subnets: expected 18 to 30",
+            ),
+            (
+                r#"{"Network":"10.5.0.0/29","SubnetLen":30}"#,
+                "SubnetLen",
+                "a larger network",
+            ),
+            (
+                r#"{"Network":"10.5.0.0/16","SubnetLen":"24"}"#,
+                "SubnetLen",
+                "whole number",
+            ),
             (
                 r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.2.0"}"#,
                 "SubnetMin",
+                "behind SubnetMax 10.5.2.0",
             ),
-            (r#"{"Network":"10.5.0.0/16","SubnetMin":"x"}"#, "SubnetMin"),
-            (r#"{"Network":"10.5.0.0/16","Backend":7}"#, "Backend"),
-            (r#"{"Network":"10.5.0.0/16","EnableIPv4":"yes"}"#, "EnableIPv4"),
+            (
+                r#"{"Network":"10.5.0.0/16","SubnetMin":"x"}"#,
+                "SubnetMin",
+                "an IPv4 address",
+            ),
+            (
+                r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.3.7"}"#,
+                "SubnetMax",
+                "begins at 10.5.3.0",
+            ),
+            (r#"{"Network":"10.5.0.0/16","Backend":7}"#, "Backend", "object"),
+            (
+                r#"{"Network":"10.5.0.0/16","EnableIPv4":"yes"}"#,
+                "EnableIPv4",
+                "true or false",
+            ),
+            (
+                r#"{"EnableIPv4":false,"Network":"10.5.0.0/16"}"#,
+                "EnableIPv4",
+                "IPv6 or both",
+            ),
         ] {
-            assert_eq!(fields(text), [field], "{text}");
+            let errors = errors(text);
+            assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+            assert_eq!(errors[0].field, field, "{text}");
+            assert!(errors[0].problem.contains(part), "{text}: {}", errors[0]);
+        }
+    }
+
+    #[test]
+    fn each_bad_ipv6_field_is_named_and_the_reason_told() {
+        let v6 = |rest: &str| format!(r#"{{"EnableIPv4":false,"EnableIPv6":true{rest}}}"#);
+        for (rest, field, part) in [
+            ("", "IPv6Network", "define a correct IPv6Network parameter"),
+            (
+                r#","IPv6Network":"10.5.0.0/16""#,
+                "IPv6Network",
+                "no IPv6 network",
+            ),
+            (r#","IPv6Network":"::/0""#, "IPv6Network", "whole address space"),
+            (r#","IPv6Network":"fd00::/125""#, "IPv6Network", "minimum is /124"),
+            (
+                r#","IPv6Network":"fd00::/48","IPv6SubnetLen":127"#,
+                "IPv6SubnetLen",
+                "less than /127",
+            ),
+            (
+                r#","IPv6Network":"fd00::/48","IPv6SubnetLen":49"#,
+                "IPv6SubnetLen",
+                "expected 50 to 126",
+            ),
+            (
+                r#","IPv6Network":"fd00::/48","IPv6SubnetMin":"fd01::""#,
+                "IPv6SubnetMin",
+                "not in the range of IPv6Network fd00::/48",
+            ),
+            (
+                r#","IPv6Network":"fd00::/48","IPv6SubnetMax":"fd00::1""#,
+                "IPv6SubnetMax",
+                "not on a IPv6SubnetLen boundary",
+            ),
+        ] {
+            let text = v6(rest);
+            let errors = errors(&text);
+            assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+            assert_eq!(errors[0].field, field, "{text}");
+            assert!(errors[0].problem.contains(part), "{text}: {}", errors[0]);
         }
     }
 }

@@ -5,9 +5,13 @@
 //! one etcd.
 
 mod config;
+mod config_error;
+mod families;
 mod json;
-mod lease;
+mod lease_key;
+mod lease_value;
 mod mac;
+mod pool;
 mod prefix;
 mod service_config;
 mod service_fields;
@@ -19,11 +23,16 @@ mod service_spec;
 mod service_virtual;
 mod subnet;
 mod subnet_env;
+mod text;
 mod vxlan;
 
-pub use config::{BackendConfig, ConfigErrors, FieldError, Ipv4Pool, NetworkConfig};
-pub use lease::{LeaseKey, LeaseKeyError, LeaseValue, LeaseValueError, MAX_LEASE_VALUE};
+pub use config::{Asked, BackendConfig, BackendSettings, NetworkConfig};
+pub use config_error::{ConfigErrors, FieldError};
+pub use families::Families;
+pub use lease_key::{LeaseKey, LeaseKeyError};
+pub use lease_value::{LeaseValue, LeaseValueError, MAX_LEASE_VALUE};
 pub use mac::{Mac, MacError};
+pub use pool::{Ipv4Pool, Ipv6Pool, Pool};
 pub use prefix::EtcdPrefix;
 pub use service_config::{Scheduler, SchedulerError, ServiceCidr, ServiceCidrError, ServicesConfig};
 pub use service_fields::{MAX_SERVICE_VALUE, ServiceFieldError, ServiceValueError};
@@ -33,6 +42,6 @@ pub use service_record::ServiceRecord;
 pub use service_slice::{EndpointSlice, EndpointState, ServiceEndpoint, SliceEndpoint, SlicePort};
 pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy};
 pub use service_virtual::{ServiceProtocol, ServiceProtocolError, VirtualAddress};
-pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
+pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};
-pub use vxlan::{VXLAN_OVERHEAD_V4, VxlanLeaseData, VxlanOptions};
+pub use vxlan::{VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, VxlanLeaseData, VxlanOptions};

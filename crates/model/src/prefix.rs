@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::LeaseKey;
+use crate::{Families, LeaseKey};
 
 /// The key prefix of `--etcd-prefix`, cleaned as flannel cleans it: duplicate and trailing slashes vanish, `.` and `..`
 /// are resolved, a missing leading slash stays missing.
@@ -33,14 +33,29 @@ impl EtcdPrefix {
         self.join("config")
     }
 
-    /// Range of all leases, with its closing slash, so that a sibling such as `subnets-old` is no part of it.
+    /// Range of the leases of a network that has IPv4, with its closing slash, so that a sibling such as `subnets-old` is no
+    /// part of it.
     pub fn subnets(&self) -> String {
         self.join("subnets/")
     }
 
+    /// Range of the leases of a network with IPv6 alone. flannel has no key for one, and every key of another form that
+    /// begins with `<prefix>/subnets` makes flannel forget all its peers, so ours stand apart.
+    pub fn ipv6_subnets(&self) -> String {
+        self.join("ipv6-subnets/")
+    }
+
+    /// Range of all leases of a network with these families.
+    pub fn leases<A, B>(&self, families: &Families<A, B>) -> String {
+        match families {
+            Families::Ipv4(_) | Families::Dual(..) => self.subnets(),
+            Families::Ipv6(_) => self.ipv6_subnets(),
+        }
+    }
+
     /// Key of one lease.
     pub fn lease(&self, key: &LeaseKey) -> String {
-        format!("{}{key}", self.subnets())
+        format!("{}{key}", self.leases(key.subnets()))
     }
 
     /// Range of everything about Services (docs/services.md).
@@ -79,6 +94,24 @@ mod tests {
             ("", "config"),
         ] {
             assert_eq!(EtcdPrefix::new(given).config(), config, "{given}");
+        }
+    }
+
+    #[test]
+    fn only_keys_that_flannel_reads_begin_with_subnets() {
+        let prefix = EtcdPrefix::new("/coreos.com/network");
+        for (key, full) in [
+            ("10.5.1.0-24", "/coreos.com/network/subnets/10.5.1.0-24"),
+            (
+                "10.5.1.0-24&fd00::-64",
+                "/coreos.com/network/subnets/10.5.1.0-24&fd00::-64",
+            ),
+            ("fd00::-64", "/coreos.com/network/ipv6-subnets/fd00::-64"),
+        ] {
+            assert_eq!(prefix.lease(&key.parse().unwrap()), full);
+        }
+        for other in [prefix.config(), prefix.services(), prefix.ipv6_subnets()] {
+            assert!(!other.starts_with("/coreos.com/network/subnets"), "{other}");
         }
     }
 }

@@ -1,11 +1,40 @@
 //! Subnets that are always network-normalised: `10.5.1.7/24` cannot exist as a value of these types.
 
 use std::fmt;
+use std::hash::Hash;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// What the subnets of both families have in common, for code that treats them alike.
+pub trait Subnet:
+    Copy + Ord + Hash + fmt::Debug + fmt::Display + FromStr<Err = SubnetError> + Send + Sync + 'static
+{
+    /// An address of the family.
+    type Address: Copy + Ord + Hash + fmt::Debug + fmt::Display + FromStr + DeserializeOwned + Send + Sync;
+
+    /// The subnet of `length` bits that holds `address`; host bits are cleared. `None` when `length` is out of range.
+    fn new(address: Self::Address, length: u8) -> Option<Self>;
+    /// Network address: the first address of the subnet.
+    fn network(&self) -> Self::Address;
+    /// Last address of the subnet.
+    fn last(&self) -> Self::Address;
+    /// Prefix length in bits.
+    fn length(&self) -> u8;
+    /// Whether `address` lies inside.
+    fn holds(&self, address: Self::Address) -> bool;
+    /// Whether every address of `other` lies inside.
+    fn contains(&self, other: &Self) -> bool;
+    /// Whether the two share an address.
+    fn overlaps(&self, other: &Self) -> bool;
+    /// The subnet of the same length right behind this one; `None` at the end of the address space.
+    fn next(&self) -> Option<Self>;
+    /// How many subnets of this length lie between this one and `later` of the same length; 0 when it does not lie behind.
+    fn steps_to(&self, later: &Self) -> u128;
+}
 
 /// Why a text is no subnet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +93,43 @@ macro_rules! subnet_type {
             pub fn next(&self) -> Option<Self> {
                 let after = <$bits>::from(self.last()).checked_add(1)?;
                 Self::new(<$addr>::from(after), self.length())
+            }
+        }
+
+        impl Subnet for $name {
+            type Address = $addr;
+
+            fn new(address: $addr, length: u8) -> Option<Self> {
+                Self::new(address, length)
+            }
+            fn network(&self) -> $addr {
+                self.network()
+            }
+            fn last(&self) -> $addr {
+                self.last()
+            }
+            fn length(&self) -> u8 {
+                self.length()
+            }
+            fn holds(&self, address: $addr) -> bool {
+                self.holds(address)
+            }
+            fn contains(&self, other: &Self) -> bool {
+                self.contains(other)
+            }
+            fn overlaps(&self, other: &Self) -> bool {
+                self.overlaps(other)
+            }
+            fn next(&self) -> Option<Self> {
+                self.next()
+            }
+            fn steps_to(&self, later: &Self) -> u128 {
+                let addresses = <$bits>::from(later.network()).saturating_sub(<$bits>::from(self.network()));
+                // A /0 has no second subnet, and a shift by all bits is not defined.
+                addresses
+                    .checked_shr(u32::from($max - self.length()))
+                    .unwrap_or(0)
+                    .into()
             }
         }
 
@@ -177,5 +243,15 @@ mod tests {
         assert_eq!(s.first_host().to_string(), "10.5.255.1");
         let all: Ipv4Subnet = "0.0.0.0/0".parse().unwrap();
         assert!(all.contains(&s) && all.overlaps(&s) && s.overlaps(&all) && !s.contains(&all));
+        assert_eq!(all.steps_to(&all), 0);
+    }
+
+    #[test]
+    fn steps_are_counted_in_both_families() {
+        let v4 = |text: &str| text.parse::<Ipv4Subnet>().unwrap();
+        assert_eq!(v4("10.5.1.0/24").steps_to(&v4("10.5.255.0/24")), 254);
+        assert_eq!(v4("10.5.255.0/24").steps_to(&v4("10.5.1.0/24")), 0);
+        let v6 = |text: &str| text.parse::<Ipv6Subnet>().unwrap();
+        assert_eq!(v6("fd00:5::/64").steps_to(&v6("fd00:5:0:ffff::/64")), 0xffff);
     }
 }

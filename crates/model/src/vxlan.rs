@@ -3,12 +3,15 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::FieldError;
 use crate::Mac;
-use crate::config::FieldError;
 use crate::json::Fields;
 
 /// Bytes that VXLAN adds to a packet on an IPv4 underlay: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348 §5).
 pub const VXLAN_OVERHEAD_V4: u32 = 50;
+/// The same on an IPv6 underlay, whose header has 40 bytes. flannel reckons 50 here as well, and the kernel then cuts the
+/// device's MTU below what flannel tells the pods.
+pub const VXLAN_OVERHEAD_V6: u32 = 70;
 
 /// UDP port of the kernel when none is set; flannel leaves it to the kernel, which uses the number from before the
 /// assignment of 4789 (drivers/net/vxlan, module parameter `udp_port`).

@@ -78,10 +78,11 @@ pub fn vxlan_peers(
     let mut holders: HashMap<Mac, (Ipv4Addr, LeaseKey)> = HashMap::new();
     let mut usable = Vec::with_capacity(sound.len());
     for (peer, mac) in sound {
+        let Some(subnet) = peer.key.ipv4() else { continue };
         let (address, holder) = *holders.entry(mac).or_insert((peer.value.public_ip, peer.key));
         if address == peer.value.public_ip {
             usable.push(Peer {
-                subnet: peer.key.ipv4,
+                subnet,
                 public_ip: address,
                 vtep_mac: mac,
             });

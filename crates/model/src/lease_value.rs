@@ -1,134 +1,17 @@
-//! Keys and values of leases, byte for byte as flannel writes them (API v3).
+//! Values of leases, byte for byte as flannel writes them (API v3).
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::json::Fields;
-use crate::{Ipv4Subnet, Ipv6Subnet};
+use crate::text::shortened;
 
 /// Longest lease value that is read, in bytes. flannel's own values are about 200 bytes; anything far beyond is junk
 /// that must not cost memory on every node.
 pub const MAX_LEASE_VALUE: usize = 8 * 1024;
-
-/// Shortest and longest prefix of an IPv4 lease: flannel refuses SubnetLen above 30, and a /0 is no lease.
-const IPV4_LENGTHS: std::ops::RangeInclusive<u8> = 1..=30;
-/// The same for IPv6 (IPv6SubnetLen ≤ 126).
-const IPV6_LENGTHS: std::ops::RangeInclusive<u8> = 1..=126;
-
-/// The part of a lease's key behind `<prefix>/subnets/`: `10.5.1.0-24` or `10.5.3.0-24&2001:cafe:42:3::-64`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseKey {
-    /// The node's IPv4 subnet.
-    pub ipv4: Ipv4Subnet,
-    /// Its IPv6 subnet in a dual-stack lease.
-    pub ipv6: Option<Ipv6Subnet>,
-}
-
-/// Why a key is no lease key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseKeyError {
-    /// It does not have the form `a.b.c.d-len` or `a.b.c.d-len&v6-len`.
-    #[error("{0:?} is not of the form 10.5.1.0-24 or 10.5.3.0-24&2001:cafe:42:3::-64")]
-    Form(String),
-    /// The prefix length can be no lease.
-    #[error("{key:?} has prefix length {length}; a lease has 1 to 30 (IPv4) or 1 to 126 (IPv6)")]
-    Length {
-        /// The key.
-        key: String,
-        /// The length in it.
-        length: u8,
-    },
-    /// Another text stands for the same subnet, so this one could shadow it.
-    #[error("{key:?} is not written as flannel writes it; expected {canonical:?}")]
-    NotCanonical {
-        /// The key.
-        key: String,
-        /// The text that flannel would have written.
-        canonical: String,
-    },
-}
-
-impl LeaseKey {
-    /// The key of an IPv4-only lease.
-    pub const fn ipv4_only(ipv4: Ipv4Subnet) -> Self {
-        Self { ipv4, ipv6: None }
-    }
-}
-
-impl fmt::Display for LeaseKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ipv4.network(), self.ipv4.length())?;
-        match &self.ipv6 {
-            Some(ipv6) => write!(f, "&{}-{}", ipv6.network(), ipv6.length()),
-            None => Ok(()),
-        }
-    }
-}
-
-impl FromStr for LeaseKey {
-    type Err = LeaseKeyError;
-
-    /// Reads the whole text; nothing may stand before or behind it. flannel's own expression is unanchored, and so
-    /// takes `junk/10.5.1.0-24` for a lease.
-    fn from_str(text: &str) -> Result<Self, LeaseKeyError> {
-        let form = || LeaseKeyError::Form(shortened(text));
-        let (v4, v6) = match text.split_once('&') {
-            Some((v4, v6)) => (v4, Some(v6)),
-            None => (text, None),
-        };
-        let (address, v4_length) = address_and_length::<Ipv4Addr>(v4).ok_or_else(form)?;
-        check_length(text, v4_length, &IPV4_LENGTHS)?;
-        let ipv4 = Ipv4Subnet::new(address, v4_length).ok_or_else(form)?;
-        let ipv6 = match v6 {
-            None => None,
-            Some(v6) => {
-                let (address, length) = address_and_length::<Ipv6Addr>(v6).ok_or_else(form)?;
-                check_length(text, length, &IPV6_LENGTHS)?;
-                Some(Ipv6Subnet::new(address, length).ok_or_else(form)?)
-            }
-        };
-        let key = Self { ipv4, ipv6 };
-        let canonical = key.to_string();
-        if canonical == text {
-            return Ok(key);
-        }
-        Err(LeaseKeyError::NotCanonical {
-            key: shortened(text),
-            canonical,
-        })
-    }
-}
-
-fn address_and_length<A: FromStr>(text: &str) -> Option<(A, u8)> {
-    let (address, length) = text.rsplit_once('-')?;
-    let digits = (1..=3).contains(&length.len()) && length.bytes().all(|b| b.is_ascii_digit());
-    digits.then_some(())?;
-    Some((address.parse().ok()?, length.parse().ok()?))
-}
-
-fn check_length(key: &str, length: u8, allowed: &std::ops::RangeInclusive<u8>) -> Result<(), LeaseKeyError> {
-    if allowed.contains(&length) {
-        return Ok(());
-    }
-    Err(LeaseKeyError::Length {
-        key: shortened(key),
-        length,
-    })
-}
-
-/// The beginning of a text from elsewhere, so that a hostile record cannot flood a log.
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 120;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
 
 /// What a node publishes about itself under its lease key.
 ///
@@ -303,42 +186,5 @@ mod tests {
             LeaseValue::parse(&junk),
             Err(LeaseValueError::TooLong(_))
         ));
-    }
-
-    #[test]
-    fn keys_round_trip() {
-        for text in ["10.5.52.0-24", "10.5.3.0-24&2001:cafe:42:3::-64", "10.5.1.4-30"] {
-            assert_eq!(text.parse::<LeaseKey>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn other_keys_are_refused() {
-        for bad in [
-            "",
-            "foo",
-            "10.5.1.0",
-            "10.5.1.0/24",
-            "10.5.1.0-24/meta",
-            "x10.5.1.0-24",
-            "10.5.1.0-",
-            "10.5.1.0-+4",
-            "10.5.1.0-024",
-            "10.5.1.0-24&",
-            "10.5.1.0-24&fd00::",
-            "10.5.1.0-24&FD00::-64",
-            "10.5.1.7-24",
-            "0.0.0.0-0",
-            "10.5.1.0-31",
-            "10.5.1.0-32",
-            "10.5.1.0-24&fd00::-128",
-            "010.5.1.0-24",
-            "10.5.1.0-24\n",
-            "10.5.1.0-24&fd00:0::-64",
-        ] {
-            assert!(bad.parse::<LeaseKey>().is_err(), "{bad}");
-        }
-        let long = "9".repeat(1 << 20);
-        assert!(long.parse::<LeaseKey>().unwrap_err().to_string().len() < 400);
     }
 }

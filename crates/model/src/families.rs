@@ -1,0 +1,66 @@
+//! One or both address families.
+
+/// Something that a network, a lease or a node has for IPv4, for IPv6 or for both, and never for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Families<A, B> {
+    /// IPv4 alone.
+    Ipv4(A),
+    /// IPv6 alone.
+    Ipv6(B),
+    /// Both: dual stack.
+    Dual(A, B),
+}
+
+impl<A, B> Families<A, B> {
+    /// From what there is of each; `None` when there is neither.
+    pub fn new(ipv4: Option<A>, ipv6: Option<B>) -> Option<Self> {
+        match (ipv4, ipv6) {
+            (Some(ipv4), Some(ipv6)) => Some(Self::Dual(ipv4, ipv6)),
+            (Some(ipv4), None) => Some(Self::Ipv4(ipv4)),
+            (None, Some(ipv6)) => Some(Self::Ipv6(ipv6)),
+            (None, None) => None,
+        }
+    }
+
+    /// What there is for IPv4.
+    pub fn ipv4(&self) -> Option<&A> {
+        match self {
+            Self::Ipv4(ipv4) | Self::Dual(ipv4, _) => Some(ipv4),
+            Self::Ipv6(_) => None,
+        }
+    }
+
+    /// What there is for IPv6.
+    pub fn ipv6(&self) -> Option<&B> {
+        match self {
+            Self::Ipv6(ipv6) | Self::Dual(_, ipv6) => Some(ipv6),
+            Self::Ipv4(_) => None,
+        }
+    }
+
+    /// Whether both have the same families.
+    pub fn same_families<C, D>(&self, other: &Families<C, D>) -> bool {
+        matches!(
+            (self, other),
+            (Self::Ipv4(_), Families::Ipv4(_))
+                | (Self::Ipv6(_), Families::Ipv6(_))
+                | (Self::Dual(..), Families::Dual(..))
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        for (ipv4, ipv6) in [(Some(4), None), (None, Some('6')), (Some(4), Some('6'))] {
+            let families = Families::new(ipv4, ipv6).unwrap();
+            assert_eq!((families.ipv4().copied(), families.ipv6().copied()), (ipv4, ipv6));
+            assert!(families.same_families(&families));
+        }
+        assert_eq!(Families::<u8, u8>::new(None, None), None);
+        assert!(!Families::<u8, u8>::Ipv4(1).same_families(&Families::<u8, u8>::Dual(1, 2)));
+    }
+}
