@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::overlay::Facts;
 use crate::rejects::RejectLog;
-use crate::services::{NodeFacts, RawRecord, ServiceProgrammer, Status};
+use crate::services::{IpvsProgrammer, RawRecord, Services, Status, service_node};
 
 /// IPVS has no notifications: what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -87,7 +87,7 @@ impl Records {
 async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
     let (_, mut events) = follow(store, range.clone());
     let mut records = Records::new(range);
-    let mut programmer = ServiceProgrammer::new();
+    let mut programmer = Services::new(Box::new(IpvsProgrammer::default()));
     let mut log = StatusLog::default();
     let mut burst = Vec::new();
     let mut due = Instant::now() + AUDIT;
@@ -104,10 +104,10 @@ async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Optio
                 }
                 burst.drain(..).for_each(|event| records.take(event));
             }
-            () = sleep_until(due) => {}
+            () = sleep_until(due) => programmer.verify(),
         }
         due = Instant::now() + AUDIT;
-        let node = facts.borrow_and_update().as_deref().map(NodeFacts::from);
+        let node = facts.borrow_and_update().as_deref().map(service_node);
         let Some(node) = node.filter(|_| records.synced) else {
             continue;
         };
@@ -126,7 +126,7 @@ async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Optio
             }
             Err(error) => {
                 tracing::error!(%error, "a pass over the Services ended early");
-                programmer = ServiceProgrammer::new();
+                programmer = Services::new(Box::new(IpvsProgrammer::default()));
                 due = Instant::now() + RETRY;
             }
         }

@@ -7,17 +7,20 @@
 mod config;
 mod config_error;
 mod families;
+mod ip_subnet;
 mod json;
 mod lease_key;
 mod lease_value;
 mod mac;
 mod pool;
 mod prefix;
+mod service_access;
 mod service_config;
 mod service_fields;
 mod service_key;
 mod service_manifest;
 mod service_record;
+mod service_scheduler;
 mod service_slice;
 mod service_spec;
 mod service_virtual;
@@ -29,18 +32,24 @@ mod vxlan;
 pub use config::{Asked, BackendConfig, BackendSettings, NetworkConfig};
 pub use config_error::{ConfigErrors, FieldError};
 pub use families::Families;
+pub use ip_subnet::{IpSubnet, IpSubnetError};
 pub use lease_key::{LeaseKey, LeaseKeyError};
 pub use lease_value::{LeaseValue, LeaseValueError, MAX_LEASE_VALUE};
 pub use mac::{Mac, MacError};
 pub use pool::{Ipv4Pool, Ipv6Pool, Pool};
 pub use prefix::EtcdPrefix;
-pub use service_config::{Scheduler, SchedulerError, ServiceCidr, ServiceCidrError, ServicesConfig};
+pub use service_access::spec_of_service;
+pub use service_config::{
+    DRAIN_TIMEOUT, NodePortAddresses, NodePortAddressesError, NodePortRange, NodePortRangeError,
+    ServicesConfig,
+};
 pub use service_fields::{MAX_SERVICE_VALUE, ServiceFieldError, ServiceValueError};
 pub use service_key::{ServiceKey, ServiceKeyError, ServiceName};
 pub use service_manifest::{ManifestError, ManifestErrors, manifests_to_records};
 pub use service_record::ServiceRecord;
+pub use service_scheduler::{Scheduler, SchedulerError, SchedulerFlags, SchedulerFlagsError};
 pub use service_slice::{EndpointSlice, EndpointState, ServiceEndpoint, SliceEndpoint, SlicePort};
-pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy};
+pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy, is_host_address};
 pub use service_virtual::{ServiceProtocol, ServiceProtocolError, VirtualAddress};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};

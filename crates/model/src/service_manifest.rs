@@ -4,8 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::service_access::spec_of_service;
 use crate::service_fields::ServiceFieldError;
-use crate::{EndpointSlice, ServiceCidr, ServiceKey, ServiceName, ServiceSpec};
+use crate::{EndpointSlice, IpSubnet, ServiceKey, ServiceName, ServiceSpec};
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -61,7 +62,7 @@ pub fn manifests_to_records(manifests: &[Value]) -> Result<Vec<(ServiceKey, Valu
 #[derive(Default)]
 struct Conversion {
     records: Vec<(ServiceKey, Value)>,
-    cidrs: Vec<ServiceCidr>,
+    cidrs: Vec<IpSubnet>,
     errors: Vec<ManifestError>,
 }
 
@@ -110,8 +111,8 @@ impl Conversion {
         let Some(name) = self.name(object, "metadata.name", object.name) else {
             return;
         };
-        let value = object.manifest.get("spec").unwrap_or(&Value::Null);
-        let spec = match ServiceSpec::from_value(value) {
+        let value = spec_of_service(object.manifest);
+        let spec = match ServiceSpec::from_value(&value) {
             Ok(spec) => spec,
             Err(faults) => return self.faults(object, "spec.", faults),
         };
@@ -124,7 +125,7 @@ impl Conversion {
                 "an address of the service CIDR that no other Service has: addresses are not handed out here";
             return self.fault(object, "spec.clusterIP", "is missing".to_owned(), expected);
         }
-        self.records.push((ServiceKey::Spec(name), value.clone()));
+        self.records.push((ServiceKey::Spec(name), value));
     }
 
     fn slice(&mut self, object: &Object<'_>) {

@@ -48,6 +48,12 @@ pub struct SliceEndpoint {
     pub node: Option<String>,
     /// Zone of its node.
     pub zone: Option<String>,
+    /// Zones that should use it (`hints.forZones`).
+    pub for_zones: Vec<String>,
+    /// Nodes that should use it (`hints.forNodes`).
+    pub for_nodes: Vec<String>,
+    /// Share of new connections for weighted schedulers, 0 to 65535; 1 when absent. Kubernetes has no such field.
+    pub weight: u32,
 }
 
 /// Endpoints of one Service that share their ports. Empty where the addresses are host names, which IPVS cannot use.
@@ -88,16 +94,8 @@ impl ServiceEndpoint {
     /// Reads the value of an endpoint key. Unknown fields are ignored.
     pub fn parse(value: &[u8]) -> Result<Self, ServiceValueError> {
         parse(value, |root, faults| {
-            let weight = |v: &Value| {
-                v.as_u64()
-                    .filter(|w| *w <= MAX_WEIGHT)
-                    .and_then(|w| u32::try_from(w).ok())
-            };
             Some(Self {
-                weight: root
-                    .get("weight")
-                    .optional(faults, "a number from 0 to 65535", weight)
-                    .unwrap_or(1),
+                weight: read_weight(root, faults),
                 state: root
                     .get("state")
                     .optional(faults, "ready, terminating or notReady", state)
@@ -107,6 +105,23 @@ impl ServiceEndpoint {
             })
         })
     }
+}
+
+fn read_weight(item: &Field<'_>, faults: &mut Faults) -> u32 {
+    let weight = |v: &Value| {
+        let weight = v.as_u64().filter(|w| *w <= MAX_WEIGHT);
+        weight.and_then(|w| u32::try_from(w).ok())
+    };
+    item.get("weight")
+        .optional(faults, "a number from 0 to 65535", weight)
+        .unwrap_or(1)
+}
+
+/// The names in a list of hints.
+fn read_hints(list: &Field<'_>, faults: &mut Faults) -> Vec<String> {
+    let items = list.items(faults);
+    let names = items.iter().filter_map(|i| i.get("name").text(faults));
+    names.map(str::to_owned).collect()
 }
 
 fn state(value: &Value) -> Option<EndpointState> {
@@ -183,11 +198,18 @@ fn read_endpoint(item: &Field<'_>, kind: AddressType, faults: &mut Faults) -> Op
     let state = read_conditions(&item.get("conditions"), faults);
     let node = item.get("nodeName").text(faults).map(str::to_owned);
     let zone = item.get("zone").text(faults).map(str::to_owned);
+    let hints = item.get("hints");
+    let for_zones = read_hints(&hints.get("forZones"), faults);
+    let for_nodes = read_hints(&hints.get("forNodes"), faults);
+    let weight = read_weight(item, faults);
     Some(SliceEndpoint {
         address: address?,
         state,
         node,
         zone,
+        for_zones,
+        for_nodes,
+        weight,
     })
 }
 
@@ -263,6 +285,17 @@ mod tests {
                 .to_string()
                 .contains("addressType: is missing")
         );
+    }
+
+    #[test]
+    fn hints_and_weights_are_read() {
+        let slice = slice(
+            r#"{"addresses":["10.5.1.2"],"weight":7,"hints":{"forZones":[{"name":"a"},{"name":"b"}],"forNodes":[{"name":"n1"}]}}"#,
+        )
+        .unwrap();
+        let endpoint = &slice.endpoints[0];
+        assert_eq!((endpoint.weight, endpoint.for_zones.len()), (7, 2));
+        assert_eq!(endpoint.for_nodes, ["n1"]);
     }
 
     #[test]

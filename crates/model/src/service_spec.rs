@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::service_config::read_scheduler;
+use crate::service_access::{read_affinity, read_load_balancer, read_source_ranges};
 use crate::service_fields::{
     Faults, Field, PORT_NUMBER, ServiceFieldError, from_text, parse, port_number, read_value,
 };
 use crate::service_key::{LABEL_FORM, is_label};
-use crate::{Scheduler, ServiceProtocol, ServiceValueError};
+use crate::service_scheduler::{read_flags, read_scheduler};
+use crate::{IpSubnet, Scheduler, SchedulerFlags, ServiceProtocol, ServiceValueError};
 
 /// `type` of a Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,20 +55,34 @@ pub struct ServiceSpec {
     pub service_type: ServiceType,
     /// Virtual addresses, at most one a family; none for a headless Service.
     pub cluster_ips: Vec<IpAddr>,
+    /// `ipFamilies`: for each whether it is IPv4. Empty where the Service does not say.
+    pub families: Vec<bool>,
     /// `clusterIP: None`.
     pub headless: bool,
     /// Its ports, unique by name and by protocol and number.
     pub ports: Vec<ServicePort>,
     /// Addresses outside the service CIDRs that nodes should accept.
     pub external_ips: Vec<IpAddr>,
-    /// `sessionAffinity: ClientIP`.
-    pub client_ip_affinity: bool,
+    /// Addresses of load balancers that nodes should accept themselves (`ipMode` VIP).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Who may use the addresses of load balancers; empty for anybody.
+    pub source_ranges: Vec<IpSubnet>,
+    /// `sessionAffinity: ClientIP`: seconds for which a client keeps its endpoint.
+    pub affinity: Option<u32>,
     /// Endpoints for traffic from inside the cluster.
     pub internal_traffic: TrafficPolicy,
     /// Endpoints for traffic from outside.
     pub external_traffic: TrafficPolicy,
+    /// Port on which every node answers whether it has endpoints of its own, with external policy Local.
+    pub health_check_node_port: Option<u16>,
+    /// Endpoints count as ready whatever they say.
+    pub publish_not_ready: bool,
+    /// Somebody else programmes this Service (label service.kubernetes.io/service-proxy-name).
+    pub other_proxy: Option<String>,
     /// Own scheduler; otherwise the cluster's.
     pub scheduler: Option<Scheduler>,
+    /// Own flags of the scheduler.
+    pub scheduler_flags: Option<SchedulerFlags>,
 }
 
 impl ServiceSpec {
@@ -79,6 +94,19 @@ impl ServiceSpec {
     /// Reads JSON that is already taken apart, such as `spec` of a manifest.
     pub fn from_value(value: &Value) -> Result<Self, Vec<ServiceFieldError>> {
         read_value(value, read)
+    }
+
+    /// Whether the Service has the family: that of its cluster addresses; without any, those of `ipFamilies`, or both.
+    pub fn has_family(&self, ipv4: bool) -> bool {
+        if !self.cluster_ips.is_empty() {
+            return self.cluster_ips.iter().any(|ip| ip.is_ipv4() == ipv4);
+        }
+        self.families.is_empty() || self.families.contains(&ipv4)
+    }
+
+    /// Whether nodes have anything to do for it: not for aliases, headless Services and those of another proxy.
+    pub fn is_programmed(&self) -> bool {
+        self.service_type != ServiceType::ExternalName && !self.headless && self.other_proxy.is_none()
     }
 }
 
@@ -92,7 +120,7 @@ fn read(root: &Field<'_>, faults: &mut Faults) -> Option<ServiceSpec> {
         )
         .unwrap_or(ServiceType::ClusterIp);
     let (cluster_ips, headless) = read_cluster_ips(root, faults);
-    check_families(root, &cluster_ips, faults);
+    let families = read_families(root, &cluster_ips, faults);
     let ports = read_ports(root, faults);
     if ports.is_empty() && !headless && service_type != ServiceType::ExternalName {
         faults.add(&root.get("ports"), "at least one port");
@@ -100,16 +128,30 @@ fn read(root: &Field<'_>, faults: &mut Faults) -> Option<ServiceSpec> {
     Some(ServiceSpec {
         service_type,
         cluster_ips,
+        families,
         headless,
         ports,
         external_ips: read_ips(&root.get("externalIPs"), faults),
-        client_ip_affinity: root
-            .get("sessionAffinity")
-            .optional(faults, "None or ClientIP", affinity)
-            .unwrap_or(false),
+        load_balancer_ips: if service_type == ServiceType::LoadBalancer {
+            read_load_balancer(&root.get("loadBalancer"), faults)
+        } else {
+            Vec::new()
+        },
+        source_ranges: read_source_ranges(&root.get("loadBalancerSourceRanges"), faults),
+        affinity: read_affinity(root, faults),
         internal_traffic: read_policy(&root.get("internalTrafficPolicy"), faults),
         external_traffic: read_policy(&root.get("externalTrafficPolicy"), faults),
+        health_check_node_port: root
+            .get("healthCheckNodePort")
+            .optional(faults, "a port number from 0 to 65535", optional_port)
+            .flatten(),
+        publish_not_ready: root
+            .get("publishNotReadyAddresses")
+            .optional(faults, "true or false", Value::as_bool)
+            .unwrap_or(false),
+        other_proxy: root.get("serviceProxyName").text(faults).map(str::to_owned),
         scheduler: read_scheduler(&root.get("scheduler"), faults),
+        scheduler_flags: read_flags(&root.get("schedulerFlags"), faults),
     })
 }
 
@@ -119,14 +161,6 @@ fn service_type(value: &Value) -> Option<ServiceType> {
         "NodePort" => Some(ServiceType::NodePort),
         "LoadBalancer" => Some(ServiceType::LoadBalancer),
         "ExternalName" => Some(ServiceType::ExternalName),
-        _ => None,
-    }
-}
-
-fn affinity(value: &Value) -> Option<bool> {
-    match value.as_str()? {
-        "" | "None" => Some(false),
-        "ClientIP" => Some(true),
         _ => None,
     }
 }
@@ -173,7 +207,8 @@ fn read_cluster_ips(root: &Field<'_>, faults: &mut Faults) -> (Vec<IpAddr>, bool
     (ips, false)
 }
 
-fn check_families(root: &Field<'_>, ips: &[IpAddr], faults: &mut Faults) {
+fn read_families(root: &Field<'_>, ips: &[IpAddr], faults: &mut Faults) -> Vec<bool> {
+    let mut families = Vec::new();
     for (i, field) in root.get("ipFamilies").items(faults).iter().enumerate() {
         let family = |value: &Value| match value.as_str()? {
             "IPv4" => Some(true),
@@ -186,18 +221,20 @@ fn check_families(root: &Field<'_>, ips: &[IpAddr], faults: &mut Faults) {
         {
             faults.add(field, format!("the family of {ip}"));
         }
+        families.extend(v4);
     }
+    families
 }
 
 /// What [`virtual_ip`] takes, in words.
-const ADDRESS: &str = "a unicast IP address";
+pub(crate) const ADDRESS: &str = "a unicast IP address";
 
-fn virtual_ip(value: &Value) -> Option<IpAddr> {
+pub(crate) fn virtual_ip(value: &Value) -> Option<IpAddr> {
     from_text::<IpAddr>(value).filter(is_host_address)
 }
 
 /// Whether packets can be sent to `ip` from another host: neither unspecified, loopback, link-local, multicast nor broadcast.
-pub(crate) fn is_host_address(ip: &IpAddr) -> bool {
+pub fn is_host_address(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             // 0.0.0.0/8 is "this network" (RFC 1122 section 3.2.1.3), 240.0.0.0/4 is reserved (RFC 1112 section 4)
@@ -252,7 +289,10 @@ fn read_port(item: &Field<'_>, faults: &mut Faults) -> Option<ServicePort> {
     let name = item.get("name");
     let name = name.optional(faults, LABEL_FORM, port_name).unwrap_or_default();
     let protocol = read_protocol(item, faults);
-    let node_port = item.get("nodePort").optional(faults, PORT_NUMBER, port_number);
+    let node_port = item
+        .get("nodePort")
+        .optional(faults, "a port number from 0 to 65535", optional_port)
+        .flatten();
     let port = item.get("port").required(faults, PORT_NUMBER, port_number)?;
     Some(ServicePort {
         name,
@@ -260,6 +300,11 @@ fn read_port(item: &Field<'_>, faults: &mut Faults) -> Option<ServicePort> {
         port,
         node_port,
     })
+}
+
+/// A port number where 0 stands for none, as the API server writes it.
+fn optional_port(value: &Value) -> Option<Option<u16>> {
+    u16::try_from(value.as_u64()?).ok().map(|n| (n != 0).then_some(n))
 }
 
 /// A port's name; empty is none.
@@ -297,7 +342,7 @@ mod tests {
         assert_eq!(spec.cluster_ips.len(), 2);
         assert_eq!(spec.ports[1].protocol, ServiceProtocol::Udp);
         assert_eq!(spec.ports[0].node_port, Some(30080));
-        assert!(spec.client_ip_affinity && spec.external_traffic == TrafficPolicy::Local);
+        assert!(spec.affinity == Some(10800) && spec.external_traffic == TrafficPolicy::Local);
         assert_eq!(spec.scheduler.unwrap().as_str(), "lc");
     }
 
@@ -310,7 +355,10 @@ mod tests {
                 .headless
         );
         let alias = ServiceSpec::parse(br#"{"type":"ExternalName","externalName":"a.b"}"#).unwrap();
-        assert!(alias.cluster_ips.is_empty());
+        assert!(alias.cluster_ips.is_empty() && !alias.is_programmed());
+        let other = r#"{"clusterIP":"10.96.0.9","ports":[{"port":80,"nodePort":0}],"serviceProxyName":"x"}"#;
+        let other = ServiceSpec::parse(other.as_bytes()).unwrap();
+        assert!(!other.is_programmed() && other.ports[0].node_port.is_none());
     }
 
     #[test]

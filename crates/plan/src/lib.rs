@@ -9,10 +9,6 @@ mod diff;
 mod diff_tests;
 mod op;
 mod service;
-mod service_diff;
-mod service_facts;
-#[cfg(test)]
-mod service_tests;
 mod underlay;
 #[cfg(test)]
 mod underlay_tests;
@@ -21,9 +17,12 @@ mod vxlan_peers;
 
 pub use diff::{OUR_PROTOCOL, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, diff_overlay};
 pub use op::Op;
-pub use service::{DesiredServices, RealServer, ServiceNote, VirtualServer, desired_services};
-pub use service_diff::{ServiceOp, VirtualServers, diff_services, is_inside};
-pub use service_facts::{EndpointFacts, ServiceFacts, ServiceNode, SpecFact};
+pub use service::{
+    Backend, Backends, Counted, EndpointFacts, Frontend, FrontendChanges, FrontendKey, FrontendKind,
+    Frontends, HealthCheck, NodePort, RealServer, ServiceFacts, ServiceNode, ServiceNote, ServiceOp,
+    ServiceTable, SpecFact, VirtualServer, VirtualServers, diff_services, frontends, is_inside,
+    virtual_servers,
+};
 pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,
     choose_underlay,

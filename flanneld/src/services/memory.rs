@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flannel_model::{ServiceKey, ServiceRecord};
-use flannel_plan::{ServiceFacts, ServiceNode};
+use flannel_plan::ServiceFacts;
 
 use super::RawRecord;
 use crate::said::chain;
@@ -33,11 +33,10 @@ impl RecordMemory {
     pub(super) fn facts(
         &mut self,
         records: &BTreeMap<String, RawRecord>,
-        node: ServiceNode,
         rejects: &mut Vec<(String, String)>,
     ) -> Option<ServiceFacts> {
         self.entries.retain(|key, _| records.contains_key(key));
-        let mut facts = ServiceFacts::new(node);
+        let mut facts = ServiceFacts::default();
         for (key, raw) in records {
             let entry = self.read(key, &raw.value);
             if let Some(fault) = &entry.fault {
@@ -94,14 +93,6 @@ fn parse(key: &str, value: &[u8]) -> Result<(ServiceKey, ServiceRecord), String>
 mod tests {
     use super::*;
 
-    fn node() -> ServiceNode {
-        ServiceNode {
-            address: "192.0.2.1".parse().unwrap(),
-            network: "10.5.0.0/16".parse().unwrap(),
-            subnet: "10.5.1.0/24".parse().unwrap(),
-        }
-    }
-
     fn records(list: &[(&str, &[u8])]) -> BTreeMap<String, RawRecord> {
         let raw = |value: &[u8]| RawRecord {
             value: value.to_vec(),
@@ -126,7 +117,7 @@ mod tests {
             ("endpoints/shop/web/-/0.0.0.0:x", b"{}"),
         ];
         let facts = RecordMemory::default()
-            .facts(&records(&list), node(), &mut rejects)
+            .facts(&records(&list), &mut rejects)
             .unwrap();
         assert_eq!(facts.specs.len(), 1);
         let keys: Vec<&str> = rejects.iter().map(|(key, _)| key.as_str()).collect();
@@ -140,20 +131,20 @@ mod tests {
     fn a_record_that_turns_bad_keeps_its_former_value_until_it_is_deleted() {
         let mut memory = RecordMemory::default();
         let mut rejects = Vec::new();
-        memory.facts(&records(&[("spec/shop/web", SPEC)]), node(), &mut rejects);
+        memory.facts(&records(&[("spec/shop/web", SPEC)]), &mut rejects);
         assert_eq!(rejects, []);
         let facts = memory
-            .facts(&records(&[("spec/shop/web", b"{")]), node(), &mut rejects)
+            .facts(&records(&[("spec/shop/web", b"{")]), &mut rejects)
             .unwrap();
         assert_eq!(facts.specs.len(), 1);
         assert!(
             rejects[0].1.contains("not JSON") && rejects[0].1.contains("former value"),
             "{rejects:?}"
         );
-        let facts = memory.facts(&records(&[]), node(), &mut rejects).unwrap();
+        let facts = memory.facts(&records(&[]), &mut rejects).unwrap();
         assert_eq!(facts.specs.len(), 0);
         let facts = memory
-            .facts(&records(&[("spec/shop/web", b"{")]), node(), &mut rejects)
+            .facts(&records(&[("spec/shop/web", b"{")]), &mut rejects)
             .unwrap();
         assert_eq!(facts.specs.len(), 0, "a deleted value is forgotten");
     }
@@ -163,17 +154,9 @@ mod tests {
         let mut memory = RecordMemory::default();
         let mut rejects = Vec::new();
         let bad = records(&[("config", b"{"), ("spec/shop/web", SPEC)]);
-        assert!(memory.facts(&bad, node(), &mut rejects).is_none());
+        assert!(memory.facts(&bad, &mut rejects).is_none());
         let good = records(&[("config", br#"{"cidrs":["10.96.0.0/16"]}"#)]);
-        memory.facts(&good, node(), &mut rejects).unwrap();
-        assert_eq!(
-            memory
-                .facts(&bad, node(), &mut rejects)
-                .unwrap()
-                .config
-                .cidrs
-                .len(),
-            1
-        );
+        memory.facts(&good, &mut rejects).unwrap();
+        assert_eq!(memory.facts(&bad, &mut rejects).unwrap().config.cidrs.len(), 1);
     }
 }

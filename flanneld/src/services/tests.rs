@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use flannel_netlink::Netns;
 
-use super::{NodeFacts, RawRecord, ServiceProgrammer, Status};
+use flannel_plan::ServiceNode;
+
+use super::{IpvsProgrammer, RawRecord, Services, Status};
 
 /// A node with two pods on a bridge and a neighbour outside, as network namespaces that go away with this value.
 struct Lab {
@@ -107,11 +109,13 @@ impl Lab {
         panic!("{ns} → {address}: no answer with {wanted:?} among {seen:?}");
     }
 
-    fn sync(&self, programmer: &mut ServiceProgrammer, records: &BTreeMap<String, RawRecord>) -> Status {
-        let node = NodeFacts {
-            address: "192.0.2.1".parse().unwrap(),
-            network: "10.5.0.0/16".parse().unwrap(),
-            subnet: "10.5.1.0/24".parse().unwrap(),
+    fn sync(&self, programmer: &mut Services, records: &BTreeMap<String, RawRecord>) -> Status {
+        let node = ServiceNode {
+            name: "n1".into(),
+            primary: vec!["192.0.2.1".parse().unwrap()],
+            networks: vec!["10.5.0.0/16".parse().unwrap()],
+            pods: vec!["10.5.1.0/24".parse().unwrap()],
+            ..ServiceNode::default()
         };
         let netns = Netns::open(format!("/run/netns/{}", self.netns("node"))).unwrap();
         netns.run(|| programmer.sync(records, &node)).unwrap()
@@ -150,6 +154,10 @@ fn records(list: &[(&str, String)]) -> BTreeMap<String, RawRecord> {
         .collect()
 }
 
+fn programmer() -> Services {
+    Services::new(Box::new(IpvsProgrammer::default()))
+}
+
 fn cluster(endpoints: &[u8]) -> BTreeMap<String, RawRecord> {
     let endpoints: Vec<String> = endpoints
         .iter()
@@ -177,9 +185,9 @@ fn services_from_nothing_to_packets_and_back() {
         lab.serve(pod, "TCP-LISTEN:8080,fork,reuseaddr");
         lab.serve(pod, "UDP-RECVFROM:5353,fork");
     }
-    let mut programmer = ServiceProgrammer::new();
+    let mut services = programmer();
 
-    let nothing = lab.sync(&mut programmer, &BTreeMap::new());
+    let nothing = lab.sync(&mut services, &BTreeMap::new());
     assert_eq!(nothing, Status::default());
     assert!(
         !lab.read("node", "nft list tables").contains("flannel"),
@@ -190,7 +198,7 @@ fn services_from_nothing_to_packets_and_back() {
         "ipvsadm -A -t 203.0.113.9:443 -s wlc; ipvsadm -a -t 203.0.113.9:443 -r 192.0.2.2:443 -m",
     );
 
-    let first = lab.sync(&mut programmer, &cluster(&[2, 3]));
+    let first = lab.sync(&mut services, &cluster(&[2, 3]));
     assert_eq!(
         (first.added, first.removed, &first.failed),
         (7, 0, &Vec::new()),
@@ -210,14 +218,14 @@ fn services_from_nothing_to_packets_and_back() {
     packets(&lab);
 
     // Another process: it adopts.
-    let again = lab.sync(&mut ServiceProgrammer::new(), &cluster(&[2, 3]));
+    let again = lab.sync(&mut programmer(), &cluster(&[2, 3]));
     assert_eq!(
         (again.added, again.removed, again.unchanged),
         (0, 0, 7),
         "{again:?}"
     );
 
-    let fewer = lab.sync(&mut programmer, &cluster(&[3]));
+    let fewer = lab.sync(&mut services, &cluster(&[3]));
     assert_eq!(
         (fewer.added, fewer.removed, fewer.failed.len()),
         (0, 2, 0),
@@ -227,7 +235,7 @@ fn services_from_nothing_to_packets_and_back() {
 
     let mut without = cluster(&[3]);
     without.remove("config");
-    let gone = lab.sync(&mut ServiceProgrammer::new(), &without);
+    let gone = lab.sync(&mut programmer(), &without);
     assert_eq!(
         (gone.added, gone.removed, gone.failed.len()),
         (0, 3, 0),

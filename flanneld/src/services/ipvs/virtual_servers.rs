@@ -9,6 +9,9 @@ use flannel_plan::{RealServer, ServiceOp, VirtualServer, VirtualServers, diff_se
 
 use super::Status;
 
+/// `IP_VS_SVC_F_PERSISTENT`: the timeout counts only with it.
+const PERSISTENT: u32 = 1;
+
 /// Brings the virtual servers inside `owned` to `desired`, adopting what is there. Answers whether all removals succeeded.
 pub(super) fn programme(
     ipvs: &mut Ipvs,
@@ -53,6 +56,11 @@ fn observe(ipvs: &mut Ipvs, owned: &[Ipv4Subnet]) -> Result<VirtualServers, Netl
             VirtualServer {
                 scheduler: server.scheduler,
                 flags: server.flags,
+                timeout: if server.flags & PERSISTENT == 0 {
+                    0
+                } else {
+                    server.timeout
+                },
                 real,
             },
         );
@@ -102,15 +110,25 @@ fn subject(op: &ServiceOp) -> VirtualAddress {
 
 fn request(op: &ServiceOp) -> IpvsRequest {
     let key = IpvsKey::Address(subject(op));
-    let server = |scheduler: &String, flags| generic::VirtualServer {
+    let server = |scheduler: &String, flags, timeout| generic::VirtualServer {
         key,
         scheduler: scheduler.clone(),
         flags,
-        timeout: 0,
+        timeout,
     };
     match op {
-        ServiceOp::AddVirtual { scheduler, flags, .. } => IpvsRequest::AddVirtual(server(scheduler, *flags)),
-        ServiceOp::SetVirtual { scheduler, flags, .. } => IpvsRequest::SetVirtual(server(scheduler, *flags)),
+        ServiceOp::AddVirtual {
+            scheduler,
+            flags,
+            timeout,
+            ..
+        } => IpvsRequest::AddVirtual(server(scheduler, *flags, *timeout)),
+        ServiceOp::SetVirtual {
+            scheduler,
+            flags,
+            timeout,
+            ..
+        } => IpvsRequest::SetVirtual(server(scheduler, *flags, *timeout)),
         ServiceOp::RemoveVirtual { .. } => IpvsRequest::RemoveVirtual(key),
         ServiceOp::AddReal { real, weight, .. } => {
             IpvsRequest::AddReal(key, generic::RealServer::masquerade(*real, *weight))

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use flannel_model::{Ipv4Subnet, VirtualAddress};
 
-use crate::service::{RealServer, VirtualServer};
+use super::ipvs::{RealServer, VirtualServer};
 
 /// One change of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum ServiceOp {
         scheduler: String,
         /// `IP_VS_SVC_F_*` flags.
         flags: u32,
+        /// Seconds for which a client keeps its real server.
+        timeout: u32,
     },
     /// Change scheduler and flags of a virtual server.
     SetVirtual {
@@ -28,6 +30,8 @@ pub enum ServiceOp {
         scheduler: String,
         /// New `IP_VS_SVC_F_*` flags.
         flags: u32,
+        /// Seconds for which a client keeps its real server.
+        timeout: u32,
     },
     /// Remove a virtual server with its real servers.
     RemoveVirtual {
@@ -114,11 +118,21 @@ fn virtual_op(
     wanted: &VirtualServer,
     found: Option<&VirtualServer>,
 ) -> Option<ServiceOp> {
-    let (scheduler, flags) = (wanted.scheduler.clone(), wanted.flags);
+    let (scheduler, flags, timeout) = (wanted.scheduler.clone(), wanted.flags, wanted.timeout);
     match found {
-        None => Some(ServiceOp::AddVirtual { at, scheduler, flags }),
-        Some(found) if found.scheduler == scheduler && found.flags == flags => None,
-        Some(_) => Some(ServiceOp::SetVirtual { at, scheduler, flags }),
+        None => Some(ServiceOp::AddVirtual {
+            at,
+            scheduler,
+            flags,
+            timeout,
+        }),
+        Some(found) if (&found.scheduler, found.flags, found.timeout) == (&scheduler, flags, timeout) => None,
+        Some(_) => Some(ServiceOp::SetVirtual {
+            at,
+            scheduler,
+            flags,
+            timeout,
+        }),
     }
 }
 
@@ -176,6 +190,7 @@ mod tests {
             |(scheduler, flags, real)| VirtualServer {
                 scheduler: scheduler.into(),
                 flags,
+                timeout: flags * 60,
                 real,
             },
         );
@@ -193,17 +208,28 @@ mod tests {
     /// What the kernel does: it refuses what exists already and what is missing.
     fn carry_out(servers: &mut VirtualServers, op: &ServiceOp) {
         match op.clone() {
-            ServiceOp::AddVirtual { at, scheduler, flags } => {
+            ServiceOp::AddVirtual {
+                at,
+                scheduler,
+                flags,
+                timeout,
+            } => {
                 let new = VirtualServer {
                     scheduler,
                     flags,
+                    timeout,
                     real: BTreeMap::new(),
                 };
                 assert_eq!(servers.insert(at, new), None, "{op}");
             }
-            ServiceOp::SetVirtual { at, scheduler, flags } => {
+            ServiceOp::SetVirtual {
+                at,
+                scheduler,
+                flags,
+                timeout,
+            } => {
                 let server = servers.get_mut(&at).expect("exists");
-                (server.scheduler, server.flags) = (scheduler, flags);
+                (server.scheduler, server.flags, server.timeout) = (scheduler, flags, timeout);
             }
             ServiceOp::RemoveVirtual { at } => assert!(servers.remove(&at).is_some(), "{op}"),
             ServiceOp::AddReal { at, real, weight } => {
@@ -274,6 +300,7 @@ mod tests {
             at,
             scheduler: "rr".into(),
             flags: 0,
+            timeout: 0,
         };
         assert_eq!(op.to_string(), "add virtual server TCP 10.96.0.10:80 rr");
         let op = ServiceOp::RemoveReal { at, real };

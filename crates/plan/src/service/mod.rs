@@ -1,0 +1,28 @@
+//! Services: from facts of any origin to one neutral value, which programmers translate for their part of the kernel.
+//!
+//! [`ServiceTable`] takes records in and keeps [`Frontends`] up to date; [`frontends`] does the same at once. Which endpoints
+//! answer whom (readiness, traffic policies, topology hints) is settled here, and so is which addresses may be delivered and
+//! which of two rivals has one. A programmer only translates.
+
+mod build;
+mod counted;
+mod endpoints;
+mod facts;
+mod frontend;
+mod ipvs;
+mod ipvs_diff;
+mod node;
+mod ranges;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use counted::Counted;
+pub use facts::{EndpointFacts, ServiceFacts, SpecFact};
+pub use frontend::{
+    Backend, Backends, Frontend, FrontendKey, FrontendKind, Frontends, HealthCheck, NodePort, ServiceNote,
+};
+pub use ipvs::{RealServer, VirtualServer, virtual_servers};
+pub use ipvs_diff::{ServiceOp, VirtualServers, diff_services, is_inside};
+pub use node::ServiceNode;
+pub use table::{FrontendChanges, ServiceTable, frontends};

@@ -1,0 +1,84 @@
+//! Which ranges and addresses may be delivered on the node itself without cutting off something else.
+
+use std::net::IpAddr;
+
+use flannel_model::{IpSubnet, ServicesConfig, is_host_address};
+
+use super::frontend::ServiceNote;
+use super::node::ServiceNode;
+
+/// Most bits of host addresses in a service CIDR: Kubernetes' API server refuses more, and every address of the range is delivered
+/// on the node itself.
+const MOST_HOST_BITS: u8 = 20;
+
+/// The service CIDRs that can be delivered locally without harm; a range inside another counts as part of it.
+pub(super) fn sound_cidrs(
+    config: &ServicesConfig,
+    node: &ServiceNode,
+    notes: &mut Vec<ServiceNote>,
+) -> Vec<IpSubnet> {
+    let mut sound: Vec<IpSubnet> = Vec::new();
+    for cidr in &config.cidrs {
+        match fault(cidr, node) {
+            // a containing range is sorted before what it contains
+            None if !sound.iter().any(|s| s.contains(cidr)) => sound.push(*cidr),
+            None => {}
+            Some(reason) => notes.push(ServiceNote {
+                subject: "config".to_owned(),
+                text: format!("cidrs {cidr} is refused: {reason}"),
+            }),
+        }
+    }
+    sound
+}
+
+fn fault(cidr: &IpSubnet, node: &ServiceNode) -> Option<String> {
+    let bits = if cidr.is_ipv4() { 32 } else { 128 };
+    let shortest = bits - MOST_HOST_BITS;
+    if cidr.length() < shortest {
+        return Some(format!("expected a prefix of at least {shortest} bits"));
+    }
+    if !is_host_address(&cidr.last()) || !is_host_address(&cidr.network()) {
+        return Some("expected unicast addresses that are neither loopback nor link-local".to_owned());
+    }
+    node.hit_by_range(cidr)
+}
+
+/// Why a cluster address cannot be delivered.
+pub(super) fn cluster_ip_fault(ip: IpAddr, cidrs: &[IpSubnet], node: &ServiceNode) -> Option<String> {
+    if !cidrs.iter().any(|c| c.holds(ip)) {
+        return Some(format!("it lies outside the service CIDRs {}", list(cidrs)));
+    }
+    node.hit_by(ip)
+}
+
+/// Why an external address or that of a load balancer cannot be delivered.
+pub(super) fn external_ip_fault(
+    ip: IpAddr,
+    cidrs: &[IpSubnet],
+    config: &ServicesConfig,
+    node: &ServiceNode,
+) -> Option<String> {
+    if let Some(reason) = node.hit_by(ip) {
+        return Some(reason);
+    }
+    if let Some(cidr) = cidrs.iter().find(|c| c.holds(ip)) {
+        return Some(format!("it lies inside the service CIDR {cidr}"));
+    }
+    if !config.external_cidrs.iter().any(|c| c.holds(ip)) {
+        return Some(format!(
+            "it lies outside the ranges {} that externalCidrs allows for such addresses",
+            list(&config.external_cidrs)
+        ));
+    }
+    None
+}
+
+fn list(ranges: &[IpSubnet]) -> String {
+    let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    if texts.is_empty() {
+        "(none)".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}
