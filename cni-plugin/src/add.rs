@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use flannel_model::{Mac, SubnetEnv};
+use flannel_model::Mac;
 use flannel_netlink::{Netns, RouteConn};
-use serde_json::{Map, Value};
 
 use crate::address::{Given, Holder, LeaseDir, allocate};
-use crate::config::{Bridge, Ipam, Network, read_resolv_conf, render};
+use crate::config::Network;
 use crate::masq;
-use crate::protocol::{AddResult, Attachment, CniArgs, CniError, Code, Dns, Interface, IpConfig};
+use crate::order::Order;
+use crate::protocol::{AddResult, Attachment, CniArgs, CniError, Code, Dns, Interface, IpConfig, previous};
 use crate::scratch::Scratch;
 use crate::subnet_file;
 use crate::undo::Undo;
@@ -17,13 +17,12 @@ use crate::wiring::plan::{HostEnd, Plan};
 use crate::wiring::{bridge, kernel, pod, target, veth};
 
 /// What ADD was asked, checked as far as that goes without touching anything.
-struct Order<'a> {
+struct Job<'a> {
     network: &'a Network,
     attachment: &'a Attachment,
     netns: &'a str,
-    delegate: Map<String, Value>,
-    bridge: Bridge,
-    ipam: Ipam,
+    order: Order,
+    earlier: Option<AddResult>,
     dns: Dns,
     target: Netns,
 }
@@ -56,10 +55,19 @@ pub fn add(
     warn: &mut dyn FnMut(String),
 ) -> Result<Attached, CniError> {
     let env = subnet_file::read(&network.subnet_file()?)?;
-    let order = order(network, attachment, netns, args, &env)?;
+    let order = Order::read(network, args, &env)?;
+    let job = Job {
+        network,
+        attachment,
+        netns,
+        earlier: previous(&network.keys(), network.version)?,
+        dns: order.dns()?,
+        target: target(netns)?,
+        order,
+    };
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
     let mut undo = Undo::default();
-    match build(&order, &mut conn, &mut undo, warn) {
+    match build(&job, &mut conn, &mut undo, warn) {
         Ok(result) => Ok(Attached { result, undo, conn }),
         Err(e) => {
             undo.run(&mut conn, warn);
@@ -68,74 +76,53 @@ pub fn add(
     }
 }
 
-fn order<'a>(
-    network: &'a Network,
-    attachment: &'a Attachment,
-    netns: &'a str,
-    args: &CniArgs,
-    env: &SubnetEnv,
-) -> Result<Order<'a>, CniError> {
-    let delegate = render::delegate(network, env)?;
-    let bridge = Bridge::read(&delegate, args)?;
-    let ipam = Ipam::read(&delegate)?;
-    let dns = match &ipam.resolv_conf {
-        Some(path) if bridge.dns.is_empty() => read_resolv_conf(path)?,
-        Some(_) | None => bridge.dns.clone(),
-    };
-    let target = target(netns)?;
-    Ok(Order {
-        network,
-        attachment,
-        netns,
-        delegate,
-        bridge,
-        ipam,
-        dns,
-        target,
-    })
-}
-
 fn build(
-    order: &Order<'_>,
+    job: &Job<'_>,
     conn: &mut RouteConn,
     undo: &mut Undo,
     warn: &mut dyn FnMut(String),
 ) -> Result<AddResult, CniError> {
-    let addresses = reserve(order, undo, warn)?;
-    let plan = plan(order, addresses)?;
-    clear_place(order, conn, &plan, warn)?;
-    let scratch = Scratch::new(&order.network.data_dir()?, &order.attachment.container);
-    let previous = scratch.save(&order.delegate)?;
+    let addresses = reserve(job, undo, warn)?;
+    let plan = plan(job, addresses)?;
+    clear_place(job, conn, &plan, warn)?;
+    let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
+    let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
     let link = bridge::ensure(conn, &plan, random_mac()?)?;
-    veth::make(conn, &plan, &link, &order.target)?;
+    veth::make(conn, &plan, &link, &job.target)?;
     undo.veth = Some(plan.host_end.clone());
-    pod::configure(&order.target, &plan)?;
+    pod::configure(&job.target, &plan)?;
     if plan.bridge.ip_masq {
         undo.masq = plan.addresses.iter().map(|given| given.address).collect();
         masq::add(&plan.addresses)?;
     }
-    Ok(result(order, &plan, link.mac, link.mtu))
+    Ok(result(job, &plan, link.mac, link.mtu))
 }
 
-fn reserve(order: &Order<'_>, undo: &mut Undo, warn: &mut dyn FnMut(String)) -> Result<Vec<Given>, CniError> {
-    let (root, name) = (&order.ipam.lease_root, &order.network.name);
-    let holder = Holder::from(order.attachment);
+fn reserve(job: &Job<'_>, undo: &mut Undo, warn: &mut dyn FnMut(String)) -> Result<Vec<Given>, CniError> {
+    let (root, name) = (&job.order.ipam.lease_root, &job.network.name);
+    let holder = Holder::from(job.attachment);
     let dir = LeaseDir::open(Path::new(root), name)?;
-    let given = allocate(&dir, &order.ipam.sets, &order.bridge.requested, &holder, warn)?;
+    let given = allocate(
+        &dir,
+        &job.order.ipam.sets,
+        &job.order.bridge.requested,
+        &holder,
+        warn,
+    )?;
     undo.leases = Some((root.clone(), name.clone(), holder));
     Ok(given)
 }
 
-fn plan(order: &Order<'_>, addresses: Vec<Given>) -> Result<Plan, CniError> {
+fn plan(job: &Job<'_>, addresses: Vec<Given>) -> Result<Plan, CniError> {
     let (host, pod) = (random_mac()?, random_mac()?);
     let mut macs = [host, pod].into_iter();
     Plan::new(
-        order.bridge.clone(),
-        HostEnd::of(&order.network.name, order.attachment),
-        order.attachment.ifname.as_str(),
+        job.order.bridge.clone(),
+        HostEnd::of(&job.network.name, job.attachment),
+        job.attachment.ifname.as_str(),
         addresses,
-        order.ipam.routes.clone(),
+        job.order.ipam.routes.clone(),
         || macs.next().unwrap_or(host),
     )
 }
@@ -143,7 +130,7 @@ fn plan(order: &Order<'_>, addresses: Vec<Given>) -> Result<Plan, CniError> {
 /// A pair left by an ADD of this attachment that was killed is in the way, and nobody has its address any more. Any other
 /// device of the container's interface name is somebody else's.
 fn clear_place(
-    order: &Order<'_>,
+    job: &Job<'_>,
     conn: &mut RouteConn,
     plan: &Plan,
     warn: &mut dyn FnMut(String),
@@ -154,7 +141,7 @@ fn clear_place(
             plan.host_end.name
         ));
     }
-    match pod::has_interface(&order.target, &plan.ifname)? {
+    match pod::has_interface(&job.target, &plan.ifname)? {
         false => Ok(()),
         true => Err(CniError::new(
             Code::Exists,
@@ -171,27 +158,32 @@ fn random_mac() -> Result<Mac, CniError> {
     Ok(Mac::local_unicast(bytes))
 }
 
-fn result(order: &Order<'_>, plan: &Plan, bridge_mac: Option<Mac>, bridge_mtu: u32) -> AddResult {
+fn result(job: &Job<'_>, plan: &Plan, bridge_mac: Option<Mac>, bridge_mtu: u32) -> AddResult {
     let device = |name: &str, mac, mtu, sandbox: Option<&str>| Interface {
         name: name.to_owned(),
         mac,
         mtu: Some(mtu),
         sandbox: sandbox.map(str::to_owned),
+        ..Interface::default()
     };
     let ip = |given: &Given| IpConfig {
         address: given.address,
         length: given.range.length(),
-        gateway: given.range.gateway(),
-        interface: 2,
+        gateway: Some(given.range.gateway()),
+        interface: Some(2),
     };
-    AddResult {
+    let own = AddResult {
         interfaces: vec![
             device(plan.bridge.name.as_str(), bridge_mac, bridge_mtu, None),
             device(&plan.host_end.name, Some(plan.host_mac), plan.mtu, None),
-            device(&plan.ifname, Some(plan.pod_mac), plan.mtu, Some(order.netns)),
+            device(&plan.ifname, Some(plan.pod_mac), plan.mtu, Some(job.netns)),
         ],
         ips: plan.addresses.iter().map(ip).collect(),
         routes: plan.routes.clone(),
-        dns: order.dns.clone(),
+        dns: job.dns.clone(),
+    };
+    match &job.earlier {
+        Some(earlier) => own.behind(earlier.clone()),
+        None => own,
     }
 }

@@ -109,6 +109,30 @@ fn unlink(path: &Path) -> Result<(), CniError> {
     }
 }
 
+/// Removes the files of `network` for containers that are not to `stay`. Files of other networks, and damaged ones, are left.
+///
+/// # Errors
+/// Code 5 with the path of the last that could not be removed.
+pub fn retain(data_dir: &Path, network: &NetworkName, stay: &dyn Fn(&str) -> bool) -> Result<(), CniError> {
+    let Ok(items) = fs::read_dir(data_dir) else {
+        // There is none, or it is of no use to anybody.
+        return Ok(());
+    };
+    let mut result = Ok(());
+    for item in items.flatten() {
+        let name = item.file_name();
+        let container = name.to_str().and_then(|text| ContainerId::parse(text).ok());
+        let Some(container) = container.filter(|container| !stay(container.as_str())) else {
+            continue;
+        };
+        let scratch = Scratch::new(data_dir, &container);
+        if matches!(scratch.load(network), Saved::Ours(_)) {
+            result = scratch.remove().and(result);
+        }
+    }
+    result
+}
+
 /// A file's former content.
 #[derive(Debug)]
 pub struct Previous(Option<Vec<u8>>);

@@ -31,17 +31,6 @@ fn unreadable(path: &Path, error: &io::Error) -> CniError {
     }
 }
 
-/// For STATUS: the same error under the code that says that an ADD would fail.
-///
-/// # Errors
-/// Code 50 unless the file is there and complete.
-pub fn status(path: &Path) -> Result<(), CniError> {
-    read(path).map(|_| ()).map_err(|e| CniError {
-        code: Code::NotAvailable,
-        ..e
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,7 +45,6 @@ mod tests {
             error.msg.contains(path.to_str().unwrap()) && error.details.contains("flanneld"),
             "{error}"
         );
-        assert_eq!(status(&path).unwrap_err().code, Code::NotAvailable);
         std::fs::write(&path, "foo=bar\n").unwrap();
         let error = read(&path).unwrap_err();
         assert_eq!(error.code, Code::TryAgain);

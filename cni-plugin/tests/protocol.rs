@@ -64,7 +64,7 @@ fn version_reads_no_stdin() {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         answer["supportedVersions"],
-        serde_json::json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+        serde_json::json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
     );
 }
 
@@ -89,7 +89,10 @@ fn bad_stdin() {
         ("{}", 7),
         (r#"{"name":"../n","cniVersion":"1.0.0"}"#, 7),
         (r#"{"name":"n","cniVersion":"9.9.9"}"#, 1),
-        (r#"{"name":"n"}"#, 1),
+        (
+            r#"{"name":"n","cniVersion":"1.0.0","delegate":{},"delegate":{}}"#,
+            6,
+        ),
         (CONF, 11),
     ] {
         let (got, msg) = refusal(&command("ADD", stdin.as_bytes()));
@@ -133,14 +136,14 @@ fn a_missing_subnet_env_is_named() {
 }
 
 #[test]
-fn commands_that_need_a_newer_version_or_are_not_built() {
+fn commands_and_the_versions_that_they_need() {
     let conf = |version: &str| CONF.replace("1.0.0", version);
     for (name, version, code) in [
         ("STATUS", "1.1.0", 50),
         ("STATUS", "1.0.0", 1),
-        ("GC", "1.1.0", 103),
+        ("GC", "1.1.0", 7),
         ("GC", "0.4.0", 1),
-        ("CHECK", "0.4.0", 103),
+        ("CHECK", "0.4.0", 7),
         ("CHECK", "0.3.1", 1),
     ] {
         let (got, msg) = refusal(&command(name, conf(version).as_bytes()));

@@ -74,7 +74,7 @@ fn choose(
             .map(|place| left.remove(place));
         chosen.push(match wanted {
             Some(ip) => exactly(set, ip, known)?,
-            None => next(set, dir.last(index), known)?,
+            None => next(dir, set, dir.last(index), known)?,
         });
     }
     match left.is_empty() {
@@ -109,7 +109,7 @@ fn exactly(set: &RangeSet, ip: IpAddr, known: &Known) -> Result<Given, CniError>
     })
 }
 
-fn next(set: &RangeSet, last: Option<IpAddr>, known: &Known) -> Result<Given, CniError> {
+fn next(dir: &LeaseDir, set: &RangeSet, last: Option<IpAddr>, known: &Known) -> Result<Given, CniError> {
     let found = set.candidates(last).find(|ip| is_free(known, *ip));
     let given = found.and_then(|address| {
         Some(Given {
@@ -117,13 +117,7 @@ fn next(set: &RangeSet, last: Option<IpAddr>, known: &Known) -> Result<Given, Cn
             range: set.range_of(address)?.clone(),
         })
     });
-    given.ok_or_else(|| {
-        CniError::new(
-            Code::NoAddress,
-            format!("no IP addresses available in range set: {set}"),
-        )
-        .with("every address has a lease file; remove pods, or files of containers that no longer exist")
-    })
+    given.ok_or_else(|| dir.exhausted(set))
 }
 
 fn is_free(known: &Known, ip: IpAddr) -> bool {

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lease_file::{self, Holder, Lease};
+use super::range::RangeSet;
 use crate::protocol::{CniError, Code, NetworkName};
 
 /// A network's directory, locked until the value is dropped.
@@ -148,6 +149,49 @@ impl LeaseDir {
             true => matching(&|text| holder.owns_by_container(text)),
             false => exact,
         })
+    }
+
+    /// Whether `holder` has `ip`.
+    pub fn is_held_by(&self, ip: IpAddr, holder: &Holder) -> bool {
+        let lease = lease_file::read(&self.lease_path(ip));
+        let text = lease.holder_text();
+        text.is_some_and(|text| holder.owns(text) || holder.owns_by_container(text))
+    }
+
+    /// Whether an address of `set` has no file.
+    pub fn has_room(&self, set: &RangeSet) -> bool {
+        let taken = self.taken().map_or(0, |taken| {
+            let ours = |ip: &&IpAddr| set.range_of(**ip).is_some_and(|range| range.gateway() != **ip);
+            taken.iter().filter(ours).count()
+        });
+        (taken as u128) < set.capacity()
+    }
+
+    /// The addresses that have a file, whatever it says.
+    ///
+    /// # Errors
+    /// Code 5 when the directory cannot be listed.
+    pub fn taken(&self) -> Result<Vec<IpAddr>, CniError> {
+        let mut taken = Vec::new();
+        for item in fs::read_dir(&self.path).map_err(|e| fault("list", &self.path, &e))? {
+            let item = item.map_err(|e| fault("list", &self.path, &e))?;
+            taken.extend(
+                item.file_name()
+                    .to_str()
+                    .and_then(|name| name.parse::<IpAddr>().ok()),
+            );
+        }
+        Ok(taken)
+    }
+
+    /// The error that all addresses of `set` are taken.
+    pub fn exhausted(&self, set: &RangeSet) -> CniError {
+        let msg = format!("no IP addresses available in range set: {set}");
+        let advice = format!(
+            "every address has a lease file in {}; remove pods, or files of containers that no longer exist",
+            self.path.display()
+        );
+        CniError::new(Code::NoAddress, msg).with(advice)
     }
 
     /// Removes what a killed ADD left of a lease that never came to be. We have the lock, so that nobody is writing it.

@@ -13,7 +13,7 @@ use crate::protocol::Attachment;
 const MAX_LEASE: u64 = 4096;
 
 /// The attachment that holds an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
     container: String,
     ifname: String,
@@ -56,6 +56,21 @@ pub enum Lease {
     Held(String),
     /// It cannot be understood, so the address is left alone.
     Unreadable(String),
+}
+
+impl Lease {
+    /// Its text, where somebody holds the address.
+    pub fn holder_text(&self) -> Option<&str> {
+        match self {
+            Self::Held(text) => Some(text),
+            Self::Absent | Self::Empty | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// Whether it cannot be understood.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Unreadable(_))
+    }
 }
 
 /// Reads the file at `path`. Links are not followed: the directory may hold anything.

@@ -101,6 +101,22 @@ impl RangeSet {
         Self(ranges)
     }
 
+    /// Whether its addresses are IPv4: a set has one family.
+    pub fn is_ipv4(&self) -> bool {
+        self.0.first().is_some_and(|range| range.v4)
+    }
+
+    /// How many addresses it can give.
+    pub fn capacity(&self) -> u128 {
+        let one = |range: &Range| {
+            let gateway = u128::from((range.first..=range.last).contains(&range.gateway));
+            (range.last - range.first)
+                .saturating_add(1)
+                .saturating_sub(gateway)
+        };
+        self.0.iter().map(one).fold(0, u128::saturating_add)
+    }
+
     /// The range that holds `ip`.
     pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.holds(ip))

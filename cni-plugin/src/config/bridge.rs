@@ -3,8 +3,8 @@
 use flannel_model::Mac;
 use serde_json::{Map, Value};
 
-use super::keys::Keys;
 use crate::protocol::args::{address, unicast};
+use crate::protocol::keys::Keys;
 use crate::protocol::{CniArgs, CniError, Code, Dns, IfName};
 use std::net::IpAddr;
 
@@ -32,6 +32,8 @@ pub struct Bridge {
     pub hairpin: bool,
     /// `promiscMode` of the bridge.
     pub promisc: bool,
+    /// `portIsolation`: the container reaches the node, and what is beyond it, but no other isolated container.
+    pub port_isolation: bool,
     /// `dns`, which replaces that of the address management when set.
     pub dns: Dns,
     /// Hardware address asked for: `runtimeConfig.mac`, else `MAC` of `CNI_ARGS`.
@@ -53,7 +55,7 @@ impl Bridge {
         let runtime = Keys::new("runtimeConfig", &runtime);
         let is_default_gateway = flag("isDefaultGateway")?;
         let bridge = Self {
-            name: name(&keys)?,
+            name: bridge_name(delegate)?,
             is_gateway: flag("isGateway")? || is_default_gateway,
             is_default_gateway,
             force_address: flag("forceAddress")?,
@@ -61,6 +63,7 @@ impl Bridge {
             mtu: mtu(&keys)?,
             hairpin: flag("hairpinMode")?,
             promisc: flag("promiscMode")?,
+            port_isolation: flag("portIsolation")?,
             dns: dns(&keys)?,
             mac: mac(&runtime)?.or(args.mac),
             requested: requested(&runtime, args)?,
@@ -90,12 +93,7 @@ fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
             "leave it out or set it to \"bridge\"",
         ));
     }
-    for name in [
-        "macspoofchk",
-        "portIsolation",
-        "enabledad",
-        "disableContainerInterface",
-    ] {
+    for name in ["macspoofchk", "enabledad", "disableContainerInterface"] {
         if keys.boolean(name)? == Some(true) {
             return Err(unbuilt(keys, name, "true", "leave it out or set it to false"));
         }
@@ -134,7 +132,12 @@ fn unbuilt(keys: &Keys<'_>, name: &str, value: &str, advice: &str) -> CniError {
     .with(advice)
 }
 
-fn name(keys: &Keys<'_>) -> Result<IfName, CniError> {
+/// The bridge's device name.
+///
+/// # Errors
+/// Code 7 when it is none.
+pub fn bridge_name(delegate: &Map<String, Value>) -> Result<IfName, CniError> {
+    let keys = Keys::new("delegate", delegate);
     let text = keys
         .text("bridge")?
         .filter(|text| !text.is_empty())
@@ -155,16 +158,10 @@ fn mtu(keys: &Keys<'_>) -> Result<Option<u32>, CniError> {
 }
 
 fn dns(keys: &Keys<'_>) -> Result<Dns, CniError> {
-    let Some(object) = keys.object("dns")? else {
-        return Ok(Dns::default());
-    };
-    let keys = Keys::new("delegate.dns", object);
-    Ok(Dns {
-        nameservers: keys.texts("nameservers")?,
-        domain: keys.text("domain")?.unwrap_or_default().to_owned(),
-        search: keys.texts("search")?,
-        options: keys.texts("options")?,
-    })
+    match keys.object("dns")? {
+        Some(object) => Dns::read(&Keys::new("delegate.dns", object)),
+        None => Ok(Dns::default()),
+    }
 }
 
 fn mac(runtime: &Keys<'_>) -> Result<Option<Mac>, CniError> {
@@ -224,7 +221,6 @@ mod tests {
             ("vlan", "100"),
             ("vlanTrunk", "[{\"id\":5}]"),
             ("macspoofchk", "true"),
-            ("portIsolation", "true"),
             ("enabledad", "true"),
             ("disableContainerInterface", "true"),
             ("ipMasqBackend", "\"iptables\""),

@@ -1,13 +1,13 @@
 //! The part of the rendered configuration that flannel hands to host-local: ranges, routes, the place of the leases.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::keys::Keys;
 use super::network::lease_root;
 use crate::address::{Range, RangeSet};
+use crate::protocol::args::network;
+use crate::protocol::keys::Keys;
 use crate::protocol::{CniError, Code, Route};
 
 /// host-local's settings.
@@ -87,42 +87,10 @@ fn range_set(keys: &Keys<'_>, set: &Value) -> Result<RangeSet, CniError> {
 }
 
 fn route(keys: &Keys<'_>, item: &Value) -> Result<Route, CniError> {
-    let expected =
-        "an object with dst, a network such as 10.0.0.0/8, and perhaps gw, an address of the same family";
-    let fault = || keys.fault("routes", item, expected);
-    let object = item.as_object().ok_or_else(fault)?;
-    let fields = Keys::new("ipam.routes", object);
-    for name in ["mtu", "advmss", "priority", "table", "scope"] {
-        if fields.value(name)?.is_some_and(|value| value.as_u64() != Some(0)) {
-            let msg = format!("ipam.routes.{name} is not built into this plugin yet");
-            return Err(CniError::new(Code::UnsupportedField, msg).with("leave the key out"));
-        }
-    }
-    let dst = fields.text("dst")?.and_then(network).ok_or_else(fault)?;
-    let gw: Option<IpAddr> = match fields.text("gw")?.filter(|text| !text.is_empty()) {
-        Some(text) => Some(text.parse().map_err(|_| fault())?),
-        None => None,
-    };
-    match gw.is_none_or(|gw| gw.is_ipv4() == dst.0.is_ipv4()) {
-        true => Ok(Route { dst, gw }),
-        false => Err(fault()),
-    }
-}
-
-/// `address/length` with the host bits cleared, as Go's `ParseCIDR` gives the network.
-fn network(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, length) = text.split_once('/')?;
-    let length: u8 = length.parse().ok()?;
-    match address.parse().ok()? {
-        IpAddr::V4(v4) => {
-            let net = flannel_model::Ipv4Subnet::new(v4, length)?;
-            Some((net.network().into(), length))
-        }
-        IpAddr::V6(v6) => {
-            let net = flannel_model::Ipv6Subnet::new(v6, length)?;
-            Some((net.network().into(), length))
-        }
-    }
+    let object = item
+        .as_object()
+        .ok_or_else(|| keys.fault("routes", item, "a list of objects"))?;
+    Route::read(&Keys::new("ipam.routes", object))
 }
 
 #[cfg(test)]
@@ -151,10 +119,6 @@ mod tests {
             (r#"{"type":"dhcp"}"#, "ipam.type"),
             (r#"{"subnet":"10.0.0.0/8"}"#, "ipam.subnet"),
             (r#"{"rangeStart":"10.0.0.1"}"#, "ipam.rangeStart"),
-            (
-                r#"{"routes":[{"dst":"10.0.0.0/8","mtu":1400}]}"#,
-                "ipam.routes.mtu",
-            ),
         ] {
             let error = read(text).unwrap_err();
             assert_eq!(error.code, Code::UnsupportedField, "{text}");

@@ -2,12 +2,11 @@
 
 mod bridge;
 mod ipam;
-mod keys;
 mod network;
 pub mod render;
 mod resolv;
 
-pub use bridge::Bridge;
+pub use bridge::{Bridge, bridge_name};
 pub use ipam::Ipam;
 pub use network::{Network, lease_root};
 pub use resolv::read_resolv_conf;

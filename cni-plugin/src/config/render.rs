@@ -7,7 +7,7 @@ use flannel_model::SubnetEnv;
 use serde_json::{Map, Value, json};
 
 use super::Network;
-use super::keys::{Keys, key_like};
+use crate::protocol::keys::{Keys, key_like};
 use crate::protocol::{CniError, Code};
 
 /// The rendered configuration of `network` on a node that has `env`. The keys are sorted.

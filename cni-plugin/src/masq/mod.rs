@@ -8,7 +8,7 @@ mod rules;
 use std::net::IpAddr;
 
 use flannel_netlink::NetlinkError;
-use flannel_netlink::nftables::{Family, commit, has_rules};
+use flannel_netlink::nftables::{Family, commit, has_element, has_rules};
 
 use crate::address::Given;
 use crate::protocol::{CniError, Code};
@@ -58,6 +58,18 @@ pub fn remove(addresses: &[IpAddr]) -> Result<(), CniError> {
         }
     }
     result
+}
+
+/// Whether `address` is masqueraded: its element and its subnet's rule are there.
+///
+/// # Errors
+/// Code 100 when the kernel does not say.
+pub fn is_in_place(address: IpAddr, length: u8) -> Result<bool, CniError> {
+    let family = family(address);
+    let chain = rules::chain_name((rules::network(address, length), length));
+    let kernel = |e: NetlinkError| CniError::new(Code::Kernel, e.to_string());
+    let element = has_element(family, rules::TABLE, rules::SET, &rules::octets(address)).map_err(kernel)?;
+    Ok(element && has_rules(family, rules::TABLE, &chain).map_err(kernel)?)
 }
 
 /// No element, no set, no table; or no nf_tables in this kernel, so that there never was one.

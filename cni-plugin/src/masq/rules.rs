@@ -7,7 +7,7 @@ use flannel_netlink::nftables::{Attributes, Kind, Message};
 /// Name of our table, in the families ip and ip6.
 pub const TABLE: &str = "flannel-cni-masq";
 /// Name of the set of pod addresses.
-const SET: &str = "pods";
+pub const SET: &str = "pods";
 /// NFT_REG_1: the first register of 16 bytes.
 const REGISTER: u32 = 1;
 /// NF_INET_POST_ROUTING
@@ -41,6 +41,22 @@ pub fn add_element(address: IpAddr) -> Vec<Message> {
 /// Takes the element out.
 pub fn remove(address: IpAddr) -> Vec<Message> {
     vec![element(Kind::DeleteElement, address)]
+}
+
+/// The first address of the subnet of `length` bits that holds `address`.
+pub fn network(address: IpAddr, length: u8) -> IpAddr {
+    let masked = |bytes: Vec<u8>| -> Vec<u8> {
+        let bytes = bytes.into_iter().enumerate();
+        bytes
+            .map(|(index, byte)| byte & mask_byte(length, index))
+            .collect()
+    };
+    let bytes = masked(octets(address));
+    match (<[u8; 4]>::try_from(bytes.as_slice()), <[u8; 16]>::try_from(bytes)) {
+        (Ok(v4), _) => v4.into(),
+        (_, Ok(v6)) => v6.into(),
+        _ => address,
+    }
 }
 
 /// One chain a subnet: a node that changes its subnet keeps both while pods of the old one live.
@@ -186,7 +202,8 @@ fn value(bytes: &[u8]) -> Attributes {
     Attributes::new().bytes(1, bytes)
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// The address as it lies in a packet.
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),

@@ -87,6 +87,22 @@ pub fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
+/// `address/length` with the host bits cleared, as Go's `ParseCIDR` gives the network.
+pub fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let length: u8 = length.parse().ok()?;
+    match address.parse().ok()? {
+        IpAddr::V4(v4) => {
+            let net = flannel_model::Ipv4Subnet::new(v4, length)?;
+            Some((net.network().into(), length))
+        }
+        IpAddr::V6(v6) => {
+            let net = flannel_model::Ipv6Subnet::new(v6, length)?;
+            Some((net.network().into(), length))
+        }
+    }
+}
+
 fn bad(fault: &str) -> CniError {
     CniError::new(Code::BadEnvironment, format!("CNI_ARGS: {fault}"))
 }

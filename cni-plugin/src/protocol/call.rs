@@ -35,7 +35,14 @@ pub enum Call {
         netns: Option<String>,
     },
     /// Verify an attachment.
-    Check,
+    Check {
+        /// Which interface of which container.
+        attachment: Attachment,
+        /// `CNI_NETNS`
+        netns: String,
+        /// `CNI_ARGS`, as ADD got them.
+        args: CniArgs,
+    },
     /// Remove what no attachment needs.
     Gc,
     /// Would an ADD succeed?
@@ -53,9 +60,21 @@ pub fn from_environment(get: impl Fn(&str) -> Option<OsString>) -> Result<Option
         return Ok(None);
     };
     match command.as_str() {
-        "ADD" => add(&get).map(Some),
+        "ADD" => whole(&get).map(|(attachment, netns, args)| {
+            Some(Call::Add {
+                attachment,
+                netns,
+                args,
+            })
+        }),
         "DEL" => del(&get).map(Some),
-        "CHECK" => add(&get).map(|_| Some(Call::Check)),
+        "CHECK" => whole(&get).map(|(attachment, netns, args)| {
+            Some(Call::Check {
+                attachment,
+                netns,
+                args,
+            })
+        }),
         "GC" => Ok(Some(Call::Gc)),
         "STATUS" => Ok(Some(Call::Status)),
         "VERSION" => Ok(Some(Call::Version)),
@@ -91,14 +110,14 @@ fn find(get: &impl Fn(&str) -> Option<OsString>) -> Result<Found, CniError> {
     })
 }
 
-fn add(get: &impl Fn(&str) -> Option<OsString>) -> Result<Call, CniError> {
+/// What ADD and CHECK need.
+fn whole(get: &impl Fn(&str) -> Option<OsString>) -> Result<(Attachment, String, CniArgs), CniError> {
     let found = find(get)?;
     match (found.container, found.netns, found.ifname) {
-        (Some(container), Some(netns), Some(ifname)) => Ok(Call::Add {
-            attachment: Attachment { container, ifname },
-            netns,
-            args: CniArgs::parse(&text(get, "CNI_ARGS")?.unwrap_or_default())?,
-        }),
+        (Some(container), Some(netns), Some(ifname)) => {
+            let args = CniArgs::parse(&text(get, "CNI_ARGS")?.unwrap_or_default())?;
+            Ok((Attachment { container, ifname }, netns, args))
+        }
         (container, netns, ifname) => Err(missing(&[
             ("CNI_CONTAINERID", container.is_none()),
             ("CNI_NETNS", netns.is_none()),

@@ -25,14 +25,16 @@ pub enum Code {
     TryAgain = 11,
     /// STATUS: an ADD would fail now.
     NotAvailable = 50,
+    /// STATUS: an ADD would fail now, and containers that are attached may have lost connections.
+    Limited = 51,
     /// The kernel refused a change.
     Kernel = 100,
     /// No address is free, or a requested one is not.
     NoAddress = 101,
     /// The attachment, or a device in its place, exists already.
     Exists = 102,
-    /// The command is known but not built yet.
-    NotBuilt = 103,
+    /// CHECK: the container is not as ADD left it.
+    Differs = 103,
 }
 
 /// A failure in the terms of the CNI specification.

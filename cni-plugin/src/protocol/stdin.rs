@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
-use super::{CniError, Code};
+use super::{CniError, Code, strict};
 
 /// Largest configuration in bytes. Real ones are a few kilobytes; libcni's own cap does not exist, so this bounds our memory.
 pub const MAX_STDIN: u64 = 1 << 20;
@@ -33,7 +33,7 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, CniError> {
             "stdin is empty; expected the network configuration as a JSON object",
         ));
     }
-    match serde_json::from_slice(bytes) {
+    match strict::parse(bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(other) => Err(CniError::new(
             Code::Decode,
@@ -75,6 +75,7 @@ mod tests {
             "{} {}",
             "\u{feff}{}",
             "{\"a\":\"\u{1}\"}",
+            r#"{"name":"a","name":"b"}"#,
             &deep,
             &deep_object,
         ] {

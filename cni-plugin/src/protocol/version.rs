@@ -7,7 +7,11 @@ use super::{CniError, Code};
 /// A version of the specification that this plugin speaks. Ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpecVersion {
-    /// 0.3.0
+    /// 0.1.0: one address a family
+    V0_1_0,
+    /// 0.2.0
+    V0_2_0,
+    /// 0.3.0: interfaces, any number of addresses
     V0_3_0,
     /// 0.3.1
     V0_3_1,
@@ -21,7 +25,9 @@ pub enum SpecVersion {
 
 impl SpecVersion {
     /// All of them, oldest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
+        Self::V0_1_0,
+        Self::V0_2_0,
         Self::V0_3_0,
         Self::V0_3_1,
         Self::V0_4_0,
@@ -35,9 +41,17 @@ impl SpecVersion {
     /// What a configuration without `cniVersion` means, by the specification.
     pub const IMPLIED: &'static str = "0.1.0";
 
+    /// Whether results of both versions have the same keys.
+    pub fn same_layout(self, other: Self) -> bool {
+        let layout = |version: Self| (version >= Self::V0_3_0, version >= Self::V1_0_0);
+        layout(self) == layout(other)
+    }
+
     /// The text form.
     pub const fn text(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
             Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
@@ -85,11 +99,13 @@ mod tests {
         for version in SpecVersion::ALL {
             assert_eq!(SpecVersion::parse(version.text()).unwrap(), version);
         }
-        for text in ["", "0.1.0", "0.2.0", "1", "1.0", "v1.0.0", "1.1.0 ", "9.9.9"] {
+        for text in ["", "0.1", "0.2.1", "1", "1.0", "v1.0.0", "1.1.0 ", "9.9.9"] {
             let error = SpecVersion::parse(text).unwrap_err();
             assert_eq!(error.code, Code::IncompatibleVersion);
             assert!(
-                error.details.contains("0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
+                error
+                    .details
+                    .contains("0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
                 "{error}"
             );
         }
@@ -100,7 +116,7 @@ mod tests {
         assert!(SpecVersion::ALL.is_sorted());
         assert_eq!(
             answer(),
-            r#"{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
+            r#"{"cniVersion":"1.1.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}"#
         );
     }
 }

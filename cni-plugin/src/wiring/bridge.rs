@@ -38,7 +38,11 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniEr
     Ok(bridge)
 }
 
-fn find(conn: &mut RouteConn, name: &str) -> Result<Option<Link>, CniError> {
+/// The bridge called `name`, if there is one.
+///
+/// # Errors
+/// Code 102 when a device of another kind has its name, 100 when the kernel refuses.
+pub fn find(conn: &mut RouteConn, name: &str) -> Result<Option<Link>, CniError> {
     let found = link::by_name(conn, name).map_err(|e| kernel(&e))?;
     match found {
         Some(other) if other.kind != "bridge" => {

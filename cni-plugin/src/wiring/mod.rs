@@ -6,7 +6,7 @@ pub mod pod;
 mod sysctl;
 pub mod veth;
 
-use flannel_netlink::{NetlinkError, Netns, NetnsError};
+use flannel_netlink::{NetlinkError, Netns, NetnsError, RouteConn};
 
 use crate::protocol::{CniError, Code, chain};
 
@@ -40,6 +40,14 @@ pub fn target_if_any(path: &str, warn: &mut dyn FnMut(String)) -> Option<Netns> 
     found
         .map_err(|e| warn(format!("DEL goes on without the container's namespace: {e}")))
         .ok()
+}
+
+/// A netlink connection in the container's namespace.
+///
+/// # Errors
+/// Code 8 when it cannot be entered.
+pub fn inside(target: &Netns) -> Result<RouteConn, CniError> {
+    target.connect().map_err(|e| netns(&e))
 }
 
 fn foreign(path: &str, target: Netns) -> Result<Netns, CniError> {

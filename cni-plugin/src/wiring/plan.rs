@@ -39,6 +39,11 @@ impl HostEnd {
         Self { name, alias }
     }
 
+    /// What the aliases of all host ends of `network` begin with, but for those too long to be text.
+    pub fn alias_prefix(network: &NetworkName) -> String {
+        format!("flannel:{network}/")
+    }
+
     /// Whether a device of this name with `alias` is this attachment's. It has no alias when its maker died between making
     /// and marking it.
     pub fn owns(&self, alias: Option<&str>) -> bool {
@@ -113,10 +118,10 @@ impl Plan {
     }
 
     /// Every route with its next hop, in an order in which they can be added.
-    pub fn hops(&self) -> impl Iterator<Item = ((IpAddr, u8), IpAddr)> + '_ {
+    pub fn hops(&self) -> impl Iterator<Item = (&Route, IpAddr)> + '_ {
         self.routes
             .iter()
-            .filter_map(|route| Some((route.dst, next_hop(&self.addresses, route)?)))
+            .filter_map(|route| Some((route, next_hop(&self.addresses, route)?)))
     }
 
     /// The gateway addresses of the container's subnets, with prefix length.
@@ -140,10 +145,7 @@ fn add_default_routes(addresses: &[Given], routes: &mut Vec<Route>) {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         if !routes.iter().any(|route| route.dst == (any, 0)) {
-            routes.push(Route {
-                dst: (any, 0),
-                gw: Some(given.range.gateway()),
-            });
+            routes.push(Route::new((any, 0), Some(given.range.gateway())));
         }
     }
 }
@@ -221,7 +223,7 @@ mod tests {
 
     fn hops(plan: &Plan) -> Vec<String> {
         plan.hops()
-            .map(|((network, length), gw)| format!("{network}/{length} via {gw}"))
+            .map(|(route, gw)| format!("{}/{} via {gw}", route.dst.0, route.dst.1))
             .collect()
     }
 
@@ -232,14 +234,8 @@ mod tests {
             given("fc00:7::2", "fc00:7::", 64),
         ];
         let routes = vec![
-            Route {
-                dst: ("10.1.0.0".parse().unwrap(), 16),
-                gw: None,
-            },
-            Route {
-                dst: ("fc00::".parse().unwrap(), 16),
-                gw: None,
-            },
+            Route::new(("10.1.0.0".parse().unwrap(), 16), None),
+            Route::new(("fc00::".parse().unwrap(), 16), None),
         ];
         let plan = plan(r#"{"isDefaultGateway":true}"#, addresses, routes).unwrap();
         assert_eq!(
@@ -258,10 +254,7 @@ mod tests {
     #[test]
     fn a_configured_default_route_stays_the_only_one() {
         for gw in [None, Some("10.1.17.9".parse().unwrap())] {
-            let routes = vec![Route {
-                dst: ("0.0.0.0".parse().unwrap(), 0),
-                gw,
-            }];
+            let routes = vec![Route::new(("0.0.0.0".parse().unwrap(), 0), gw)];
             let addresses = vec![given("10.1.17.2", "10.1.17.0", 24)];
             let plan = plan(r#"{"isDefaultGateway":true}"#, addresses, routes).unwrap();
             assert_eq!(plan.routes.len(), 1);
@@ -270,10 +263,7 @@ mod tests {
 
     #[test]
     fn a_route_without_a_gateway_is_refused() {
-        let routes = vec![Route {
-            dst: ("fc00::".parse().unwrap(), 16),
-            gw: None,
-        }];
+        let routes = vec![Route::new(("fc00::".parse().unwrap(), 16), None)];
         let error = plan("{}", vec![given("10.1.17.2", "10.1.17.0", 24)], routes).unwrap_err();
         assert_eq!(error.code, Code::BadConfig);
     }

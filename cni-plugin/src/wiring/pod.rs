@@ -76,11 +76,19 @@ fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
     requests.extend(addresses);
     requests.push(link::set_up(ifindex));
     let routes_from = requests.len();
-    requests.extend(plan.hops().map(|(destination, gateway)| {
+    requests.extend(plan.hops().map(|(route, gateway)| {
+        let options = route.options;
         pod::add_route(&GatewayRoute {
             ifindex,
-            destination,
+            destination: route.dst,
             gateway,
+            options: pod::RouteOptions {
+                mtu: options.mtu,
+                advmss: options.advmss,
+                priority: options.priority,
+                table: options.table,
+                scope: options.scope,
+            },
         })
     }));
     (requests, routes_from)

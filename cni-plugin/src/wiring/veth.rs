@@ -30,6 +30,9 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
     if plan.bridge.hairpin {
         marks.push(link::set_hairpin(name, true));
     }
+    if plan.bridge.port_isolation {
+        marks.push(link::set_isolated(name, true));
+    }
     let failed = conn.batch(&marks).into_iter().find_map(Result::err);
     match failed {
         None => Ok(()),

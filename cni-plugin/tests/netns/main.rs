@@ -5,6 +5,7 @@
 mod failure;
 mod lab;
 mod takeover;
+mod verbs;
 mod wiring;
 
 const V4: &str =

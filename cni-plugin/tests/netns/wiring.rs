@@ -92,10 +92,16 @@ fn every_version_is_answered_in_its_own_layout() {
         return;
     }
     let mut node = Node::new(V4, usual());
-    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+    for version in ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         node.conf["cniVersion"] = json!(version);
         let pod = Space::new();
         let result = node.add("c1", &pod).json;
+        if version < "0.3.0" {
+            assert_eq!(result["ip4"]["gateway"], "10.244.1.1", "{result}");
+            assert!(result.get("ips").is_none() && result.get("interfaces").is_none());
+            node.del("c1", &pod.path());
+            continue;
+        }
         assert_eq!(result["cniVersion"], version);
         let old = version < "1.0.0";
         assert_eq!(result["ips"][0].get("version").is_some(), old, "{version}");

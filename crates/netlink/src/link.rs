@@ -9,8 +9,8 @@ use std::fmt;
 use flannel_model::Mac;
 
 pub use change::{
-    delete, set_alias, set_down, set_hairpin, set_mac, set_master, set_mtu, set_up, set_vxlan_learning,
-    set_vxlan_local,
+    delete, delete_group, detach, set_alias, set_down, set_hairpin, set_isolated, set_mac, set_master,
+    set_mtu, set_up, set_vxlan_learning, set_vxlan_local,
 };
 pub use create::{BridgeSpec, VethSpec, VxlanSpec, create_bridge, create_veth, create_vxlan};
 pub use read::{by_index, by_name, dump, get_request, read_link};
@@ -34,14 +34,22 @@ pub struct Link {
     pub carrier: bool,
     /// The loopback device.
     pub loopback: bool,
+    /// Takes every frame (IFF_PROMISC).
+    pub promiscuous: bool,
+    /// Group number, 0 unless somebody set one.
+    pub group: u32,
     /// The bridge or bond that it belongs to.
     pub master: Option<u32>,
+    /// Index of the link that it hangs on; for a veth its other end, in that one's own namespace.
+    pub peer: Option<u32>,
     /// Driver kind: `vxlan`, `bridge`, `veth`; empty for hardware.
     pub kind: String,
     /// Details of a VXLAN device.
     pub vxlan: Option<Vxlan>,
     /// Hairpin mode, where the device is a port of a bridge.
     pub hairpin: Option<bool>,
+    /// Isolation from other isolated ports, where the device is a port of a bridge.
+    pub isolated: Option<bool>,
 }
 
 /// What makes a VXLAN device what it is.

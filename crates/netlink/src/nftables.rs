@@ -19,6 +19,8 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// NFT_MSG_GETRULE
 const GET_RULE: u16 = 7;
+/// NFT_MSG_GETSETELEM
+const GET_ELEMENT: u16 = 13;
 /// Longest wait for the answer; the kernel works inside the send.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -29,6 +31,8 @@ pub enum Family {
     Ipv4,
     /// `ip6`
     Ipv6,
+    /// `bridge`
+    Bridge,
 }
 
 /// Kinds of messages that are used, with the kernel's numbers.
@@ -128,35 +132,111 @@ pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), Ne
 /// When the kernel has no nf_tables or does not answer.
 pub fn has_rules(family: Family, table: &str, chain: &str) -> Result<bool, NetlinkError> {
     let what = format!("list rules of chain {chain} in table {table}");
-    let socket = open().map_err(|e| NetlinkError::socket(&what, &e))?;
-    let mut payload = header(family_number(family), 0);
     // NFTA_RULE_TABLE, NFTA_RULE_CHAIN: the kernel filters by them.
-    payload.extend_from_slice(&Attributes::new().text(1, table).text(2, chain).0);
+    let attributes = Attributes::new().text(1, table).text(2, chain);
+    let asked = Question {
+        kind: GET_RULE,
+        flags: DUMP,
+        attributes: &attributes,
+    };
+    let mut found = false;
+    ask(family, &asked, &what, &mut |_| found = true)?;
+    Ok(found)
+}
+
+/// Whether a set or map holds the element with this key. `false` also when there is no such set or table.
+///
+/// # Errors
+/// When the kernel has no nf_tables or does not answer.
+pub fn has_element(family: Family, table: &str, set: &str, key: &[u8]) -> Result<bool, NetlinkError> {
+    let what = format!("look up an element of set {set} in table {table}");
+    // NFTA_DATA_VALUE in NFTA_SET_ELEM_KEY in NFTA_LIST_ELEM
+    let element = Attributes::new().nest(1, &Attributes::new().bytes(1, key));
+    let list = Attributes::new().nest(1, &element);
+    // NFTA_SET_ELEM_LIST_TABLE, _SET, _ELEMENTS
+    let attributes = Attributes::new().text(1, table).text(2, set).nest(3, &list);
+    let asked = Question {
+        kind: GET_ELEMENT,
+        flags: ACK,
+        attributes: &attributes,
+    };
+    let mut found = false;
+    ask(family, &asked, &what, &mut |_| found = true)?;
+    Ok(found)
+}
+
+/// The keys of all elements of a set or map; none when there is no such set or table.
+///
+/// # Errors
+/// When the kernel has no nf_tables or does not answer.
+pub fn keys(family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    let what = format!("list the elements of set {set} in table {table}");
+    let attributes = Attributes::new().text(1, table).text(2, set);
+    let asked = Question {
+        kind: GET_ELEMENT,
+        flags: DUMP,
+        attributes: &attributes,
+    };
+    let mut found = Vec::new();
+    ask(family, &asked, &what, &mut |payload| {
+        found.extend(element_keys(payload));
+    })?;
+    Ok(found)
+}
+
+/// The keys in one message of a listing.
+fn element_keys(payload: &[u8]) -> Vec<Vec<u8>> {
+    // Behind struct nfgenmsg.
+    let attributes = payload.get(4..).unwrap_or_default();
+    let inside = |bytes, wanted| {
+        wire::Attributes(bytes)
+            .filter(move |(kind, _)| *kind == wanted)
+            .map(|(_, value)| value)
+    };
+    inside(attributes, 3)
+        .flat_map(|list| inside(list, 1))
+        .filter_map(|element| inside(element, 1).next())
+        .filter_map(|data| inside(data, 1).next())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// A request that is not part of a transaction.
+struct Question<'a> {
+    kind: u16,
+    flags: u16,
+    attributes: &'a Attributes,
+}
+
+/// Hands the payload of every answer to `take`. What is asked about not being there is no error.
+fn ask(
+    family: Family,
+    question: &Question<'_>,
+    what: &str,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<(), NetlinkError> {
+    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
+    let mut payload = header(family_number(family), 0);
+    payload.extend_from_slice(&question.attributes.0);
     let mut datagram = Vec::new();
-    wire::append(
-        &mut datagram,
-        SUBSYSTEM << 8 | GET_RULE,
-        REQUEST | DUMP,
-        1,
-        &payload,
-    );
+    let kind = SUBSYSTEM << 8 | question.kind;
+    wire::append(&mut datagram, kind, REQUEST | question.flags, 1, &payload);
     socket
         .send_to(&datagram, &SocketAddr::new(0, 0), 0)
-        .map_err(|e| NetlinkError::socket(&what, &e))?;
-    let mut found = false;
+        .map_err(|e| NetlinkError::socket(what, &e))?;
     let read = answers(&socket, |frame| match frame.answer() {
         Answer::Data => {
-            found = true;
+            take(frame.payload);
             Ok(false)
         }
         Answer::Failed(failure) => Err(failure),
         Answer::Done | Answer::Acknowledged => Ok(true),
         Answer::Ignored => Ok(false),
     });
+    let what = what.to_owned();
     match read.map_err(|failure| NetlinkError { what, failure }) {
-        Err(e) if e.is_missing() => Ok(false),
-        Err(e) => Err(e),
-        Ok(()) => Ok(found),
+        Err(e) if e.is_missing() => Ok(()),
+        result => result,
     }
 }
 
@@ -207,6 +287,8 @@ fn family_number(family: Family) -> u8 {
         // NFPROTO_IPV4, NFPROTO_IPV6
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
+        // NFPROTO_BRIDGE
+        Family::Bridge => 7,
     }
 }
 

@@ -1,14 +1,15 @@
 //! Addresses and routes of either family, as a container's interface and its bridge need them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -39,6 +40,36 @@ pub struct GatewayRoute {
     pub destination: (IpAddr, u8),
     /// Next hop, of the same family.
     pub gateway: IpAddr,
+    /// What else the route has.
+    pub options: RouteOptions,
+}
+
+/// Metrics and place of a route. Absent means the kernel's own choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteOptions {
+    /// Largest packet in bytes.
+    pub mtu: Option<u32>,
+    /// Segment size told to TCP peers, in bytes.
+    pub advmss: Option<u32>,
+    /// Metric; lower wins.
+    pub priority: Option<u32>,
+    /// Routing table; the main one when absent.
+    pub table: Option<u32>,
+    /// Scope as in `ip route` (253 is link).
+    pub scope: Option<u8>,
+}
+
+/// A route of either family, as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedRoute {
+    /// Index of the link, where there is a single one.
+    pub ifindex: Option<u32>,
+    /// Destination: network address and prefix length.
+    pub destination: (IpAddr, u8),
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Routing table.
+    pub table: u32,
 }
 
 /// Puts an address on a link; EEXIST when it is there. There is no duplicate address detection, so an IPv6 address serves at
@@ -80,6 +111,54 @@ pub fn addresses(conn: &mut RouteConn, ifindex: u32) -> Result<Vec<IpOnLink>, Ne
         .collect())
 }
 
+/// All unicast routes of the namespace, both families and all tables.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn routes(conn: &mut RouteConn) -> Result<Vec<ListedRoute>, NetlinkError> {
+    let request = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+    let listed = conn.dump(&RouteRequest::new(request, 0, "list routes"))?;
+    Ok(listed.iter().filter_map(read_route).collect())
+}
+
+fn read_route(message: &RouteNetlinkMessage) -> Option<ListedRoute> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    let any: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut route = ListedRoute {
+        ifindex: None,
+        destination: (any, message.header.destination_prefix_length),
+        gateway: None,
+        table: message.header.table.into(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => route.destination.0 = plain(address)?,
+            RouteAttribute::Gateway(address) => route.gateway = plain(address),
+            RouteAttribute::Oif(index) => route.ifindex = Some(*index),
+            RouteAttribute::Table(table) => route.table = *table,
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn plain(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
 /// Adds a route through a gateway; EEXIST when the destination has one of the same metric.
 pub fn add_route(route: &GatewayRoute) -> RouteRequest {
     let mut message = RouteMessage::default();
@@ -88,17 +167,33 @@ pub fn add_route(route: &GatewayRoute) -> RouteRequest {
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     // As `ip route add` marks what an administrator asked for.
     message.header.protocol = RouteProtocol::Boot;
-    message.header.scope = RouteScope::Universe;
+    message.header.scope = route.options.scope.map_or(RouteScope::Universe, RouteScope::from);
     message.header.kind = RouteType::Unicast;
+    let mut set = |attribute| message.attributes.push(attribute);
     if route.destination.1 > 0 {
-        message
-            .attributes
-            .push(RouteAttribute::Destination(route_address(route.destination.0)));
+        set(RouteAttribute::Destination(route_address(route.destination.0)));
     }
-    message
-        .attributes
-        .push(RouteAttribute::Gateway(route_address(route.gateway)));
-    message.attributes.push(RouteAttribute::Oif(route.ifindex));
+    set(RouteAttribute::Gateway(route_address(route.gateway)));
+    set(RouteAttribute::Oif(route.ifindex));
+    route
+        .options
+        .priority
+        .into_iter()
+        .for_each(|priority| set(RouteAttribute::Priority(priority)));
+    // The attribute holds any number and outranks the byte in the header.
+    route
+        .options
+        .table
+        .into_iter()
+        .for_each(|table| set(RouteAttribute::Table(table)));
+    let mtu = route.options.mtu.map(RouteMetric::Mtu);
+    let metrics: Vec<RouteMetric> = mtu
+        .into_iter()
+        .chain(route.options.advmss.map(RouteMetric::Advmss))
+        .collect();
+    if !metrics.is_empty() {
+        set(RouteAttribute::Metrics(metrics));
+    }
     let (network, length) = route.destination;
     let what = format!("add route {network}/{length} via {}", route.gateway);
     RouteRequest::new(RouteNetlinkMessage::NewRoute(message), CREATE | EXCL, what)

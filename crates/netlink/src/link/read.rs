@@ -78,16 +78,22 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
+        promiscuous: flags.contains(LinkFlags::Promisc),
+        group: 0,
         master: None,
+        peer: None,
         kind: String::new(),
         vxlan: None,
         hairpin: None,
+        isolated: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Group(group) => link.group = *group,
+            LinkAttribute::Link(index) => link.peer = Some(*index).filter(|i| *i != 0),
             LinkAttribute::Controller(master) => link.master = Some(*master),
             LinkAttribute::Address(bytes) if ethernet => {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac::new);
@@ -106,6 +112,10 @@ fn read_info(info: &LinkInfo, link: &mut Link) {
         LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
             link.hairpin = attributes.iter().find_map(|a| match a {
                 InfoBridgePort::HairpinMode(on) => Some(*on),
+                _ => None,
+            });
+            link.isolated = attributes.iter().find_map(|a| match a {
+                InfoBridgePort::Isolated(on) => Some(*on),
                 _ => None,
             });
         }

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::protocol::name::excerpt;
-use crate::protocol::{CniError, Code};
+use super::name::excerpt;
+use super::{CniError, Code};
 
 /// An object and where it stands in the configuration, for messages.
 #[derive(Debug, Clone, Copy)]

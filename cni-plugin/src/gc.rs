@@ -1,0 +1,153 @@
+//! GC: remove what no attachment needs that the runtime still knows. Of this network only.
+
+use std::collections::BTreeSet;
+
+use flannel_netlink::RouteConn;
+use flannel_netlink::link::{self, Link};
+use serde_json::Value;
+
+use crate::address::{Holder, LeaseDir};
+use crate::config::Network;
+use crate::masq;
+use crate::protocol::keys::Keys;
+use crate::protocol::{Attachment, CniError, Code, ContainerId, IfName};
+use crate::scratch;
+use crate::wiring::kernel;
+use crate::wiring::plan::HostEnd;
+
+/// Most attachments in a call; a node has some hundreds.
+const MOST: usize = 1 << 20;
+
+/// Attachments that are to stay.
+#[derive(Debug, Default)]
+struct Valid {
+    holders: BTreeSet<Holder>,
+    containers: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+/// Removes devices, addresses, masquerading and saved state of attachments that are not in `cni.dev/valid-attachments`.
+///
+/// # Errors
+/// Code 7 for the list; else, after everything that could be removed was removed, all that could not, as one error.
+pub fn gc(network: &Network, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
+    let valid = Valid::read(network)?;
+    let mut failures = Failures::default();
+    failures.note(devices(network, &valid, warn));
+    failures.note(leases(network, &valid, warn));
+    failures.note(saved(network, &valid));
+    failures.result()
+}
+
+impl Valid {
+    fn read(network: &Network) -> Result<Self, CniError> {
+        let keys = network.keys();
+        // The second name is that of libraries before 1.1.0 was final.
+        let given = |name: &str| keys.value(name).map(|value| value.map(|_| name.to_owned()));
+        let name = match given("cni.dev/valid-attachments")? {
+            Some(name) => Some(name),
+            None => given("cni.dev/attachments")?,
+        };
+        let Some(name) = name else {
+            let msg = "cni.dev/valid-attachments is missing";
+            return Err(CniError::new(Code::BadConfig, msg).with(
+                "GC removes what is not in that list; an empty list means everything of this network",
+            ));
+        };
+        let list = keys.list(&name)?;
+        if list.len() > MOST {
+            let msg = format!("{name} has {} entries; expected {MOST} at the most", list.len());
+            return Err(CniError::new(Code::BadConfig, msg));
+        }
+        let mut valid = Self::default();
+        for item in list {
+            valid.take(network, &keys, &name, item)?;
+        }
+        Ok(valid)
+    }
+
+    fn take(&mut self, network: &Network, keys: &Keys<'_>, name: &str, item: &Value) -> Result<(), CniError> {
+        let expected = "a list of objects with containerID and ifname";
+        let fault = || keys.fault(name, item, expected);
+        let object = item.as_object().ok_or_else(fault)?;
+        let fields = Keys::new(name, object);
+        let container = ContainerId::parse(fields.text("containerID")?.ok_or_else(fault)?);
+        let ifname = IfName::parse(fields.text("ifname")?.ok_or_else(fault)?);
+        let attachment = Attachment {
+            container: container.map_err(|_| fault())?,
+            ifname: ifname.map_err(|_| fault())?,
+        };
+        self.names.insert(HostEnd::of(&network.name, &attachment).name);
+        self.containers.insert(attachment.container.to_string());
+        self.holders.insert(Holder::from(&attachment));
+        Ok(())
+    }
+}
+
+/// Devices go before their addresses become free.
+fn devices(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
+    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
+    let prefix = HostEnd::alias_prefix(&network.name);
+    let ours = |link: &Link| {
+        let alias = link.alias.as_deref().unwrap_or_default();
+        link.kind == "veth" && alias.starts_with(&prefix) && !valid.names.contains(&link.name)
+    };
+    let links = link::dump(&mut conn).map_err(|e| kernel(&e))?;
+    let mut failures = Failures::default();
+    for stale in links.iter().filter(|link| ours(link)) {
+        match conn.run(&link::delete(stale.ifindex)) {
+            Ok(()) => warn(format!("GC removed the device {}", stale.name)),
+            Err(e) if e.is_missing() => {}
+            Err(e) => failures.note(Err(kernel(&e))),
+        }
+    }
+    failures.result()
+}
+
+fn leases(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
+    let Some(dir) = LeaseDir::open_existing(&network.lease_root()?, &network.name)? else {
+        return Ok(());
+    };
+    let mut failures = Failures::default();
+    for (ip, lease) in dir.entries()? {
+        let keep = lease.holder_text().is_some_and(|text| {
+            // A file of an old plugin names the container alone.
+            valid.holders.iter().any(|holder| holder.owns(text)) || valid.containers.contains(text.trim())
+        });
+        if keep || lease.is_unreadable() {
+            continue;
+        }
+        let freed = masq::remove(&[ip]).and_then(|()| dir.free(ip));
+        if freed.is_ok() {
+            warn(format!("GC freed the address {ip}"));
+        }
+        failures.note(freed);
+    }
+    failures.result()
+}
+
+fn saved(network: &Network, valid: &Valid) -> Result<(), CniError> {
+    scratch::retain(&network.data_dir()?, &network.name, &|container| {
+        valid.containers.contains(container)
+    })
+}
+
+/// What failed, while the rest goes on.
+#[derive(Debug, Default)]
+struct Failures(Vec<CniError>);
+
+impl Failures {
+    fn note(&mut self, result: Result<(), CniError>) {
+        self.0.extend(result.err());
+    }
+
+    fn result(mut self) -> Result<(), CniError> {
+        if self.0.len() < 2 {
+            return self.0.pop().map_or(Ok(()), Err);
+        }
+        let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        let code = self.0.first().map_or(Code::Io, |error| error.code);
+        let msg = format!("{} things could not be removed", texts.len());
+        Err(CniError::new(code, msg).with(texts.join("; ")))
+    }
+}

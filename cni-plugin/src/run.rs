@@ -1,0 +1,137 @@
+//! A call from beginning to end: environment and stdin in, stdout and exit status out.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::Network;
+use crate::protocol::{Attachment, Call, CniArgs, CniError, Code, SpecVersion, version};
+use crate::{add, check, del, gc, protocol, status};
+
+/// A failure together with the version in which it is to be told.
+struct Failed {
+    version: SpecVersion,
+    error: CniError,
+}
+
+/// Does what the environment asks, and tells the runtime on stdout what became of it.
+pub fn main() -> ExitCode {
+    let call = match protocol::from_environment(|name| std::env::var_os(name)) {
+        Ok(Some(call)) => call,
+        Ok(None) => return about(),
+        Err(error) => {
+            return fail(&Failed {
+                version: SpecVersion::NEWEST,
+                error,
+            });
+        }
+    };
+    match run(&call) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => fail(&failed),
+    }
+}
+
+fn run(call: &Call) -> Result<(), Failed> {
+    if *call == Call::Version {
+        return print(&version::answer()).map_err(|error| Failed {
+            version: SpecVersion::NEWEST,
+            error,
+        });
+    }
+    let network = protocol::read_object(io::stdin().lock())
+        .and_then(Network::new)
+        .map_err(|error| Failed {
+            version: SpecVersion::NEWEST,
+            error,
+        })?;
+    obey(call, &network).map_err(|error| Failed {
+        version: network.version,
+        error,
+    })
+}
+
+fn obey(call: &Call, network: &Network) -> Result<(), CniError> {
+    match call {
+        Call::Add {
+            attachment,
+            netns,
+            args,
+        } => attach(network, attachment, netns, args),
+        Call::Del { attachment, netns } => del::del(network, attachment, netns.as_deref(), &mut warn),
+        Call::Check {
+            attachment,
+            netns,
+            args,
+        } => {
+            since(network, "CHECK", SpecVersion::V0_4_0)?;
+            check::check(network, attachment, netns, args)
+        }
+        Call::Gc => {
+            since(network, "GC", SpecVersion::V1_1_0)?;
+            gc::gc(network, &mut warn)
+        }
+        Call::Status => {
+            since(network, "STATUS", SpecVersion::V1_1_0)?;
+            status::status(network)
+        }
+        Call::Version => print(&version::answer()),
+    }
+}
+
+/// An ADD whose result nobody reads did not happen.
+fn attach(network: &Network, attachment: &Attachment, netns: &str, args: &CniArgs) -> Result<(), CniError> {
+    let attached = add::add(network, attachment, netns, args, &mut warn)?;
+    let printed = print(&attached.result.to_json(network.version));
+    if printed.is_err() {
+        attached.take_back(&mut warn);
+    }
+    printed
+}
+
+/// The specification's floor for a command.
+fn since(network: &Network, command: &str, floor: SpecVersion) -> Result<(), CniError> {
+    match network.version >= floor {
+        true => Ok(()),
+        false => Err(CniError::new(
+            Code::IncompatibleVersion,
+            format!("cniVersion {} does not allow {command}", network.version.text()),
+        )
+        .with(format!("{command} exists since {}", floor.text()))),
+    }
+}
+
+fn print(text: &str) -> Result<(), CniError> {
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|e| CniError::caused(Code::Io, "the result cannot be written to stdout", &e))
+}
+
+fn fail(failed: &Failed) -> ExitCode {
+    // Where stdout is closed, the runtime shows stderr instead.
+    if print(&failed.error.to_json(failed.version.text())).is_err() {
+        warn(failed.error.to_string());
+    }
+    ExitCode::FAILURE
+}
+
+/// The runtime copies stderr into its log.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "serves as the callback that takes finished texts"
+)]
+fn warn(text: String) {
+    // There is nowhere left to tell that stderr is closed.
+    let _ = writeln!(io::stderr().lock(), "flannel: {text}");
+}
+
+fn about() -> ExitCode {
+    let text = format!(
+        "flannel {}: CNI plugin that attaches containers to the node's overlay subnet.\nCNI versions: {}\nA container runtime calls it with CNI_COMMAND set and the network configuration on stdin.",
+        env!("CARGO_PKG_VERSION"),
+        version::supported().join(", ")
+    );
+    match writeln!(io::stderr().lock(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
