@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use flannel_model::{
-    Asked, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, NetworkConfig, VxlanOptions,
+    Asked, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, Ipv6Pool, NetworkConfig,
+    VxlanOptions,
 };
 use flannel_store::Store;
 
@@ -15,10 +16,28 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A network config that this build can carry out.
 #[derive(Debug, Clone)]
 pub struct Usable {
-    /// How the address space is cut.
-    pub pool: Ipv4Pool,
+    /// How the address space of each family is cut.
+    pub pools: Families<Ipv4Pool, Ipv6Pool>,
     /// Its backend's options.
     pub vxlan: VxlanOptions,
+}
+
+impl Usable {
+    /// The families of the network.
+    pub fn families(&self) -> Families<(), ()> {
+        match self.pools {
+            Families::Ipv4(_) => Families::Ipv4(()),
+            Families::Ipv6(_) => Families::Ipv6(()),
+            Families::Dual(..) => Families::Dual((), ()),
+        }
+    }
+
+    /// The networks of both families in one text.
+    pub fn networks(&self) -> String {
+        let ipv4 = self.pools.ipv4().map(|pool| pool.network.to_string());
+        let ipv6 = self.pools.ipv6().map(|pool| pool.network.to_string());
+        [ipv4, ipv6].into_iter().flatten().collect::<Vec<_>>().join(",")
+    }
 }
 
 /// Reads `key` until it holds a config that can be used. What is missing or wrong is logged when it changes, and told to
@@ -50,10 +69,13 @@ pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&s
 /// Checks a config and what it asks of this build; all problems at once.
 fn check(text: &[u8]) -> Result<Usable, ConfigErrors> {
     let network = NetworkConfig::parse_for(text, limits)?;
-    match (network.pools, network.backend.settings) {
-        (Families::Ipv4(pool), BackendSettings::Vxlan(vxlan)) => Ok(Usable { pool, vxlan }),
-        // `limits` has named everything else.
-        (_, _) => Err(ConfigErrors(Vec::new())),
+    match network.backend.settings {
+        BackendSettings::Vxlan(vxlan) => Ok(Usable {
+            pools: network.pools,
+            vxlan,
+        }),
+        // `limits` has named it.
+        BackendSettings::Unread => Err(ConfigErrors(Vec::new())),
     }
 }
 

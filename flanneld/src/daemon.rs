@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flannel_lease::{Event as LeaseEvent, LeaseMachine, Limits, Settings};
-use flannel_model::{Mac, SubnetEnv};
-use flannel_plan::{OverlayFacts, Underlay, vxlan_peers};
+use flannel_model::{Families, IpFamily, Mac, SubnetEnv};
+use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, follow};
 use flannel_telemetry::{Health, notify_ready, notify_status, notify_stopping};
 use tokio::sync::{mpsc, watch};
 
 use crate::config_wait::{Usable, wait_for_config};
+use crate::facts::{self, Own};
 use crate::filter::{self, FilterState};
 use crate::flags::{Options, ServiceSource};
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
@@ -62,15 +63,25 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     let (underlay, device) = blocking({
         let options = options.clone();
         let vni = usable.vxlan.vni;
-        move || Ok((choose_underlay(&options)?, device_mac(vni)?))
+        let families = usable.families();
+        move || {
+            Ok((
+                choose_underlay(&options, families)?,
+                device_mac(vni, IpFamily::V4)?,
+            ))
+        }
     })
     .await?;
     tracing::info!(
-        network = %usable.pool.network, interface = underlay.name, address = %underlay.address,
-        public_ip = %underlay.public_ip, mtu = underlay.mtu, "the network config is read, the interface is chosen"
+        network = usable.networks(),
+        interface = underlay.name,
+        address = listed(&underlay.address),
+        public_ip = listed(&underlay.public_ip),
+        mtu = underlay.mtu,
+        "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(options, health, store, usable, underlay, device)
+    Node::start(options, health, store, usable, underlay, device)?
         .run()
         .await
 }
@@ -111,15 +122,20 @@ impl<'a> Node<'a> {
         usable: Usable,
         underlay: Underlay,
         device: Option<Mac>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let settings = Settings {
             ttl: LEASE_TTL,
             renew_margin: options.renew_margin,
         };
-        let previous = subnet_file::previous_subnet(&options.subnet_file);
-        let machine = LeaseMachine::new(settings, usable.pool, underlay.public_ip, previous);
+        let previous = subnet_file::previous_lease(&options.subnet_file).and_then(|key| key.ipv4());
+        let pool = *usable.pools.ipv4().context("the network has no IPv4")?;
+        let public_ip = *underlay
+            .public_ip
+            .ipv4()
+            .context("the interface has no IPv4 address")?;
+        let machine = LeaseMachine::new(settings, pool, public_ip, previous);
         let fresh = Mac::local_unicast(six_random_bytes());
-        let publisher = Publisher::new(underlay.public_ip, usable.vxlan.vni, device, fresh);
+        let publisher = Publisher::new(public_ip, usable.vxlan.vni, device, fresh);
         let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
         let (own_news, seen) = mpsc::channel(OWN_NEWS);
         let (status, lease) = watch::channel(None);
@@ -133,7 +149,7 @@ impl<'a> Node<'a> {
             service_feed::start(store, options.prefix.clone(), facts_seen);
         }
         let feed = PeerFeed::new(&options.prefix);
-        Self {
+        Ok(Self {
             options,
             health,
             usable,
@@ -149,7 +165,7 @@ impl<'a> Node<'a> {
             lost: None,
             announced: false,
             said: Said::default(),
-        }
+        })
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
@@ -211,37 +227,35 @@ impl<'a> Node<'a> {
         if !self.feed.is_synced() {
             return;
         }
-        let limits = Limits {
-            pool: self.usable.pool,
-            own: held.key,
-            own_public_ip: self.underlay.public_ip,
+        let (Some(pool), Some(own_public_ip)) = (self.usable.pools.ipv4(), self.underlay.public_ip.ipv4())
+        else {
+            return;
         };
-        let Some(own_subnet) = held.key.ipv4() else { return };
+        let limits = Limits {
+            pool: *pool,
+            own: held.key,
+            own_public_ip: *own_public_ip,
+        };
         let view = self.feed.view(&limits);
-        let (peers, useless) = vxlan_peers(view.peers.into_values(), self.usable.vxlan.vni, vtep_mac);
+        let own = Own {
+            usable: &self.usable,
+            underlay: &self.underlay,
+            key: held.key,
+            macs: Families::Ipv4(vtep_mac),
+        };
+        let peers: Vec<_> = view.peers.values().collect();
+        let Some((facts, useless)) = facts::facts(own, &peers) else {
+            return;
+        };
         let general = view
             .rejects
             .into_iter()
             .map(|reject| (reject.key, reject.reason.to_string()));
-        let of_backend = useless
-            .into_iter()
-            .map(|(key, reason)| (key.to_string(), reason.to_string()));
         self.rejects.update(
             "record",
             "is skipped, everything else goes on",
-            general.chain(of_backend),
+            general.chain(useless),
         );
-        let facts = Facts {
-            own: own_subnet,
-            overlay: OverlayFacts {
-                own_subnet,
-                network: self.usable.pool.network,
-                options: self.usable.vxlan,
-                underlay: self.underlay.clone(),
-                vtep_mac,
-                peers,
-            },
-        };
         self.facts.send_if_modified(|old| {
             let changed = old.as_deref() != Some(&facts);
             if changed {
@@ -254,7 +268,7 @@ impl<'a> Node<'a> {
     /// Writes subnet.env and tells the service manager and the probes how it stands.
     fn tell(&mut self) {
         let report = self.reports.borrow().clone();
-        let Some(report) = report.filter(|report| report.device_up) else {
+        let Some(report) = report.filter(|report| report.devices_up) else {
             return self.waiting("bringing up the VXLAN device");
         };
         if let Err(error) = subnet_file::write(&self.options.subnet_file, &self.subnet_env(&report)) {
@@ -305,14 +319,25 @@ impl<'a> Node<'a> {
     }
 
     fn subnet_env(&self, report: &Report) -> SubnetEnv {
-        let network = vec![self.usable.pool.network];
+        let pools = &self.usable.pools;
+        let ipv4 = pools.ipv4().map(|pool| vec![pool.network]);
+        let ipv6 = pools.ipv6().map(|pool| vec![pool.network]);
         SubnetEnv {
-            ipv4: Some((network, report.own)),
-            ipv6: None,
+            ipv4: ipv4.zip(report.own.ipv4()),
+            ipv6: ipv6.zip(report.own.ipv6()),
             mtu: report.mtu,
             ip_masq: self.options.ip_masq,
         }
     }
+}
+
+/// The addresses of both families in one text.
+fn listed<A: ToString, B: ToString>(families: &Families<A, B>) -> String {
+    let (ipv4, ipv6) = (
+        families.ipv4().map(A::to_string),
+        families.ipv6().map(B::to_string),
+    );
+    [ipv4, ipv6].into_iter().flatten().collect::<Vec<_>>().join(",")
 }
 
 fn six_random_bytes() -> [u8; 6] {

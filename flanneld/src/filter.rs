@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_model::IpFamily;
 use flannel_nft::{Applied, MasqueradeTable, Nft, NftError, TableName, masquerade_table};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -68,8 +69,8 @@ async fn run(
         let first = *states.borrow() == FilterState::Pending;
         let state = match tokio::task::spawn_blocking(move || apply(wanted, &now, first)).await {
             Ok(Ok(applied)) => {
-                if applied == Applied::Written {
-                    tracing::info!(table = %TableName::MASQUERADE, "the rules are written");
+                for table in applied {
+                    tracing::info!(%table, "the rules are written");
                 }
                 said.clear();
                 FilterState::Done
@@ -89,24 +90,33 @@ async fn run(
     }
 }
 
-/// With `--ip-masq` the table stands; without it, what an earlier run with `--ip-masq` left is removed once, at the start.
-fn apply(wanted: Wanted, facts: &Facts, first: bool) -> Result<Applied, NftError> {
+/// With `--ip-masq` the table of each family stands; without it, or without the family, what an earlier run left is removed
+/// once, at the start. Answers the tables that were written.
+fn apply(wanted: Wanted, facts: &Facts, first: bool) -> Result<Vec<TableName>, NftError> {
     let nft = Nft::default();
-    if wanted.masquerade {
-        return nft.apply(&masquerade_table(&MasqueradeTable {
-            network: facts.overlay.network,
-            subnet: facts.own,
-            masquerade: true,
-            fully_random: wanted.fully_random,
-            accept_forward: wanted.forward,
-        }));
+    let mut written = Vec::new();
+    for (family, name) in [
+        (IpFamily::V4, TableName::MASQUERADE),
+        (IpFamily::V6, TableName::MASQUERADE_V6),
+    ] {
+        match facts.overlay(family).filter(|_| wanted.masquerade) {
+            Some(overlay) => {
+                let applied = nft.apply(&masquerade_table(&MasqueradeTable {
+                    network: overlay.network,
+                    subnet: overlay.own_subnet,
+                    masquerade: true,
+                    fully_random: wanted.fully_random,
+                    accept_forward: wanted.forward,
+                }))?;
+                written.extend((applied == Applied::Written).then_some(name));
+            }
+            None if first => match nft.remove(name) {
+                // A host without nft has no table of ours.
+                Err(NftError::Missing { .. }) | Ok(_) => {}
+                Err(error) => return Err(error),
+            },
+            None => {}
+        }
     }
-    if !first {
-        return Ok(Applied::Unchanged);
-    }
-    match nft.remove(TableName::MASQUERADE) {
-        // A host without nft has no table of ours.
-        Err(NftError::Missing { .. }) => Ok(Applied::Unchanged),
-        result => result,
-    }
+    Ok(written)
 }

@@ -1,13 +1,13 @@
 //! Between plans and netlink: the kernel as facts, and operations as requests. No decision is made here.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use flannel_netlink::address::{self, Address, AddressSpec};
 use flannel_netlink::link::{self, Link, LinkRef, VxlanSpec};
 use flannel_netlink::neighbour;
-use flannel_netlink::route::{self, Distance, Filter, Route, RouteKind};
-use flannel_netlink::{Failure, NetlinkError, RouteConn, RouteRequest, fdb};
+use flannel_netlink::route::{self, DEFAULT_METRIC_V6, Distance, Filter, Route, RouteKind};
+use flannel_netlink::{Failure, IpFamily, NetlinkError, RouteConn, RouteRequest, fdb};
 use flannel_plan::{
     CanReach, DefaultRoute, Device, Interface, InterfaceAddress, ObservedLink, ObservedOverlay,
     ObservedRoute, ObservedVxlan, Op, VxlanLink,
@@ -25,11 +25,15 @@ pub fn observe(conn: &mut RouteConn, device: Device) -> Result<ObservedOverlay, 
         return Ok(ObservedOverlay::default());
     };
     let index = link.ifindex;
-    let addresses = address::dump(conn, Some(index))?;
-    let neighbours = neighbour::dump(conn, index)?.into_iter().filter(|n| n.permanent);
+    let family = device.family;
+    let addresses = address::dump(conn, family, Some(index))?;
+    let neighbours = neighbour::dump(conn, family, index)?
+        .into_iter()
+        .filter(|n| n.permanent);
     let fdb = fdb::dump(conn, index)?.into_iter();
-    let fdb = fdb.filter(|e| e.permanent && e.plain && e.mac.is_unicast());
+    let fdb = fdb.filter(|e| e.permanent && e.plain && e.mac.is_unicast() && IpFamily::of(e.dst) == family);
     let filter = Filter {
+        family,
         ifindex: Some(index),
         kind: Some(RouteKind::Unicast),
         ..Filter::default()
@@ -70,7 +74,10 @@ fn observed_route(route: &Route) -> ObservedRoute {
         gateway: route.gateway,
         onlink: route.onlink,
         protocol: route.protocol,
-        metric: route.metric,
+        metric: match (route.destination.is_ipv4(), route.metric) {
+            (false, DEFAULT_METRIC_V6) => 0,
+            (_, metric) => metric,
+        },
     }
 }
 
@@ -81,11 +88,11 @@ fn observed_route(route: &Route) -> ObservedRoute {
 pub fn interfaces(conn: &mut RouteConn) -> Result<Vec<Interface>, NetlinkError> {
     let links = link::dump(conn)?;
     let mut by_link: HashMap<u32, Vec<InterfaceAddress>> = HashMap::new();
-    for address in address::dump(conn, None)? {
-        by_link
-            .entry(address.ifindex)
-            .or_default()
-            .push(interface_address(&address));
+    for family in [IpFamily::V4, IpFamily::V6] {
+        for address in address::dump(conn, family, None)? {
+            let of_link = by_link.entry(address.ifindex).or_default();
+            of_link.push(interface_address(&address));
+        }
     }
     let interface = |link: Link| Interface {
         addresses: by_link.remove(&link.ifindex).unwrap_or_default(),
@@ -103,6 +110,7 @@ fn interface_address(address: &Address) -> InterfaceAddress {
         host_scope: address.scope == address::Scope::Host,
         permanent: address.permanent,
         deprecated: address.deprecated,
+        temporary: address.local.is_ipv6() && address.secondary,
     }
 }
 
@@ -111,28 +119,31 @@ fn interface_address(address: &Address) -> InterfaceAddress {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn default_routes(conn: &mut RouteConn) -> Result<Vec<DefaultRoute>, NetlinkError> {
-    let filter = Filter {
-        kind: Some(RouteKind::Unicast),
-        ..Filter::default()
-    };
-    let routes = route::dump(conn, &filter)?
-        .into_iter()
-        .filter(|r| r.destination.length() == 0);
-    Ok(routes
-        .filter_map(|r| {
+    let mut defaults = Vec::new();
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let filter = Filter {
+            family,
+            kind: Some(RouteKind::Unicast),
+            ..Filter::default()
+        };
+        let routes = route::dump(conn, &filter)?.into_iter();
+        let of_family = routes.filter(|r| r.destination.length() == 0).filter_map(|r| {
             Some(DefaultRoute {
+                family,
                 ifindex: r.ifindex?,
                 metric: r.metric,
             })
-        })
-        .collect())
+        });
+        defaults.extend(of_family);
+    }
+    Ok(defaults)
 }
 
 /// The way to an address, as `--iface-can-reach` asks for it.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn can_reach(conn: &mut RouteConn, target: Ipv4Addr) -> Result<CanReach, NetlinkError> {
+pub fn can_reach(conn: &mut RouteConn, target: IpAddr) -> Result<CanReach, NetlinkError> {
     let way = route::lookup(conn, target)?.map(|way| (way.ifindex, way.source));
     Ok(CanReach { target, way })
 }
@@ -277,7 +288,7 @@ fn vxlan_spec<'a>(name: &'a str, link: &VxlanLink) -> VxlanSpec<'a> {
     }
 }
 
-fn address_spec(ifindex: u32, local: Ipv4Addr, length: u8) -> AddressSpec {
+fn address_spec(ifindex: u32, local: IpAddr, length: u8) -> AddressSpec {
     AddressSpec {
         ifindex,
         local,
@@ -296,7 +307,11 @@ fn route_of(route: &ObservedRoute, ifindex: u32) -> Route {
         gateway: route.gateway,
         onlink: route.onlink,
         protocol: route.protocol,
-        metric: route.metric,
+        // 0 would match every metric there (ip6_route_del).
+        metric: match (route.destination.is_ipv4(), route.metric) {
+            (false, 0) => DEFAULT_METRIC_V6,
+            (_, metric) => metric,
+        },
         scope,
         ..Route::on_link(route.destination, ifindex)
     }

@@ -3,6 +3,7 @@
 mod clock;
 mod config_wait;
 mod daemon;
+mod facts;
 mod filter;
 mod flags;
 mod kernel;

@@ -1,11 +1,11 @@
-//! One pass over the overlay: observe, compare, apply.
+//! One pass over the overlays of all families: observe, compare, apply.
 
 use std::path::PathBuf;
 
-use flannel_model::Ipv4Subnet;
+use flannel_model::{Families, IpFamily, LeaseKey};
 use flannel_netlink::monitor::Change;
 use flannel_netlink::{NetlinkError, RouteConn, link};
-use flannel_plan::{Device, Op, OverlayFacts, desired_overlay, diff_overlay};
+use flannel_plan::{DesiredOverlay, Device, Op, OverlayFacts, desired_overlay, diff_overlay};
 
 use crate::kernel;
 use crate::reconciler::Report;
@@ -14,10 +14,25 @@ use crate::said::chain;
 /// The world as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Our subnet.
-    pub own: Ipv4Subnet,
-    /// What the overlay is made from.
-    pub overlay: OverlayFacts,
+    /// Our lease.
+    pub own: LeaseKey,
+    /// What the overlay of each family is made from.
+    pub overlays: Families<OverlayFacts, OverlayFacts>,
+}
+
+impl Facts {
+    /// The overlays, IPv4 first.
+    pub fn overlays(&self) -> impl Iterator<Item = &OverlayFacts> {
+        self.overlays.ipv4().into_iter().chain(self.overlays.ipv6())
+    }
+
+    /// The overlay of a family; `None` when the network does not have it.
+    pub fn overlay(&self, family: IpFamily) -> Option<&OverlayFacts> {
+        match family {
+            IpFamily::V4 => self.overlays.ipv4(),
+            IpFamily::V6 => self.overlays.ipv6(),
+        }
+    }
 }
 
 /// What a pass found and did.
@@ -31,15 +46,21 @@ pub struct Pass {
     pub problems: Vec<String>,
 }
 
-/// Compares the kernel with the facts and writes the difference. A failed write stops no other.
+/// Compares the kernel with the facts and writes the difference. A failed write stops no other, and the families do not wait
+/// for each other.
 pub fn reconcile(facts: &Facts) -> Pass {
-    let desired = desired_overlay(&facts.overlay);
+    let desired: Vec<DesiredOverlay> = facts.overlays().map(desired_overlay).collect();
     let report = Report {
         own: facts.own,
-        device_up: false,
-        ifindex: None,
-        mtu: desired.link.mtu,
-        peers: facts.overlay.peers.len(),
+        devices_up: true,
+        devices: Vec::new(),
+        // Pods have one MTU for both families.
+        mtu: desired.iter().map(|overlay| overlay.link.mtu).min().unwrap_or(0),
+        peers: facts
+            .overlays()
+            .map(|overlay| overlay.peers.len())
+            .max()
+            .unwrap_or(0),
         failed: 0,
     };
     let mut pass = Pass {
@@ -47,14 +68,17 @@ pub fn reconcile(facts: &Facts) -> Pass {
         done: Vec::new(),
         problems: Vec::new(),
     };
-    if let Err(error) = write_difference(&desired, &mut pass) {
-        pass.problems.push(chain(&error));
+    for overlay in &desired {
+        if let Err(error) = write_difference(overlay, &mut pass) {
+            pass.problems.push(chain(&error));
+            pass.report.devices_up = false;
+        }
     }
     pass.report.failed = pass.problems.len();
     pass
 }
 
-fn write_difference(desired: &flannel_plan::DesiredOverlay, pass: &mut Pass) -> Result<(), NetlinkError> {
+fn write_difference(desired: &DesiredOverlay, pass: &mut Pass) -> Result<(), NetlinkError> {
     let device = desired.link.device;
     let mut conn = RouteConn::open()?;
     let observed = kernel::observe(&mut conn, device)?;
@@ -70,8 +94,8 @@ fn write_difference(desired: &flannel_plan::DesiredOverlay, pass: &mut Pass) -> 
         }
     }
     let link = link::by_name(&mut conn, &device.to_string())?;
-    pass.report.ifindex = link.map(|link| link.ifindex);
-    pass.report.device_up = !link_failed && pass.report.ifindex.is_some();
+    pass.report.devices_up &= !link_failed && link.is_some();
+    pass.report.devices.extend(link.map(|link| link.ifindex));
     refuse_router_advertisements(device);
     Ok(())
 }
@@ -87,8 +111,9 @@ fn refuse_router_advertisements(device: Device) {
     }
 }
 
-/// Whether a change in the kernel may have touched what is ours. `device` is the index that our device had in the last pass.
-pub fn concerns(change: &Change, device: Option<u32>) -> bool {
+/// Whether a change in the kernel may have touched what is ours. `devices` are the indices that our devices had in
+/// the last pass.
+pub fn concerns(change: &Change, devices: &[u32]) -> bool {
     match change {
         // A new device may have taken an old index, and the underlay is a device as well.
         Change::Link { .. } | Change::Address { .. } | Change::Overrun => true,
@@ -96,7 +121,7 @@ pub fn concerns(change: &Change, device: Option<u32>) -> bool {
             deleted,
             ifindex,
             ours,
-        } => *deleted && (*ours || ifindex.is_some() && *ifindex == device),
-        Change::Neighbour { deleted, ifindex, .. } => *deleted && Some(*ifindex) == device,
+        } => *deleted && (*ours || ifindex.is_some_and(|index| devices.contains(&index))),
+        Change::Neighbour { deleted, ifindex, .. } => *deleted && devices.contains(ifindex),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_model::Ipv4Subnet;
+use flannel_model::LeaseKey;
 use flannel_netlink::monitor::{Change, watch_changes};
 use flannel_plan::Op;
 use tokio::sync::{mpsc, watch};
@@ -24,12 +24,12 @@ const BURST: usize = 1024;
 /// How the last pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The subnet that it was for.
-    pub own: Ipv4Subnet,
-    /// Whether the VXLAN device stands with its address.
-    pub device_up: bool,
-    /// Index of the device.
-    pub ifindex: Option<u32>,
+    /// The lease that it was for.
+    pub own: LeaseKey,
+    /// Whether the VXLAN device of each family stands.
+    pub devices_up: bool,
+    /// Indices of the devices.
+    pub devices: Vec<u32>,
     /// MTU for pods, in bytes.
     pub mtu: u32,
     /// Peers that were asked for.
@@ -68,12 +68,12 @@ async fn run(
     let mut due = Instant::now() + AUDIT;
     let mut burst = Vec::new();
     let mut log = PassLog::default();
-    let mut device = None;
+    let mut devices = Vec::new();
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
             count = changes.recv_many(&mut burst, BURST), if !changes.is_closed() => {
-                if count > 0 && !concerns_us(&mut burst, device) {
+                if count > 0 && !concerns_us(&mut burst, &devices) {
                     continue;
                 }
                 tokio::time::sleep(SETTLE).await;
@@ -94,21 +94,21 @@ async fn run(
             }
         };
         log.tell(&pass);
-        if pass.report.failed > 0 || !pass.report.device_up {
+        if pass.report.failed > 0 || !pass.report.devices_up {
             due = Instant::now() + RETRY;
         }
         let report = pass.report;
-        device = report.ifindex;
+        devices.clone_from(&report.devices);
         reports.send_if_modified(|old| old.replace(report.clone()).as_ref() != Some(&report));
     }
 }
 
 /// Whether one of the changes may have touched what is ours, or an unknown number of them was missed.
-fn concerns_us(burst: &mut Vec<Change>, device: Option<u32>) -> bool {
+fn concerns_us(burst: &mut Vec<Change>, devices: &[u32]) -> bool {
     // All of them are taken, also behind the first that counts.
     burst
         .drain(..)
-        .fold(false, |any, change| any | concerns(&change, device))
+        .fold(false, |any, change| any | concerns(&change, devices))
 }
 
 /// Says what a pass did. A failure that lasts is said once.

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flannel_model::{Ipv4Subnet, SubnetEnv};
+use flannel_model::{Families, LeaseKey, SubnetEnv};
 
-/// The subnet of an earlier run, from the file it left; `None` when there is none to go by. A file that cannot be read is
+/// The subnets of an earlier run, from the file it left; `None` when there is none to go by. A file that cannot be read is
 /// no reason not to start.
-pub fn previous_subnet(path: &Path) -> Option<Ipv4Subnet> {
+pub fn previous_lease(path: &Path) -> Option<LeaseKey> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -19,7 +19,10 @@ pub fn previous_subnet(path: &Path) -> Option<Ipv4Subnet> {
         }
     };
     match SubnetEnv::parse(&text) {
-        Ok(env) => env.ipv4.map(|(_, subnet)| subnet),
+        Ok(env) => {
+            let (ipv4, ipv6) = (env.ipv4.map(|(_, s)| s), env.ipv6.map(|(_, s)| s));
+            Families::new(ipv4, ipv6).map(LeaseKey::new)
+        }
         Err(error) => {
             tracing::warn!("{} {error}; another subnet may be taken", path.display());
             None
@@ -91,21 +94,40 @@ mod tests {
     fn what_is_written_is_read_back_and_nothing_else_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/subnet.env");
-        assert_eq!(previous_subnet(&path), None);
+        assert_eq!(previous_lease(&path), None);
         write(&path, &env("10.5.7.0/24")).unwrap();
         write(&path, &env("10.5.8.0/24")).unwrap();
-        assert_eq!(previous_subnet(&path).unwrap().to_string(), "10.5.8.0/24");
+        assert_eq!(previous_lease(&path).unwrap().to_string(), "10.5.8.0-24");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]
-    fn a_damaged_file_is_no_previous_subnet() {
+    fn both_families_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("subnet.env");
+        let ipv6 = ("fd00:5::/48".parse().unwrap(), "fd00:5:0:7::/64".parse().unwrap());
+        let mut env = SubnetEnv {
+            ipv6: Some((vec![ipv6.0], ipv6.1)),
+            ..env("10.5.7.0/24")
+        };
+        write(&path, &env).unwrap();
+        assert_eq!(
+            previous_lease(&path).unwrap().to_string(),
+            "10.5.7.0-24&fd00:5:0:7::-64"
+        );
+        env.ipv4 = None;
+        write(&path, &env).unwrap();
+        assert_eq!(previous_lease(&path).unwrap().to_string(), "fd00:5:0:7::-64");
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_previous_lease() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("subnet.env");
         for text in ["", "FLANNEL_SUBNET=10.5.7.1/24\n", "\u{0}\u{0}"] {
             fs::write(&path, text).unwrap();
-            assert_eq!(previous_subnet(&path), None);
+            assert_eq!(previous_lease(&path), None);
         }
     }
 
@@ -117,6 +139,6 @@ mod tests {
         let blocked = temporary_name(&path);
         fs::create_dir(&blocked).unwrap();
         assert!(write(&path, &env("10.5.8.0/24")).is_err());
-        assert_eq!(previous_subnet(&path).unwrap().to_string(), "10.5.7.0/24");
+        assert_eq!(previous_lease(&path).unwrap().to_string(), "10.5.7.0-24");
     }
 }

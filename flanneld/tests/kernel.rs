@@ -5,11 +5,11 @@
 #[path = "../src/kernel.rs"]
 mod kernel;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Instant;
 
-use flannel_model::{Ipv4Subnet, Mac, VxlanOptions};
+use flannel_model::{Families, IpFamily, Ipv4Subnet, Ipv6Subnet, Mac, VxlanOptions};
 use flannel_netlink::RouteConn;
 use flannel_plan::{
     DesiredOverlay, Op, OverlayFacts, Peer, UnderlayOptions, choose_underlay, desired_overlay, diff_overlay,
@@ -67,18 +67,25 @@ fn json(command: &str) -> Vec<Value> {
 fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
     let interfaces = kernel::interfaces(conn).unwrap();
     let defaults = kernel::default_routes(conn).unwrap();
-    let underlay = choose_underlay(&interfaces, &defaults, &UnderlayOptions::default()).unwrap();
+    let underlay = choose_underlay(
+        &interfaces,
+        &defaults,
+        &UnderlayOptions::for_families(Families::Ipv4(())),
+    )
+    .unwrap();
     assert_eq!((underlay.name.as_str(), underlay.mtu), ("u0", 1500));
     let peer = |n: u32| Peer {
-        subnet: Ipv4Subnet::new(Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8)), 24).unwrap(),
-        public_ip: Ipv4Addr::from(0xc633_0000 + n),
+        subnet: Ipv4Subnet::new(Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8)), 24)
+            .unwrap()
+            .into(),
+        public_ip: Ipv4Addr::from(0xc633_0000 + n).into(),
         vtep_mac: Mac::local_unicast([0x8a, 0, 0, 0, (n >> 8) as u8, n as u8]),
     };
     desired_overlay(&OverlayFacts {
         own_subnet: "10.0.1.0/24".parse().unwrap(),
         network: "10.0.0.0/8".parse().unwrap(),
         options: VxlanOptions::default(),
-        underlay,
+        carrier: underlay.carrier(IpFamily::V4).unwrap(),
         vtep_mac: Mac::new([0x8a, 1, 1, 1, 1, 1]),
         peers: (0..count).map(peer).collect(),
     })
@@ -146,6 +153,98 @@ fn an_overlay_is_made_adopted_repaired_and_thinned_out() {
     });
 }
 
+/// The IPv6 overlay of a node with `count` peers, on the interface of the IPv6 default route.
+fn wanted_v6(conn: &mut RouteConn, count: u16) -> DesiredOverlay {
+    let interfaces = kernel::interfaces(conn).unwrap();
+    let defaults = kernel::default_routes(conn).unwrap();
+    let options = UnderlayOptions::for_families(Families::Dual((), ()));
+    let underlay = choose_underlay(&interfaces, &defaults, &options).unwrap();
+    let peer = |n: u16| Peer {
+        subnet: Ipv6Subnet::new(Ipv6Addr::new(0xfd00, 5, 0, n + 2, 0, 0, 0, 0), 64)
+            .unwrap()
+            .into(),
+        public_ip: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n + 2).into(),
+        vtep_mac: Mac::local_unicast([0x8a, 0, 0, 0, 6, n as u8]),
+    };
+    desired_overlay(&OverlayFacts {
+        own_subnet: "fd00:5:0:1::/64".parse().unwrap(),
+        network: "fd00:5::/48".parse().unwrap(),
+        options: VxlanOptions::default(),
+        carrier: underlay.carrier(IpFamily::V6).unwrap(),
+        vtep_mac: Mac::new([0x8a, 1, 1, 1, 1, 6]),
+        peers: (0..count).map(peer).collect(),
+    })
+}
+
+#[test]
+fn the_ipv6_overlay_is_made_adopted_and_repaired_beside_that_of_ipv4() {
+    in_fresh_netns(|conn| {
+        run("ip addr add 2001:db8::1/64 dev u0 nodad");
+        run("ip -6 route add default via 2001:db8::fe dev u0");
+        let (ipv4, ipv6) = (wanted(conn, 2), wanted_v6(conn, 3));
+        assert_eq!(settle(conn, &ipv4).len(), 3 + 2 * 3);
+        assert_eq!(settle(conn, &ipv6).len(), 3 + 3 * 3);
+        let shown = &json("ip -d -j link show flannel-v6.1")[0];
+        assert_eq!(shown["mtu"], 1430);
+        assert_eq!(shown["linkinfo"]["info_data"]["local6"], "2001:db8::1");
+        assert_eq!(json("ip -6 -j -N route show proto 70").len(), 3);
+        assert_eq!(
+            json("ip -6 -j neigh show dev flannel-v6.1 nud permanent").len(),
+            3
+        );
+        assert_eq!((settle(conn, &ipv4), settle(conn, &ipv6)), (vec![], vec![]));
+
+        run("ip -6 route del fd00:5:0:2::/64");
+        run("ip -6 neigh del fd00:5:0:3:: dev flannel-v6.1");
+        run("ip -6 route add 3fff::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink proto static");
+        assert_eq!(settle(conn, &ipv6).len(), 2);
+        // IPv6 addresses go with the link's going down, and routes, neighbours and addresses come back.
+        run("ip link set flannel-v6.1 down");
+        assert_eq!(settle(conn, &ipv6).len(), 1 + 1 + 3 + 3);
+        run("ip -6 route add 3fff::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink proto static");
+        let fewer = wanted_v6(conn, 1);
+        assert_eq!(settle(conn, &fewer).len(), 2 * 3);
+        assert_eq!(json("ip -6 -j -N route show proto 70").len(), 1);
+        assert_eq!(
+            json("ip -6 -j route show proto static dev flannel-v6.1").len(),
+            1,
+            "somebody else's stays"
+        );
+        assert_eq!(settle(conn, &ipv4), []);
+    });
+}
+
+#[test]
+fn the_ipv6_overlay_that_flannel_left_is_taken_over() {
+    in_fresh_netns(|conn| {
+        run("ip addr add 2001:db8::1/64 dev u0 nodad");
+        run("ip -6 route add default via 2001:db8::fe dev u0");
+        let desired = wanted_v6(conn, 1);
+        for line in [
+            "ip link add flannel-v6.1 type vxlan id 1 dev u0 local 2001:db8::1 dstport 8472 nolearning",
+            "ip link set flannel-v6.1 address 8a:01:01:01:01:06 mtu 1430 up",
+            "ip addr add fd00:5:0:1::/128 dev flannel-v6.1",
+            "ip neigh add fd00:5:0:9:: lladdr 8a:00:00:00:06:09 dev flannel-v6.1 nud permanent",
+            "bridge fdb add 8a:00:00:00:06:09 dev flannel-v6.1 dst 2001:db8::9 self permanent",
+            "ip -6 route add fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink",
+            "ip -6 route add fd00:5:0:9::/64 via fd00:5:0:9:: dev flannel-v6.1 onlink",
+        ] {
+            run(line);
+        }
+        let texts: Vec<String> = settle(conn, &desired).iter().map(ToString::to_string).collect();
+        let expected = [
+            "route delete fd00:5:0:9::/64 via fd00:5:0:9:: dev flannel-v6.1 proto 3",
+            "fdb delete 8a:00:00:00:06:09 dev flannel-v6.1 dst 2001:db8::9 self",
+            "neighbour delete fd00:5:0:9:: dev flannel-v6.1",
+            "fdb replace 8a:00:00:00:06:00 dev flannel-v6.1 dst 2001:db8::2 self permanent",
+            "neighbour replace fd00:5:0:2:: lladdr 8a:00:00:00:06:00 dev flannel-v6.1 permanent",
+            "route replace fd00:5:0:2::/64 via fd00:5:0:2:: dev flannel-v6.1 onlink",
+        ];
+        assert_eq!(texts, expected);
+        assert_eq!(settle(conn, &desired), []);
+    });
+}
+
 #[test]
 fn what_flannel_left_is_taken_over_without_a_new_device() {
     in_fresh_netns(|conn| {
@@ -203,7 +302,7 @@ fn a_source_address_is_changed_without_a_new_device() {
         let mut desired = wanted(conn, 2);
         settle(conn, &desired);
         run("ip addr add 192.0.2.7/24 dev u0");
-        desired.link.local = Ipv4Addr::new(192, 0, 2, 7);
+        desired.link.local = IpAddr::from([192, 0, 2, 7]);
         let ops = settle(conn, &desired);
         assert_eq!(
             ops.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -252,12 +351,12 @@ fn a_failure_is_told_and_does_not_stop_the_rest() {
 fn the_way_to_an_address_is_found() {
     in_fresh_netns(|conn| {
         let index = json("ip -j link show u0")[0]["ifindex"].as_u64().unwrap();
-        let reach = kernel::can_reach(conn, Ipv4Addr::new(203, 0, 113, 1)).unwrap();
-        let way = Some((u32::try_from(index).unwrap(), Some(Ipv4Addr::new(192, 0, 2, 1))));
+        let reach = kernel::can_reach(conn, IpAddr::from([203, 0, 113, 1])).unwrap();
+        let way = Some((u32::try_from(index).unwrap(), Some(IpAddr::from([192, 0, 2, 1]))));
         assert_eq!(reach.way, way);
         run("ip route del default");
         assert_eq!(
-            kernel::can_reach(conn, Ipv4Addr::new(203, 0, 113, 1))
+            kernel::can_reach(conn, IpAddr::from([203, 0, 113, 1]))
                 .unwrap()
                 .way,
             None

@@ -31,7 +31,7 @@ mod vxlan;
 
 pub use config::{Asked, BackendConfig, BackendSettings, NetworkConfig};
 pub use config_error::{ConfigErrors, FieldError};
-pub use families::Families;
+pub use families::{Families, IpFamily};
 pub use ip_subnet::{IpSubnet, IpSubnetError};
 pub use lease_key::{LeaseKey, LeaseKeyError};
 pub use lease_value::{LeaseValue, LeaseValueError, MAX_LEASE_VALUE};

@@ -9,6 +9,8 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::IpSubnet;
+
 /// What the subnets of both families have in common, for code that treats them alike.
 pub trait Subnet:
     Copy + Ord + Hash + fmt::Debug + fmt::Display + FromStr<Err = SubnetError> + Send + Sync + 'static
@@ -189,6 +191,18 @@ pub struct Ipv4Subnet(Ipv4Network);
 /// An IPv6 subnet without host bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ipv6Subnet(Ipv6Network);
+
+impl From<Ipv4Subnet> for IpSubnet {
+    fn from(subnet: Ipv4Subnet) -> Self {
+        Self::V4(subnet)
+    }
+}
+
+impl From<Ipv6Subnet> for IpSubnet {
+    fn from(subnet: Ipv6Subnet) -> Self {
+        Self::V6(subnet)
+    }
+}
 
 subnet_type!(Ipv4Subnet, Ipv4Network, Ipv4Addr, u32, 32, "IPv4", "10.5.1.0/24");
 subnet_type!(

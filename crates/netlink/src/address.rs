@@ -1,34 +1,37 @@
-//! IPv4 addresses of links.
+//! Addresses of links.
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::{CREATE, EXCL, REPLACE};
 use crate::error::NetlinkError;
+use crate::family::number;
 use crate::route_conn::{RouteConn, RouteRequest};
+use flannel_model::IpFamily;
 
-/// An IPv4 address on a link, as the kernel shows it.
+/// An address on a link, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// Index of the link.
     pub ifindex: u32,
     /// The address of this host.
-    pub local: Ipv4Addr,
-    /// Length of the prefix that is on the link, 0 to 32.
+    pub local: IpAddr,
+    /// Length of the prefix that is on the link: 0 to 32 or to 128.
     pub length: u8,
     /// Address of the other end, on point-to-point links.
-    pub peer: Option<Ipv4Addr>,
+    pub peer: Option<IpAddr>,
     /// How far the address is valid.
     pub scope: Scope,
     /// Not bound to a lifetime (IFA_F_PERMANENT).
     pub permanent: bool,
     /// Valid, but not to be used for new connections (IFA_F_DEPRECATED).
     pub deprecated: bool,
-    /// Another address of the same prefix came first (IFA_F_SECONDARY).
+    /// In IPv4, another address of the same prefix came first (IFA_F_SECONDARY); in IPv6 the same bit marks a temporary
+    /// address (RFC 8981).
     pub secondary: bool,
 }
 
@@ -51,20 +54,24 @@ pub struct AddressSpec {
     /// Index of the link.
     pub ifindex: u32,
     /// The address.
-    pub local: Ipv4Addr,
-    /// Prefix length, 0 to 32. The kernel makes a route to the prefix unless it is 32.
+    pub local: IpAddr,
+    /// Prefix length, 0 to 32 or to 128. The kernel makes a route to the prefix unless it is the longest.
     pub length: u8,
     /// Make no route to the prefix (IFA_F_NOPREFIXROUTE).
     pub no_prefix_route: bool,
 }
 
-/// Addresses of one link (`Some`) or of all (`None`).
+/// Addresses of one family of one link (`Some`) or of all (`None`).
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn dump(conn: &mut RouteConn, ifindex: Option<u32>) -> Result<Vec<Address>, NetlinkError> {
+pub fn dump(
+    conn: &mut RouteConn,
+    family: IpFamily,
+    ifindex: Option<u32>,
+) -> Result<Vec<Address>, NetlinkError> {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(family);
     message.header.index = ifindex.unwrap_or(0);
     let what = ifindex.map_or_else(
         || "list addresses".to_owned(),
@@ -78,7 +85,7 @@ pub fn dump(conn: &mut RouteConn, ifindex: Option<u32>) -> Result<Vec<Address>, 
     };
     let addresses = listed.iter().filter_map(read_address);
     Ok(addresses
-        .filter(|a| ifindex.is_none_or(|i| a.ifindex == i))
+        .filter(|a| IpFamily::of(a.local) == family && ifindex.is_none_or(|i| a.ifindex == i))
         .collect())
 }
 
@@ -103,18 +110,16 @@ pub fn delete(spec: &AddressSpec) -> RouteRequest {
 fn message(spec: &AddressSpec) -> AddressMessage {
     let mut flags = AddressFlags::Permanent;
     flags.set(AddressFlags::Noprefixroute, spec.no_prefix_route);
+    // Our addresses come from leases that each exist once; waiting for nobody's objection would only delay the first packet.
+    flags.set(AddressFlags::Nodad, spec.local.is_ipv6());
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(IpFamily::of(spec.local));
     message.header.prefix_len = spec.length;
     message.header.index = spec.ifindex;
     message.header.scope = AddressScope::Universe;
     message.header.flags = AddressHeaderFlags::Permanent;
-    message
-        .attributes
-        .push(AddressAttribute::Local(IpAddr::V4(spec.local)));
-    message
-        .attributes
-        .push(AddressAttribute::Address(IpAddr::V4(spec.local)));
+    message.attributes.push(AddressAttribute::Local(spec.local));
+    message.attributes.push(AddressAttribute::Address(spec.local));
     message.attributes.push(AddressAttribute::Flags(flags));
     if let Some(broadcast) = broadcast(spec) {
         message.attributes.push(AddressAttribute::Broadcast(broadcast));
@@ -122,13 +127,17 @@ fn message(spec: &AddressSpec) -> AddressMessage {
     message
 }
 
-/// The last address of the prefix; prefixes of 31 and 32 bits have none (RFC 3021).
+/// The last address of the prefix; prefixes of 31 and 32 bits have none (RFC 3021), nor
+/// has IPv6.
 fn broadcast(spec: &AddressSpec) -> Option<Ipv4Addr> {
+    let IpAddr::V4(local) = spec.local else {
+        return None;
+    };
     let hosts = u32::MAX.checked_shr(u32::from(spec.length))?;
-    (spec.length < 31).then(|| Ipv4Addr::from(u32::from(spec.local) | hosts))
+    (spec.length < 31).then(|| Ipv4Addr::from(u32::from(local) | hosts))
 }
 
-/// Reads an address out of an answer; `None` for other messages and other families.
+/// Reads an address out of an answer; `None` for other messages.
 fn read_address(message: &RouteNetlinkMessage) -> Option<Address> {
     let RouteNetlinkMessage::NewAddress(message) = message else {
         return None;
@@ -137,8 +146,8 @@ fn read_address(message: &RouteNetlinkMessage) -> Option<Address> {
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
-            AddressAttribute::Address(IpAddr::V4(address)) => other = Some(*address),
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => other = Some(*address),
             AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
@@ -181,7 +190,7 @@ mod tests {
     fn broadcast_addresses_follow_the_prefix() {
         let spec = |length| AddressSpec {
             ifindex: 1,
-            local: Ipv4Addr::new(10, 5, 1, 1),
+            local: Ipv4Addr::new(10, 5, 1, 1).into(),
             length,
             no_prefix_route: false,
         };

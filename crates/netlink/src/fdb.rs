@@ -1,19 +1,18 @@
 //! The forwarding table of a VXLAN link: which VTEP (outer IP address) has an Ethernet address.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use flannel_model::Mac;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::{CREATE, REPLACE};
 use crate::error::NetlinkError;
+use crate::family::{neighbour_address, of_neighbour};
 use crate::neighbour::{is_permanent, mac_of};
 use crate::route_conn::{RouteConn, RouteRequest};
 
-/// An entry of a link's own forwarding table that leads to an IPv4 VTEP.
+/// An entry of a link's own forwarding table that leads to a VTEP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FdbEntry {
     /// Index of the VXLAN link.
@@ -21,14 +20,14 @@ pub struct FdbEntry {
     /// Inner destination.
     pub mac: Mac,
     /// Outer destination.
-    pub dst: Ipv4Addr,
+    pub dst: IpAddr,
     /// Set by somebody, never to be forgotten.
     pub permanent: bool,
     /// Uses the port, VNI and underlay of the link. Entries that have their own are none of ours.
     pub plain: bool,
 }
 
-/// Entries of a VXLAN link that have an outer IPv4 destination.
+/// Entries of a VXLAN link that have an outer destination.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -50,7 +49,8 @@ pub fn dump(conn: &mut RouteConn, ifindex: u32) -> Result<Vec<FdbEntry>, Netlink
 }
 
 /// Leads an Ethernet address to a VTEP, in place of the VTEP that it led to.
-pub fn replace(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> RouteRequest {
+pub fn replace(ifindex: u32, mac: Mac, dst: impl Into<IpAddr>) -> RouteRequest {
+    let dst = dst.into();
     let mut message = message(ifindex, mac, dst);
     message.header.state = NeighbourState::Permanent;
     let what = format!("set FDB entry {mac} dst {dst} on link {ifindex}");
@@ -59,7 +59,8 @@ pub fn replace(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> RouteRequest {
 
 /// Deletes an entry; ENOENT when the link knows no such Ethernet address. An entry that leads elsewhere stays, and
 /// kernels differ in whether they call that a success.
-pub fn delete(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> RouteRequest {
+pub fn delete(ifindex: u32, mac: Mac, dst: impl Into<IpAddr>) -> RouteRequest {
+    let dst = dst.into();
     let what = format!("delete FDB entry {mac} dst {dst} on link {ifindex}");
     RouteRequest::new(
         RouteNetlinkMessage::DelNeighbour(message(ifindex, mac, dst)),
@@ -68,7 +69,7 @@ pub fn delete(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> RouteRequest {
     )
 }
 
-fn message(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> NeighbourMessage {
+fn message(ifindex: u32, mac: Mac, dst: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = ifindex;
@@ -79,11 +80,11 @@ fn message(ifindex: u32, mac: Mac, dst: Ipv4Addr) -> NeighbourMessage {
         .push(NeighbourAttribute::LinkLayerAddress(mac.bytes().to_vec()));
     message
         .attributes
-        .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(dst)));
+        .push(NeighbourAttribute::Destination(neighbour_address(dst)));
     message
 }
 
-/// Reads an entry out of an answer; `None` for other messages and for entries without an outer IPv4 address.
+/// Reads an entry out of an answer; `None` for other messages and for entries without an outer address.
 fn read_entry(message: &RouteNetlinkMessage) -> Option<FdbEntry> {
     let RouteNetlinkMessage::NewNeighbour(message) = message else {
         return None;
@@ -95,11 +96,7 @@ fn read_entry(message: &RouteNetlinkMessage) -> Option<FdbEntry> {
     let mut plain = true;
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => dst = Some(*address),
-            // In this family the type of the address shows only in its length.
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                dst = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from);
-            }
+            NeighbourAttribute::Destination(address) => dst = of_neighbour(address),
             NeighbourAttribute::Port(_) | NeighbourAttribute::Vni(_) | NeighbourAttribute::IfIndex(_) => {
                 plain = false;
             }

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod conn;
 mod error;
+mod family;
 pub mod fdb;
 #[cfg(feature = "generic")]
 pub mod generic;
@@ -26,6 +27,7 @@ mod wire;
 
 pub use conn::{Conn, Protocol, Reply, Request};
 pub use error::{Failure, NetlinkError};
+pub use flannel_model::IpFamily;
 pub use netns::{Netns, NetnsError};
 pub use route::OUR_PROTOCOL;
 pub use route_conn::{RouteConn, RouteOutcome, RouteRequest};

@@ -59,8 +59,8 @@ pub struct Vxlan {
     pub id: u32,
     /// Index of the device that carries the tunnel; `None` when it is not bound to one.
     pub underlay: Option<u32>,
-    /// Source address of the outer packets, where it is IPv4.
-    pub local: Option<std::net::Ipv4Addr>,
+    /// Source address of the outer packets.
+    pub local: Option<std::net::IpAddr>,
     /// UDP destination port.
     pub port: u16,
     /// Source addresses are learned from received packets.

@@ -1,4 +1,4 @@
-//! Notifications of changes to links, IPv4 addresses, IPv4 routes and neighbours.
+//! Notifications of changes to links, addresses, routes and neighbours of both families.
 //!
 //! What happened is told in outline only: the reader lists the objects anew anyway, because notifications can be lost.
 //! Loss is told, too ([`Change::Overrun`]).
@@ -21,8 +21,9 @@ use crate::route::{OUR_PROTOCOL, read_route};
 use crate::route_conn::parse;
 use crate::wire::Frames;
 
-/// Multicast groups (RTNLGRP_*): link 1, neighbour 3, IPv4 address 5, IPv4 route 7; bit n − 1 of the mask.
-const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6;
+/// Multicast groups (RTNLGRP_*): link 1, neighbour 3, IPv4 address 5, IPv4 route 7, IPv6 address 9, IPv6 route 11; bit n − 1
+/// of the mask.
+const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
 /// Receive buffer asked for. A burst that does not fit is told as an overrun.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// Bytes for one notification; the largest are links with many virtual functions.
@@ -40,14 +41,14 @@ pub enum Change {
         /// It vanished.
         deleted: bool,
     },
-    /// An IPv4 address came or went.
+    /// An address came or went.
     Address {
         /// Index of the link.
         ifindex: u32,
         /// It went.
         deleted: bool,
     },
-    /// An IPv4 route came or went.
+    /// A route came or went.
     Route {
         /// Index of the device; `None` for blackholes and routes over several devices.
         ifindex: Option<u32>,
@@ -56,7 +57,7 @@ pub enum Change {
         /// It bears [`OUR_PROTOCOL`].
         ours: bool,
     },
-    /// An IPv4 neighbour or an entry of a forwarding table came, went or changed.
+    /// A neighbour or an entry of a forwarding table came, went or changed.
     Neighbour {
         /// Index of the link.
         ifindex: u32,
@@ -214,7 +215,7 @@ fn read_change(notification: &Reply) -> Option<Change> {
 
 fn neighbour_change(message: &NeighbourMessage, deleted: bool) -> Option<Change> {
     let fdb = match message.header.family {
-        AddressFamily::Inet => false,
+        AddressFamily::Inet | AddressFamily::Inet6 => false,
         AddressFamily::Bridge => true,
         _ => return None,
     };

@@ -1,17 +1,17 @@
-//! IPv4 neighbours: which Ethernet address an IP address on a link has.
+//! Neighbours: which Ethernet address an IP address on a link has.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use flannel_model::Mac;
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteType;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::{CREATE, REPLACE};
 use crate::error::NetlinkError;
+use crate::family::{neighbour_address, number, of_neighbour};
 use crate::route_conn::{RouteConn, RouteRequest};
+use flannel_model::IpFamily;
 
 /// An entry of a link's neighbour table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,20 +19,20 @@ pub struct Neighbour {
     /// Index of the link.
     pub ifindex: u32,
     /// The IP address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its Ethernet address, where it is known.
     pub mac: Option<Mac>,
     /// Set by somebody, never to be asked for or forgotten (NUD_PERMANENT).
     pub permanent: bool,
 }
 
-/// IPv4 neighbours of a link, permanent and learned ones, without proxy entries.
+/// Neighbours of one family of a link, permanent and learned ones, without proxy entries.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn dump(conn: &mut RouteConn, ifindex: u32) -> Result<Vec<Neighbour>, NetlinkError> {
+pub fn dump(conn: &mut RouteConn, family: IpFamily, ifindex: u32) -> Result<Vec<Neighbour>, NetlinkError> {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(family);
     message.attributes.push(NeighbourAttribute::IfIndex(ifindex));
     let what = format!("list neighbours of link {ifindex}");
     let request = RouteRequest::new(RouteNetlinkMessage::GetNeighbour(message), 0, what);
@@ -43,12 +43,13 @@ pub fn dump(conn: &mut RouteConn, ifindex: u32) -> Result<Vec<Neighbour>, Netlin
     Ok(listed
         .iter()
         .filter_map(read_neighbour)
-        .filter(|n| n.ifindex == ifindex)
+        .filter(|n| n.ifindex == ifindex && IpFamily::of(n.address) == family)
         .collect())
 }
 
 /// Makes a permanent entry, or makes the existing one of that address so.
-pub fn replace(ifindex: u32, address: Ipv4Addr, mac: Mac) -> RouteRequest {
+pub fn replace(ifindex: u32, address: impl Into<IpAddr>, mac: Mac) -> RouteRequest {
+    let address = address.into();
     let mut message = message(ifindex, address);
     message.header.state = NeighbourState::Permanent;
     message
@@ -59,7 +60,8 @@ pub fn replace(ifindex: u32, address: Ipv4Addr, mac: Mac) -> RouteRequest {
 }
 
 /// Deletes the entry of an address; ENOENT when there is none.
-pub fn delete(ifindex: u32, address: Ipv4Addr) -> RouteRequest {
+pub fn delete(ifindex: u32, address: impl Into<IpAddr>) -> RouteRequest {
+    let address = address.into();
     let what = format!("delete neighbour {address} on link {ifindex}");
     RouteRequest::new(
         RouteNetlinkMessage::DelNeighbour(message(ifindex, address)),
@@ -68,14 +70,14 @@ pub fn delete(ifindex: u32, address: Ipv4Addr) -> RouteRequest {
     )
 }
 
-fn message(ifindex: u32, address: Ipv4Addr) -> NeighbourMessage {
+fn message(ifindex: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = number(IpFamily::of(address));
     message.header.ifindex = ifindex;
     message.header.kind = RouteType::Unicast;
     message
         .attributes
-        .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        .push(NeighbourAttribute::Destination(neighbour_address(address)));
     message
 }
 
@@ -88,7 +90,7 @@ fn read_neighbour(message: &RouteNetlinkMessage) -> Option<Neighbour> {
         return None;
     }
     let address = message.attributes.iter().find_map(|a| match a {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(address) => of_neighbour(address),
         _ => None,
     })?;
     Some(Neighbour {

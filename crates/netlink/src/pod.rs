@@ -8,15 +8,16 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::{CREATE, EXCL};
 use crate::error::NetlinkError;
+use crate::family::{number, of_route, route_address};
 use crate::link::LinkRef;
 use crate::route_conn::{RouteConn, RouteRequest};
+use flannel_model::IpFamily;
 
 /// An address on a link, of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +142,8 @@ fn read_route(message: &RouteNetlinkMessage) -> Option<ListedRoute> {
     };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => route.destination.0 = plain(address)?,
-            RouteAttribute::Gateway(address) => route.gateway = plain(address),
+            RouteAttribute::Destination(address) => route.destination.0 = of_route(address)?,
+            RouteAttribute::Gateway(address) => route.gateway = of_route(address),
             RouteAttribute::Oif(index) => route.ifindex = Some(*index),
             RouteAttribute::Table(table) => route.table = *table,
             _ => {}
@@ -151,18 +152,10 @@ fn read_route(message: &RouteNetlinkMessage) -> Option<ListedRoute> {
     Some(route)
 }
 
-fn plain(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
-}
-
 /// Adds a route through a gateway; EEXIST when the destination has one of the same metric.
 pub fn add_route(route: &GatewayRoute) -> RouteRequest {
     let mut message = RouteMessage::default();
-    message.header.address_family = family(route.gateway);
+    message.header.address_family = number(IpFamily::of(route.gateway));
     message.header.destination_prefix_length = route.destination.1;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     // As `ip route add` marks what an administrator asked for.
@@ -219,7 +212,7 @@ pub fn set_promiscuous<'a>(link: impl Into<LinkRef<'a>>, on: bool) -> RouteReque
 
 fn message(ip: &IpOnLink) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = family(ip.address);
+    message.header.family = number(IpFamily::of(ip.address));
     message.header.prefix_len = ip.length;
     message.header.index = ip.ifindex;
     message.header.scope = AddressScope::Universe;
@@ -253,20 +246,6 @@ fn read(message: &RouteNetlinkMessage) -> Option<IpOnLink> {
         length: message.header.prefix_len,
         global: message.header.scope == AddressScope::Universe,
     })
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
-fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    }
 }
 
 impl fmt::Display for IpOnLink {

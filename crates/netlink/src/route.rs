@@ -1,19 +1,21 @@
-//! IPv4 routes.
+//! Routes.
 
 mod lookup;
 mod read;
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use flannel_model::Ipv4Subnet;
+use flannel_model::IpSubnet;
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::{CREATE, EXCL, REPLACE};
+use crate::family::{number, route_address};
 use crate::route_conn::RouteRequest;
+use flannel_model::IpFamily;
 
 pub use lookup::{Lookup, lookup};
 pub use read::{Filter, dump, read_route};
@@ -25,6 +27,8 @@ pub const OUR_PROTOCOL: u8 = 70;
 pub const PROTOCOL_BOOT: u8 = 3;
 /// Routes that the kernel makes of addresses (RTPROT_KERNEL).
 pub const PROTOCOL_KERNEL: u8 = 2;
+/// What an IPv6 route without a priority gets (IP6_RT_PRIO_USER).
+pub const DEFAULT_METRIC_V6: u32 = 1024;
 /// The table `main` (RT_TABLE_MAIN).
 pub const TABLE_MAIN: u32 = 254;
 /// The table `local` (RT_TABLE_LOCAL).
@@ -56,11 +60,11 @@ pub enum Distance {
     Other(u8),
 }
 
-/// An IPv4 route: as the kernel shows it, and as a request.
+/// A route: as the kernel shows it, and as a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Subnet,
+    pub destination: IpSubnet,
     /// What happens to the packets.
     pub kind: RouteKind,
     /// Table number.
@@ -72,10 +76,11 @@ pub struct Route {
     /// Index of the device that packets leave by; `None` for blackholes and for routes over several devices.
     pub ifindex: Option<u32>,
     /// The next router.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// Source address that local processes get.
-    pub source: Option<Ipv4Addr>,
-    /// Priority; the lowest wins.
+    pub source: Option<IpAddr>,
+    /// Priority; the lowest wins. In IPv6, 0 asks for the default, which the kernel then shows as
+    /// [`DEFAULT_METRIC_V6`].
     pub metric: u32,
     /// The gateway is taken to be on the link although no address says so.
     pub onlink: bool,
@@ -85,15 +90,15 @@ pub struct Route {
 
 impl Route {
     /// `destination via gateway dev ifindex`, in table main, marked as ours.
-    pub fn via(destination: Ipv4Subnet, gateway: Ipv4Addr, ifindex: u32) -> Self {
+    pub fn via(destination: impl Into<IpSubnet>, gateway: impl Into<IpAddr>, ifindex: u32) -> Self {
         Self {
-            destination,
+            destination: destination.into(),
             kind: RouteKind::Unicast,
             table: TABLE_MAIN,
             protocol: OUR_PROTOCOL,
             scope: Distance::Universe,
             ifindex: Some(ifindex),
-            gateway: Some(gateway),
+            gateway: Some(gateway.into()),
             source: None,
             metric: 0,
             onlink: false,
@@ -102,7 +107,7 @@ impl Route {
     }
 
     /// `destination via gateway dev ifindex onlink`, in table main, marked as ours.
-    pub fn via_onlink(destination: Ipv4Subnet, gateway: Ipv4Addr, ifindex: u32) -> Self {
+    pub fn via_onlink(destination: impl Into<IpSubnet>, gateway: impl Into<IpAddr>, ifindex: u32) -> Self {
         Self {
             onlink: true,
             ..Self::via(destination, gateway, ifindex)
@@ -110,7 +115,7 @@ impl Route {
     }
 
     /// `destination dev ifindex scope link`, in table main, marked as ours.
-    pub fn on_link(destination: Ipv4Subnet, ifindex: u32) -> Self {
+    pub fn on_link(destination: impl Into<IpSubnet>, ifindex: u32) -> Self {
         Self {
             gateway: None,
             scope: Distance::Link,
@@ -120,7 +125,7 @@ impl Route {
 
     /// `local destination dev ifindex`, in table local, marked as ours: the host takes every address of the destination
     /// for its own. `source` is what local processes get as their address when they send there.
-    pub fn local(destination: Ipv4Subnet, ifindex: u32, source: Option<Ipv4Addr>) -> Self {
+    pub fn local(destination: impl Into<IpSubnet>, ifindex: u32, source: Option<IpAddr>) -> Self {
         Self {
             kind: RouteKind::Local,
             table: TABLE_LOCAL,
@@ -131,7 +136,7 @@ impl Route {
     }
 
     /// `blackhole destination`, in table main, marked as ours.
-    pub fn blackhole(destination: Ipv4Subnet) -> Self {
+    pub fn blackhole(destination: impl Into<IpSubnet>) -> Self {
         let route = Self::via(destination, Ipv4Addr::UNSPECIFIED, 0);
         Self {
             kind: RouteKind::Blackhole,
@@ -170,7 +175,7 @@ pub fn delete(route: &Route) -> RouteRequest {
 
 fn message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = number(IpFamily::of(route.destination.network()));
     message.header.destination_prefix_length = route.destination.length();
     message.header.protocol = RouteProtocol::from(route.protocol);
     message.header.scope = route.scope.into();
@@ -185,20 +190,12 @@ fn message(route: &Route) -> RouteMessage {
         attributes.push(RouteAttribute::Table(route.table));
     }
     if route.destination.length() > 0 {
-        attributes.push(RouteAttribute::Destination(RouteAddress::Inet(
+        attributes.push(RouteAttribute::Destination(route_address(
             route.destination.network(),
         )));
     }
-    attributes.extend(
-        route
-            .gateway
-            .map(|a| RouteAttribute::Gateway(RouteAddress::Inet(a))),
-    );
-    attributes.extend(
-        route
-            .source
-            .map(|a| RouteAttribute::PrefSource(RouteAddress::Inet(a))),
-    );
+    attributes.extend(route.gateway.map(|a| RouteAttribute::Gateway(route_address(a))));
+    attributes.extend(route.source.map(|a| RouteAttribute::PrefSource(route_address(a))));
     attributes.extend(route.ifindex.map(RouteAttribute::Oif));
     if route.metric != 0 {
         attributes.push(RouteAttribute::Priority(route.metric));

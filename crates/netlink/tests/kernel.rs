@@ -13,7 +13,7 @@ use flannel_netlink::address::{self, AddressSpec};
 use flannel_netlink::link::{self, BridgeSpec, VethSpec, VxlanSpec};
 use flannel_netlink::neighbour;
 use flannel_netlink::route::{self, Filter, Route, RouteKind};
-use flannel_netlink::{Failure, Netns, OUR_PROTOCOL, RouteConn, fdb};
+use flannel_netlink::{Failure, IpFamily, Netns, OUR_PROTOCOL, RouteConn, fdb};
 use support::{enter_fresh_netns, ifindex, in_fresh_netns, json, run, underlay};
 
 const MAC: Mac = Mac::new([0x8a, 0x55, 0x6f, 1, 2, 3]);
@@ -38,7 +38,7 @@ fn vxlan(underlay: u32) -> VxlanSpec<'static> {
         name: "flannel.1",
         id: 1,
         underlay,
-        local: Ipv4Addr::new(192, 0, 2, 1),
+        local: Ipv4Addr::new(192, 0, 2, 1).into(),
         port: 8472,
         mtu: 1450,
         mac: MAC,
@@ -84,7 +84,7 @@ fn a_vxlan_link_is_what_was_asked_for_and_reads_back_so() {
             (details.id, details.underlay, details.port),
             (1, Some(underlay), 8472)
         );
-        assert_eq!(details.local, Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(details.local, Some(Ipv4Addr::new(192, 0, 2, 1).into()));
         assert!(details.gbp && !details.learning && !details.l2miss);
         assert_eq!(link::by_index(conn, read.ifindex).unwrap(), Some(read));
     });
@@ -96,7 +96,7 @@ fn a_vxlan_link_is_corrected_in_place() {
         let index = make_vxlan(conn);
         run("ip addr add 192.0.2.9/24 dev u0");
         let other = Mac::new([0x8a, 0, 0, 0, 0, 9]);
-        let local = Ipv4Addr::new(192, 0, 2, 9);
+        let local = Ipv4Addr::new(192, 0, 2, 9).into();
         let requests = [
             link::set_mac(index, other),
             link::set_mtu(index, 1400),
@@ -194,7 +194,7 @@ fn addresses_come_and_go() {
         let index = underlay();
         let spec = AddressSpec {
             ifindex: index,
-            local: Ipv4Addr::new(10, 5, 1, 1),
+            local: Ipv4Addr::new(10, 5, 1, 1).into(),
             length: 24,
             no_prefix_route: false,
         };
@@ -202,7 +202,7 @@ fn addresses_come_and_go() {
         assert!(conn.run(&address::add(&spec)).unwrap_err().is_exists());
         conn.run(&address::replace(&spec)).unwrap();
         let quiet = AddressSpec {
-            local: Ipv4Addr::new(10, 6, 1, 0),
+            local: Ipv4Addr::new(10, 6, 1, 0).into(),
             no_prefix_route: true,
             ..spec
         };
@@ -221,14 +221,22 @@ fn addresses_come_and_go() {
         assert_eq!(json("ip -j route show 10.5.1.0/24").len(), 1);
         assert_eq!(json("ip -j route show 10.6.1.0/24").len(), 0);
 
-        let read = address::dump(conn, Some(index)).unwrap();
+        let read = address::dump(conn, IpFamily::V4, Some(index)).unwrap();
         assert_eq!(read.len(), 3);
         assert!(
             read.iter()
                 .all(|a| a.permanent && !a.deprecated && a.scope == address::Scope::Global)
         );
-        assert_eq!(address::dump(conn, None).unwrap().len(), 4, "127.0.0.1 as well");
-        assert_eq!(address::dump(conn, Some(4711)).unwrap(), [], "no such link");
+        assert_eq!(
+            address::dump(conn, IpFamily::V4, None).unwrap().len(),
+            4,
+            "127.0.0.1 as well"
+        );
+        assert_eq!(
+            address::dump(conn, IpFamily::V4, Some(4711)).unwrap(),
+            [],
+            "no such link"
+        );
 
         conn.run(&address::delete(&spec)).unwrap();
         assert!(conn.run(&address::delete(&spec)).unwrap_err().is_missing());
@@ -293,7 +301,11 @@ fn an_overlay_route_has_flannels_shape_and_our_mark() {
 fn local_and_blackhole_routes_and_lookups() {
     in_fresh_netns(|conn| {
         underlay();
-        let services = Route::local(subnet("10.96.0.0/16"), 1, Some(Ipv4Addr::new(192, 0, 2, 1)));
+        let services = Route::local(
+            subnet("10.96.0.0/16"),
+            1,
+            Some(Ipv4Addr::new(192, 0, 2, 1).into()),
+        );
         let hole = Route::blackhole(subnet("10.5.1.0/24"));
         for outcome in conn.batch(&[route::add(&services), route::add(&hole)]) {
             outcome.unwrap();
@@ -331,12 +343,12 @@ fn local_and_blackhole_routes_and_lookups() {
             .unwrap()
             .unwrap();
         assert_eq!(found.ifindex, ifindex("u0"));
-        assert_eq!(found.source, Some(Ipv4Addr::new(192, 0, 2, 1)));
-        assert_eq!(found.gateway, Some(Ipv4Addr::new(192, 0, 2, 254)));
+        assert_eq!(found.source, Some(Ipv4Addr::new(192, 0, 2, 1).into()));
+        assert_eq!(found.gateway, Some(Ipv4Addr::new(192, 0, 2, 254).into()));
         let listed = route::dump(conn, &Filter::default()).unwrap();
         let default = listed
             .iter()
-            .find(|r| r.destination == subnet("0.0.0.0/0"))
+            .find(|r| r.destination == subnet("0.0.0.0/0").into())
             .unwrap();
         assert_eq!(
             (default.gateway, default.kind),
@@ -395,14 +407,14 @@ fn neighbours_and_fdb_are_those_of_flannel() {
         assert_eq!(
             told,
             [
-                (7, second, true, true),
-                (9, Ipv4Addr::new(192, 0, 2, 9), true, false)
+                (7, second.into(), true, true),
+                (9, Ipv4Addr::new(192, 0, 2, 9).into(), true, false)
             ]
         );
-        let mut listed = neighbour::dump(conn, index).unwrap();
+        let mut listed = neighbour::dump(conn, IpFamily::V4, index).unwrap();
         listed.sort_by_key(|n| n.address);
         let told: Vec<_> = listed.iter().map(|n| (n.address, n.mac, n.permanent)).collect();
-        assert_eq!(told[0], (address, Some(peer), true));
+        assert_eq!(told[0], (address.into(), Some(peer), true));
         assert!(!told[1].2);
 
         let _ = conn.run(&fdb::delete(index, peer, first));
@@ -495,7 +507,7 @@ fn a_listing_is_whole_while_others_change_the_table() {
         // Enough for several datagrams, between which the table can change.
         let spec = |n: u32| AddressSpec {
             ifindex: index,
-            local: Ipv4Addr::from(0x0a00_0001 + (n << 8)),
+            local: Ipv4Addr::from(0x0a00_0001 + (n << 8)).into(),
             length: 24,
             no_prefix_route: true,
         };
@@ -513,7 +525,7 @@ fn a_listing_is_whole_while_others_change_the_table() {
             });
             let mut whole = 0;
             for _ in 0..100 {
-                match address::dump(conn, None) {
+                match address::dump(conn, IpFamily::V4, None) {
                     Ok(listed) => {
                         let last = spec(1999).local;
                         let stable = listed.iter().filter(|a| a.local <= last).count();

@@ -1,22 +1,22 @@
 //! The table that lets pods reach what lies outside the pod network, and forwards for them.
 
-use flannel_model::Ipv4Subnet;
+use flannel_model::IpSubnet;
 
 use crate::table::{Table, TableName};
 
 /// Packets with this bit were marked for masquerading by kube-proxy and are left to it. It is one bit of many in the mark,
 /// so it is compared under itself as a mask, as flannel's iptables mode does.
 const KUBE_MARK: &str = "0x4000";
-/// IPv4 multicast (RFC 5771): a group does not answer to a translated source.
-const MULTICAST: &str = "224.0.0.0/4";
+/// Multicast (RFC 5771, RFC 4291): a group does not answer to a translated source.
+const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
-/// What the table is made from.
+/// What the table of one family is made from. Both ranges are of that family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MasqueradeTable {
     /// The pod network of the cluster.
-    pub network: Ipv4Subnet,
+    pub network: IpSubnet,
     /// The pods of this node.
-    pub subnet: Ipv4Subnet,
+    pub subnet: IpSubnet,
     /// Whether packets are masqueraded at all.
     pub masquerade: bool,
     /// Whether source ports are chosen at random, which lowers the odds of two connections colliding.
@@ -26,7 +26,7 @@ pub struct MasqueradeTable {
     pub accept_forward: bool,
 }
 
-/// Renders the table `ip flannel-ipv4`: the rules of flannel's iptables mode, in their order.
+/// Renders the table `ip flannel-ipv4` or `ip6 flannel-ipv6`: the rules of flannel's iptables mode, in their order.
 pub fn masquerade_table(input: &MasqueradeTable) -> Table {
     let mut body = String::new();
     if input.masquerade {
@@ -35,11 +35,16 @@ pub fn masquerade_table(input: &MasqueradeTable) -> Table {
     if input.accept_forward {
         body.push_str(&forward(input));
     }
-    Table::new(TableName::MASQUERADE, body)
+    let name = match input.network {
+        IpSubnet::V4(_) => TableName::MASQUERADE,
+        IpSubnet::V6(_) => TableName::MASQUERADE_V6,
+    };
+    Table::new(name, body)
 }
 
 fn postrouting(input: &MasqueradeTable) -> String {
     let MasqueradeTable { network, subnet, .. } = input;
+    let (ip, multicast) = of_family(network);
     let masquerade = if input.fully_random {
         "masquerade fully-random"
     } else {
@@ -49,13 +54,13 @@ fn postrouting(input: &MasqueradeTable) -> String {
         "  chain postrtg {\n".to_owned(),
         "    type nat hook postrouting priority srcnat; policy accept;\n".to_owned(),
         format!("    meta mark & {KUBE_MARK} == {KUBE_MARK} return\n"),
-        format!("    ip saddr {subnet} ip daddr {network} return\n"),
-        format!("    ip saddr {network} ip daddr {subnet} return\n"),
+        format!("    {ip} saddr {subnet} {ip} daddr {network} return\n"),
+        format!("    {ip} saddr {network} {ip} daddr {subnet} return\n"),
         // outside to a local pod: the pod sees who calls
-        format!("    ip saddr != {network} ip daddr {subnet} return\n"),
-        format!("    ip saddr {network} ip daddr != {MULTICAST} {masquerade}\n"),
+        format!("    {ip} saddr != {network} {ip} daddr {subnet} return\n"),
+        format!("    {ip} saddr {network} {ip} daddr != {multicast} {masquerade}\n"),
         // host or outside to a pod elsewhere: the answer must come back through this node
-        format!("    ip saddr != {network} ip daddr {network} {masquerade}\n"),
+        format!("    {ip} saddr != {network} {ip} daddr {network} {masquerade}\n"),
         "  }\n".to_owned(),
     ]
     .concat()
@@ -63,9 +68,18 @@ fn postrouting(input: &MasqueradeTable) -> String {
 
 fn forward(input: &MasqueradeTable) -> String {
     let network = input.network;
+    let (ip, _) = of_family(&network);
     format!(
-        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    ip saddr {network} accept\n    ip daddr {network} accept\n  }}\n"
+        "  chain forward {{\n    type filter hook forward priority filter; policy accept;\n    {ip} saddr {network} accept\n    {ip} daddr {network} accept\n  }}\n"
     )
+}
+
+/// How rules name addresses of the family, and its multicast range.
+fn of_family(network: &IpSubnet) -> (&'static str, &'static str) {
+    match network {
+        IpSubnet::V4(_) => ("ip", MULTICAST[0]),
+        IpSubnet::V6(_) => ("ip6", MULTICAST[1]),
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +122,25 @@ mod tests {
                 "add table ip flannel-ipv4\ndelete table ip flannel-ipv4\ntable ip flannel-ipv4 {"
             )
         );
+    }
+
+    #[test]
+    fn ipv6_has_the_same_rules_in_a_table_of_its_own() {
+        let input = MasqueradeTable {
+            network: "fd00:5::/48".parse().unwrap(),
+            subnet: "fd00:5:0:1::/64".parse().unwrap(),
+            ..input()
+        };
+        let text = masquerade_table(&input).transaction();
+        assert!(text.starts_with("add table ip6 flannel-ipv6\n"), "{text}");
+        assert!(!text.contains("ip saddr") && !text.contains("ip daddr"), "{text}");
+        for rule in [
+            "ip6 saddr != fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return",
+            "ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random",
+            "ip6 daddr fd00:5::/48 accept",
+        ] {
+            assert!(text.contains(rule), "{rule}\n{text}");
+        }
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl TableName {
         family: Family::Ip,
         name: "flannel-ipv4",
     };
+    /// The same for IPv6.
+    pub const MASQUERADE_V6: Self = Self {
+        family: Family::Ip6,
+        name: "flannel-ipv6",
+    };
     /// Guard and masquerading of Services.
     pub const SERVICES: Self = Self {
         family: Family::Ip,

@@ -1,9 +1,9 @@
 //! From the overlay that a kernel has to the one that it should have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use flannel_model::{Ipv4Subnet, Mac};
+use flannel_model::{IpSubnet, Mac};
 
 use crate::op::Op;
 use crate::vxlan::{DesiredOverlay, Device, VxlanLink};
@@ -13,18 +13,19 @@ pub const OUR_PROTOCOL: u8 = 70;
 /// The number of flannel's routes (RTPROT_BOOT), which it shares with routes made by hand.
 const PROTOCOL_BOOT: u8 = 3;
 
-/// What a kernel has on and about the device `flannel.<VNI>`. Everything is empty when there is no such device.
+/// What a kernel has on and about the device `flannel.<VNI>` or `flannel-v6.<VNI>`, in the device's family. Everything is empty when there is no such device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedOverlay {
     /// The device of that name, of whatever kind.
     pub link: Option<ObservedLink>,
-    /// Its IPv4 addresses with their prefix lengths.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
-    /// Its permanent IPv4 neighbours.
-    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
-    /// The permanent entries of its forwarding table that have an outer IPv4 destination and nothing special.
-    pub fdb: BTreeMap<Mac, Ipv4Addr>,
-    /// The IPv4 unicast routes of table main whose only device it is.
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Its permanent neighbours.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    /// The permanent entries of its forwarding table that have an outer destination of the family and
+    /// nothing special.
+    pub fdb: BTreeMap<Mac, IpAddr>,
+    /// The unicast routes of table main whose only device it is.
     pub routes: Vec<ObservedRoute>,
 }
 
@@ -49,7 +50,7 @@ pub struct ObservedVxlan {
     /// Index of the interface that carries it.
     pub underlay: Option<u32>,
     /// Source address of outer packets.
-    pub local: Option<Ipv4Addr>,
+    pub local: Option<IpAddr>,
     /// UDP port.
     pub port: u16,
     /// It learns source addresses.
@@ -62,14 +63,14 @@ pub struct ObservedVxlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObservedRoute {
     /// Where to.
-    pub destination: Ipv4Subnet,
+    pub destination: IpSubnet,
     /// The next router.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
     /// The gateway is taken to be on the link.
     pub onlink: bool,
     /// Who made it.
     pub protocol: u8,
-    /// Its priority.
+    /// Its priority; 0 for the family's default.
     pub metric: u32,
 }
 
@@ -203,7 +204,7 @@ impl Changes<'_> {
     /// The new address comes before old ones go: a device without any address loses its routes (`fib_disable_ip`).
     fn addresses(&mut self) {
         let device = self.device;
-        let wanted = (self.desired.address, 32);
+        let wanted = (self.desired.address, self.device.family.bits());
         if !self.observed.addresses.contains(&wanted) {
             self.ops.push(Op::AddressAdd {
                 device,
@@ -246,7 +247,7 @@ impl Changes<'_> {
             .iter()
             .filter(|(mac, _)| !desired.fdb.contains_key(mac));
         let (late, early): (Vec<_>, Vec<_>) = unwanted.partition(|(mac, _)| in_use.contains(mac));
-        let deletion = |(mac, dst): (&Mac, &Ipv4Addr)| Op::FdbDelete {
+        let deletion = |(mac, dst): (&Mac, &IpAddr)| Op::FdbDelete {
             device,
             mac: *mac,
             dst: *dst,
@@ -285,7 +286,7 @@ impl Changes<'_> {
             .neighbours
             .iter()
             .filter(|(address, mac)| !stands(address, mac));
-        let replacement = |(address, mac): (&Ipv4Addr, &Mac)| Op::NeighbourReplace {
+        let replacement = |(address, mac): (&IpAddr, &Mac)| Op::NeighbourReplace {
             device,
             address: *address,
             mac: *mac,
@@ -293,7 +294,7 @@ impl Changes<'_> {
         self.ops.extend(neighbours.map(replacement));
 
         // One route each: the kernel has at most one with a destination and a metric.
-        let present: BTreeMap<Ipv4Subnet, &ObservedRoute> = observed
+        let present: BTreeMap<IpSubnet, &ObservedRoute> = observed
             .routes
             .iter()
             .filter(|r| r.metric == 0)
@@ -309,8 +310,8 @@ impl Changes<'_> {
 /// The change, if any, that makes the route to `destination` what it should be.
 fn route_op(
     device: Device,
-    destination: Ipv4Subnet,
-    gateway: Ipv4Addr,
+    destination: IpSubnet,
+    gateway: IpAddr,
     present: Option<&ObservedRoute>,
 ) -> Option<Op> {
     let Some(present) = present else {

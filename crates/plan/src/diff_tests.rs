@@ -1,18 +1,17 @@
 //! Examples of differences, and the properties that hold for all of them on a model of the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use flannel_model::{Ipv4Subnet, Mac, VxlanOptions};
+use flannel_model::{IpSubnet, Ipv4Subnet, Mac, VxlanOptions};
 use proptest::prelude::*;
 
 use crate::diff::{OUR_PROTOCOL, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, diff_overlay};
 use crate::op::Op;
-use crate::underlay::Underlay;
-use crate::vxlan::{DesiredOverlay, OverlayFacts, Peer, VxlanLink, desired_overlay};
+use crate::vxlan::{Carrier, DesiredOverlay, OverlayFacts, Peer, VxlanLink, desired_overlay};
 
-fn subnet(n: u8) -> Ipv4Subnet {
-    Ipv4Subnet::new(Ipv4Addr::new(10, 5, n, 0), 24).unwrap()
+fn subnet(n: u8) -> IpSubnet {
+    Ipv4Subnet::new([10, 5, n, 0].into(), 24).unwrap().into()
 }
 
 fn mac(n: u8) -> Mac {
@@ -22,7 +21,7 @@ fn mac(n: u8) -> Mac {
 fn peer(n: u8, ip: u8, station: u8) -> Peer {
     Peer {
         subnet: subnet(n),
-        public_ip: Ipv4Addr::new(192, 0, 2, ip),
+        public_ip: IpAddr::from([192, 0, 2, ip]),
         vtep_mac: mac(station),
     }
 }
@@ -32,12 +31,10 @@ fn wanted(peers: &[Peer]) -> DesiredOverlay {
         own_subnet: subnet(1),
         network: "10.5.0.0/16".parse().unwrap(),
         options: VxlanOptions::default(),
-        underlay: Underlay {
+        carrier: Carrier {
             ifindex: 2,
-            name: "eth0".into(),
             mtu: 1500,
-            address: Ipv4Addr::new(192, 0, 2, 1),
-            public_ip: Ipv4Addr::new(192, 0, 2, 1),
+            address: IpAddr::from([192, 0, 2, 1]),
         },
         vtep_mac: mac(1),
         peers: peers.to_vec(),
@@ -118,7 +115,7 @@ fn apply(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
 }
 
 fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
-    let at = |routes: &[ObservedRoute], d: Ipv4Subnet| {
+    let at = |routes: &[ObservedRoute], d: IpSubnet| {
         routes.iter().position(|r| r.destination == d && r.metric == 0)
     };
     match op {
@@ -269,7 +266,7 @@ fn what_can_be_corrected_in_place_is_and_the_rest_is_made_anew_with_its_reason()
     link.up = false;
     if let Some(vxlan) = link.vxlan.as_mut() {
         vxlan.learning = true;
-        vxlan.local = Some(Ipv4Addr::new(192, 0, 2, 99));
+        vxlan.local = Some(IpAddr::from([192, 0, 2, 99]));
     }
     kernel.link = Some(link.clone());
     let expected = [
@@ -302,8 +299,8 @@ fn what_can_be_corrected_in_place_is_and_the_rest_is_made_anew_with_its_reason()
 fn another_own_address_comes_before_the_old_one_goes() {
     let desired = wanted(&[]);
     let mut kernel = settled(&desired);
-    let foreign = (Ipv4Addr::new(172, 16, 0, 1), 24);
-    kernel.addresses = vec![(Ipv4Addr::new(10, 5, 8, 0), 32), (desired.address, 24), foreign];
+    let foreign = (IpAddr::from([172, 16, 0, 1]), 24);
+    kernel.addresses = vec![(IpAddr::from([10, 5, 8, 0]), 32), (desired.address, 24), foreign];
     let expected = [
         "address add 10.5.1.0/32 dev flannel.1",
         "address delete 10.5.8.0/32 dev flannel.1",
@@ -351,7 +348,7 @@ prop_compose! {
                    onlink in any::<bool>(), metric in prop::sample::select(vec![0u32, 0, 9]),
                    gateway in prop::option::of(1u8..4)) -> ObservedRoute {
         let usual = route(n, protocol);
-        let gateway = gateway.map_or(usual.gateway, |last| Some(Ipv4Addr::new(10, 5, n, last)));
+        let gateway = gateway.map_or(usual.gateway, |last| Some(IpAddr::from([10, 5, n, last])));
         ObservedRoute { onlink, metric, gateway, ..usual }
     }
 }
@@ -379,7 +376,7 @@ prop_compose! {
 prop_compose! {
     fn any_kernel()(link in any_link(),
                     addresses in prop::collection::btree_set((prop::sample::select(vec![
-                        Ipv4Addr::new(10, 5, 1, 0), Ipv4Addr::new(10, 5, 4, 0), Ipv4Addr::new(172, 16, 0, 1)
+                        IpAddr::from([10, 5, 1, 0]), IpAddr::from([10, 5, 4, 0]), IpAddr::from([172, 16, 0, 1])
                     ]), prop::sample::select(vec![24u8, 32])), 0..4),
                     neighbours in prop::collection::btree_map(2u8..30, 2u8..20, 0..20),
                     fdb in prop::collection::btree_map(2u8..20, 2u8..20, 0..20),
@@ -395,7 +392,7 @@ prop_compose! {
             addresses: addresses.into_iter().collect(),
             neighbours: if up { neighbours.into_iter().map(|(n, m)| (subnet(n).network(), mac(m))).collect() }
                 else { BTreeMap::new() },
-            fdb: fdb.into_iter().map(|(m, ip)| (mac(m), Ipv4Addr::new(192, 0, 2, ip))).collect(),
+            fdb: fdb.into_iter().map(|(m, ip)| (mac(m), IpAddr::from([192, 0, 2, ip]))).collect(),
             routes: if up { routes.into_iter().filter(unique).collect() } else { Vec::new() },
             link,
         }
@@ -434,7 +431,7 @@ proptest! {
         prop_assert_eq!(&kernel.fdb, &desired.fdb);
         prop_assert!(kernel.addresses.contains(&(desired.address, 32)));
         let ours: BTreeSet<_> = kernel.routes.iter().filter(|r| r.is_ours()).map(|r| r.destination).collect();
-        let blocked = |d: &Ipv4Subnet| taken.iter().any(|r| r.destination == *d && r.metric == 0);
+        let blocked = |d: &IpSubnet| taken.iter().any(|r| r.destination == *d && r.metric == 0);
         let expected: BTreeSet<_> = desired.routes.keys().filter(|d| !blocked(d)).copied().collect();
         prop_assert_eq!(ours, expected);
         let again = diff_overlay(&desired, &kernel);

@@ -27,5 +27,7 @@ pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,
     choose_underlay,
 };
-pub use vxlan::{DesiredOverlay, Device, OverlayFacts, Peer, VxlanLink, desired_overlay, overlay_mtu};
+pub use vxlan::{
+    Carrier, DesiredOverlay, Device, OverlayFacts, Peer, VxlanLink, desired_overlay, overlay_mtu,
+};
 pub use vxlan_peers::{VxlanReject, vxlan_peers};

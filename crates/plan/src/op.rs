@@ -1,9 +1,9 @@
 //! One change of the overlay, as plain data that can be printed.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use flannel_model::{Ipv4Subnet, Mac};
+use flannel_model::{IpSubnet, Mac};
 
 use crate::diff::ObservedRoute;
 use crate::vxlan::{Device, VxlanLink};
@@ -46,7 +46,7 @@ pub enum Op {
         /// The device.
         device: Device,
         /// The address.
-        local: Ipv4Addr,
+        local: IpAddr,
     },
     /// Set the device up.
     LinkUp {
@@ -58,7 +58,7 @@ pub enum Op {
         /// The device.
         device: Device,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its prefix length.
         length: u8,
     },
@@ -67,7 +67,7 @@ pub enum Op {
         /// The device.
         device: Device,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its prefix length.
         length: u8,
     },
@@ -76,7 +76,7 @@ pub enum Op {
         /// The device.
         device: Device,
         /// The IP address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its Ethernet address.
         mac: Mac,
     },
@@ -85,7 +85,7 @@ pub enum Op {
         /// The device.
         device: Device,
         /// The IP address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// Make or change an entry of the forwarding table.
     FdbReplace {
@@ -94,7 +94,7 @@ pub enum Op {
         /// Inner destination.
         mac: Mac,
         /// Outer destination.
-        dst: Ipv4Addr,
+        dst: IpAddr,
     },
     /// Delete an entry of the forwarding table.
     FdbDelete {
@@ -103,25 +103,25 @@ pub enum Op {
         /// Inner destination.
         mac: Mac,
         /// Outer destination.
-        dst: Ipv4Addr,
+        dst: IpAddr,
     },
     /// Add a route; it fails when somebody else has one to the same destination.
     RouteAdd {
         /// The device.
         device: Device,
         /// Where to.
-        destination: Ipv4Subnet,
+        destination: IpSubnet,
         /// The peer's first address.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
     },
     /// Put a route in the place of one of ours.
     RouteReplace {
         /// The device.
         device: Device,
         /// Where to.
-        destination: Ipv4Subnet,
+        destination: IpSubnet,
         /// The peer's first address.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
     },
     /// Delete a route of ours.
     RouteDelete {
@@ -273,12 +273,16 @@ fn learning_text(learning: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flannel_model::IpFamily;
 
     #[test]
     fn the_texts_are_those_of_iproute2() {
-        let device = Device { vni: 1 };
-        let gateway = Ipv4Addr::new(10, 5, 2, 0);
-        let destination: Ipv4Subnet = "10.5.2.0/24".parse().unwrap();
+        let device = Device {
+            vni: 1,
+            family: IpFamily::V4,
+        };
+        let gateway: IpAddr = "10.5.2.0".parse().unwrap();
+        let destination: IpSubnet = "10.5.2.0/24".parse().unwrap();
         let mac = Mac::new([0x8a, 0x55, 0x6f, 1, 2, 3]);
         let route = ObservedRoute {
             destination,
@@ -291,7 +295,7 @@ mod tests {
             device,
             id: 1,
             underlay: 2,
-            local: Ipv4Addr::new(192, 0, 2, 1),
+            local: "192.0.2.1".parse().unwrap(),
             port: 8472,
             mtu: 1450,
             mac,

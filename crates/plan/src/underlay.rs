@@ -1,9 +1,12 @@
 //! Which interface carries the tunnels, chosen as flannel does.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use flannel_model::{Families, IpFamily};
 use regex::Regex;
+
+use crate::vxlan::Carrier;
 
 /// An interface of the node, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,26 +19,30 @@ pub struct Interface {
     pub mtu: u32,
     /// Set up by the administrator.
     pub up: bool,
-    /// IPv4 addresses in the kernel's order.
+    /// Addresses of both families, each in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
 
-/// An IPv4 address of an interface.
+/// An address of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Valid on this host only (scope host).
     pub host_scope: bool,
     /// Not bound to a lifetime, as addresses from DHCP are.
     pub permanent: bool,
     /// Not to be used for new connections.
     pub deprecated: bool,
+    /// An IPv6 address that changes from time to time (RFC 8981).
+    pub temporary: bool,
 }
 
 /// A default route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DefaultRoute {
+    /// Its family.
+    pub family: IpFamily,
     /// Its device.
     pub ifindex: u32,
     /// Its priority; the lowest wins.
@@ -46,14 +53,16 @@ pub struct DefaultRoute {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CanReach {
     /// The address.
-    pub target: Ipv4Addr,
+    pub target: IpAddr,
     /// Device and source address of the way; `None` when there is none.
-    pub way: Option<(u32, Option<Ipv4Addr>)>,
+    pub way: Option<(u32, Option<IpAddr>)>,
 }
 
 /// What the operator said about the interface.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnderlayOptions {
+    /// Families of the network; the interface needs an address of each.
+    pub families: Families<(), ()>,
     /// `--iface`: names or addresses, the first that fits wins.
     pub iface: Vec<String>,
     /// `--iface-regex`: unanchored patterns, the first that fits wins; each against all addresses, then against all names.
@@ -62,6 +71,29 @@ pub struct UnderlayOptions {
     pub iface_can_reach: Option<CanReach>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+impl UnderlayOptions {
+    /// No wishes, for a network with these families.
+    pub fn for_families(families: Families<(), ()>) -> Self {
+        Self {
+            families,
+            iface: Vec::new(),
+            iface_regex: Vec::new(),
+            iface_can_reach: None,
+            public_ip: None,
+            public_ipv6: None,
+        }
+    }
+
+    fn wants(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.families.ipv4().is_some(),
+            IpAddr::V6(_) => self.families.ipv6().is_some(),
+        }
+    }
 }
 
 /// The interface that carries the tunnels.
@@ -73,10 +105,25 @@ pub struct Underlay {
     pub name: String,
     /// Largest packet in bytes.
     pub mtu: u32,
-    /// The address that outer packets come from.
-    pub address: Ipv4Addr,
-    /// The address that peers send to: what the lease publishes. Differs from `address` behind NAT.
-    pub public_ip: Ipv4Addr,
+    /// The address of each family that outer packets come from.
+    pub address: Families<Ipv4Addr, Ipv6Addr>,
+    /// The address of each family that peers send to: what the lease publishes. Differs from `address` behind NAT.
+    pub public_ip: Families<Ipv4Addr, Ipv6Addr>,
+}
+
+impl Underlay {
+    /// What carries the tunnels of a family; `None` when the network does not have it.
+    pub fn carrier(&self, family: IpFamily) -> Option<Carrier> {
+        let address = match family {
+            IpFamily::V4 => self.address.ipv4().copied().map(IpAddr::from),
+            IpFamily::V6 => self.address.ipv6().copied().map(IpAddr::from),
+        };
+        Some(Carrier {
+            ifindex: self.ifindex,
+            mtu: self.mtu,
+            address: address?,
+        })
+    }
 }
 
 /// No interface fits: what was tried, and what there is.
@@ -104,7 +151,8 @@ impl fmt::Display for UnderlayError {
 }
 
 /// Chooses the interface. Options go before one another as in flannel: `--iface`, `--iface-regex`, `--iface-can-reach`;
-/// with none of them the interface that has `--public-ip`, and at last that of the default route.
+/// with none of them the interface that has `--public-ip` (or, without it, `--public-ipv6`), and at last that of the default
+/// route. In dual stack both default routes have to leave by one interface.
 ///
 /// # Errors
 /// When nothing fits; the error lists every attempt.
@@ -115,27 +163,30 @@ pub fn choose_underlay(
 ) -> Result<Underlay, UnderlayError> {
     let mut search = Search {
         interfaces,
-        public_ip: options.public_ip,
+        options,
         tried: Vec::new(),
     };
-    let found = search.run(defaults, options);
+    let found = search.run(defaults);
     found.ok_or_else(|| UnderlayError {
         tried: search.tried,
         interfaces: interfaces.iter().map(ToString::to_string).collect(),
     })
 }
 
+/// An interface, and the address on it if that was decided as well.
+type Found<'a> = (&'a Interface, Option<IpAddr>);
 /// One way to find the interface, with the text of the option that asks for it.
-type Attempt<'a> = (String, Result<(&'a Interface, Option<Ipv4Addr>), String>);
+type Attempt<'a> = (String, Result<Found<'a>, String>);
 
 struct Search<'a> {
     interfaces: &'a [Interface],
-    public_ip: Option<Ipv4Addr>,
+    options: &'a UnderlayOptions,
     tried: Vec<(String, String)>,
 }
 
 impl<'a> Search<'a> {
-    fn run(&mut self, defaults: &[DefaultRoute], options: &UnderlayOptions) -> Option<Underlay> {
+    fn run(&mut self, defaults: &[DefaultRoute]) -> Option<Underlay> {
+        let options = self.options;
         let mut attempts: Vec<Attempt<'a>> = Vec::new();
         attempts.extend(
             options
@@ -152,10 +203,13 @@ impl<'a> Search<'a> {
             )
         }));
         if attempts.is_empty() {
-            let public_ip = options.public_ip;
-            attempts.extend(
-                public_ip.map(|address| (format!("--public-ip {address}"), self.by_address(address))),
-            );
+            let ipv4 = options.families.ipv4().and(options.public_ip).map(IpAddr::from);
+            let ipv6 = options.families.ipv6().and(options.public_ipv6).map(IpAddr::from);
+            let (flag, address) = match ipv4 {
+                Some(_) => ("--public-ip", ipv4),
+                None => ("--public-ipv6", ipv6),
+            };
+            attempts.extend(address.map(|address| (format!("{flag} {address}"), self.by_address(address))));
             attempts.push(("default route".to_owned(), self.by_default(defaults)));
         }
         attempts
@@ -164,12 +218,8 @@ impl<'a> Search<'a> {
     }
 
     /// Turns a found interface into the answer, or notes why it will not do.
-    fn check(
-        &mut self,
-        option: String,
-        found: Result<(&'a Interface, Option<Ipv4Addr>), String>,
-    ) -> Option<Underlay> {
-        match found.and_then(|(interface, address)| underlay(interface, address, self.public_ip)) {
+    fn check(&mut self, option: String, found: Result<Found<'a>, String>) -> Option<Underlay> {
+        match found.and_then(|(interface, address)| underlay(interface, address, self.options)) {
             Ok(underlay) => Some(underlay),
             Err(reason) => {
                 self.tried.push((option, reason));
@@ -178,7 +228,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn by_text(&self, text: &str) -> Result<(&'a Interface, Option<Ipv4Addr>), String> {
+    fn by_text(&self, text: &str) -> Result<Found<'a>, String> {
         if let Ok(address) = text.parse() {
             return self.by_address(address);
         }
@@ -188,7 +238,7 @@ impl<'a> Search<'a> {
             .ok_or_else(|| "no interface of that name".to_owned())
     }
 
-    fn by_address(&self, address: Ipv4Addr) -> Result<(&'a Interface, Option<Ipv4Addr>), String> {
+    fn by_address(&self, address: IpAddr) -> Result<Found<'a>, String> {
         let holder = self
             .interfaces
             .iter()
@@ -198,12 +248,14 @@ impl<'a> Search<'a> {
             .ok_or_else(|| "no interface has that address".to_owned())
     }
 
-    fn by_pattern(&self, text: &str) -> Result<(&'a Interface, Option<Ipv4Addr>), String> {
+    fn by_pattern(&self, text: &str) -> Result<Found<'a>, String> {
         let pattern = Regex::new(text).map_err(|_| "not a regular expression".to_owned())?;
         let by_address = self.interfaces.iter().find_map(|interface| {
             let fits = |a: &&InterfaceAddress| pattern.is_match(&a.address.to_string());
-            ranked(interface)
+            [IpFamily::V4, IpFamily::V6]
                 .into_iter()
+                .flat_map(|family| ranked(interface, family))
+                .filter(|a| self.options.wants(a.address))
                 .find(fits)
                 .map(|a| (interface, Some(a.address)))
         });
@@ -218,57 +270,116 @@ impl<'a> Search<'a> {
             .ok_or_else(|| "fits no address and no name".to_owned())
     }
 
-    fn by_reach(&self, reach: &CanReach) -> Result<(&'a Interface, Option<Ipv4Addr>), String> {
+    fn by_reach(&self, reach: &CanReach) -> Result<Found<'a>, String> {
         let (ifindex, source) = reach.way.ok_or_else(|| "no route to that address".to_owned())?;
-        Ok((self.by_index(ifindex)?, source))
+        let source = source.filter(|source| self.options.wants(*source));
+        Ok((self.by_index(ifindex)?.0, source))
     }
 
-    fn by_default(&self, defaults: &[DefaultRoute]) -> Result<(&'a Interface, Option<Ipv4Addr>), String> {
+    fn by_default(&self, defaults: &[DefaultRoute]) -> Result<Found<'a>, String> {
         // The first of equals: `min_by_key` keeps the kernel's order.
-        let route = defaults.iter().min_by_key(|route| route.metric);
-        let route = route.ok_or_else(|| "there is none over a single device in table main".to_owned())?;
-        Ok((self.by_index(route.ifindex)?, None))
+        let best = |family: IpFamily| {
+            let routes = defaults.iter().filter(|route| route.family == family);
+            let best = routes.min_by_key(|route| route.metric).map(|route| route.ifindex);
+            best.ok_or_else(|| format!("there is none for {family} over a single device in table main"))
+        };
+        let ifindex = match self.options.families {
+            Families::Ipv4(()) => best(IpFamily::V4)?,
+            Families::Ipv6(()) => best(IpFamily::V6)?,
+            Families::Dual((), ()) => {
+                let (ipv4, ipv6) = (best(IpFamily::V4)?, best(IpFamily::V6)?);
+                if ipv4 != ipv6 {
+                    let name = |index| self.by_index(index).map(|(interface, _)| interface.name.clone());
+                    let (ipv4, ipv6) = (name(ipv4)?, name(ipv6)?);
+                    return Err(format!(
+                        "that of IPv4 leaves by {ipv4}, that of IPv6 by {ipv6}; both families need one interface"
+                    ));
+                }
+                ipv4
+            }
+        };
+        self.by_index(ifindex)
     }
 
-    fn by_index(&self, ifindex: u32) -> Result<&'a Interface, String> {
+    fn by_index(&self, ifindex: u32) -> Result<Found<'a>, String> {
         let found = self.interfaces.iter().find(|i| i.ifindex == ifindex);
-        found.ok_or_else(|| format!("it leads to interface {ifindex}, which is gone"))
+        found
+            .map(|interface| (interface, None))
+            .ok_or_else(|| format!("it leads to interface {ifindex}, which is gone"))
     }
 }
 
 fn underlay(
     interface: &Interface,
-    address: Option<Ipv4Addr>,
-    public_ip: Option<Ipv4Addr>,
+    decided: Option<IpAddr>,
+    options: &UnderlayOptions,
 ) -> Result<Underlay, String> {
     let name = &interface.name;
     if interface.mtu == 0 {
         return Err(format!("{name} has MTU 0"));
     }
-    let best = || ranked(interface).first().map(|a| a.address);
-    let address = address
-        .or_else(best)
-        .ok_or_else(|| format!("{name} has no IPv4 address to use"))?;
+    let missing = |family: IpFamily| format!("{name} has no {family} address to use");
+    let ipv4 = || -> Result<Ipv4Addr, String> {
+        match decided
+            .filter(IpAddr::is_ipv4)
+            .or_else(|| best(interface, IpFamily::V4))
+        {
+            Some(IpAddr::V4(address)) => Ok(address),
+            _ => Err(missing(IpFamily::V4)),
+        }
+    };
+    let ipv6 = || -> Result<Ipv6Addr, String> {
+        match decided
+            .filter(IpAddr::is_ipv6)
+            .or_else(|| best(interface, IpFamily::V6))
+        {
+            Some(IpAddr::V6(address)) => Ok(address),
+            _ => Err(missing(IpFamily::V6)),
+        }
+    };
+    let address = match options.families {
+        Families::Ipv4(()) => Families::Ipv4(ipv4()?),
+        Families::Ipv6(()) => Families::Ipv6(ipv6()?),
+        Families::Dual((), ()) => Families::Dual(ipv4()?, ipv6()?),
+    };
+    let public4 = |address: Ipv4Addr| options.public_ip.unwrap_or(address);
+    let public6 = |address: Ipv6Addr| options.public_ipv6.unwrap_or(address);
     Ok(Underlay {
         ifindex: interface.ifindex,
         name: name.clone(),
         mtu: interface.mtu,
         address,
-        public_ip: public_ip.unwrap_or(address),
+        public_ip: match address {
+            Families::Ipv4(ipv4) => Families::Ipv4(public4(ipv4)),
+            Families::Ipv6(ipv6) => Families::Ipv6(public6(ipv6)),
+            Families::Dual(ipv4, ipv6) => Families::Dual(public4(ipv4), public6(ipv6)),
+        },
     })
 }
 
-/// The addresses that tunnels may come from, best first: global before link-local, permanent before dynamic, then in
-/// the kernel's order. Deprecated, loopback and multicast ones are none.
-fn ranked(interface: &Interface) -> Vec<&InterfaceAddress> {
+fn best(interface: &Interface, family: IpFamily) -> Option<IpAddr> {
+    ranked(interface, family).first().map(|a| a.address)
+}
+
+/// The addresses of a family that tunnels may come from, best first: global before link-local, permanent before dynamic,
+/// lasting before temporary, then in the kernel's order. Deprecated, loopback and multicast ones are none, nor are link-local
+/// ones of IPv6: every interface has one, and none says anything outside its link.
+fn ranked(interface: &Interface, family: IpFamily) -> Vec<&InterfaceAddress> {
     let usable = |a: &&InterfaceAddress| {
         let address = a.address;
         let nobody = address.is_unspecified() || address.is_loopback();
-        let everybody = address.is_multicast() || address.is_broadcast();
-        !a.deprecated && !a.host_scope && !nobody && !everybody
+        let unfit = match address {
+            IpAddr::V4(v4) => v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        IpFamily::of(address) == family
+            && !(a.deprecated || a.host_scope || nobody || unfit || address.is_multicast())
     };
     let mut addresses: Vec<_> = interface.addresses.iter().filter(usable).collect();
-    addresses.sort_by_key(|a| (a.address.is_link_local(), !a.permanent));
+    addresses.sort_by_key(|a| {
+        let link_local = matches!(a.address, IpAddr::V4(v4) if v4.is_link_local());
+        (link_local, !a.permanent, a.temporary)
+    });
     addresses
 }
 
@@ -276,7 +387,7 @@ impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses: Vec<String> = self.addresses.iter().map(|a| a.address.to_string()).collect();
         let addresses = if addresses.is_empty() {
-            "no IPv4 address".to_owned()
+            "no address".to_owned()
         } else {
             addresses.join(" ")
         };

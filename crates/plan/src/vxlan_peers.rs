@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use flannel_lease::Peer as LeasePeer;
-use flannel_model::{LeaseKey, Mac, VxlanLeaseData};
+use flannel_model::{IpFamily, IpSubnet, LeaseKey, Mac, VxlanLeaseData};
 
 use crate::vxlan::Peer;
 
@@ -14,8 +14,10 @@ use crate::vxlan::Peer;
 pub enum VxlanReject {
     /// It is a lease of another backend.
     Backend(Option<String>),
-    /// Its backend data cannot be read.
-    Data(String),
+    /// Its backend data cannot be read: the field, and what is wrong.
+    Data(&'static str, String),
+    /// It has an IPv6 subnet and no address to reach it by.
+    NoPublicIpv6,
     /// It uses another VXLAN network.
     Vni {
         /// Its VNI.
@@ -45,7 +47,8 @@ impl fmt::Display for VxlanReject {
             Self::Backend(None) => {
                 f.write_str("it names no backend (udp and alloc do not); this node speaks vxlan")
             }
-            Self::Data(error) => write!(f, "BackendData: {error}; expected VNI and VtepMAC"),
+            Self::Data(field, error) => write!(f, "{field}: {error}; expected VNI and VtepMAC"),
+            Self::NoPublicIpv6 => f.write_str("it has an IPv6 subnet and no PublicIPv6"),
             Self::Vni { theirs, ours } => write!(f, "its VNI is {theirs}; this network's is {ours}"),
             Self::NotUnicast(mac) => write!(f, "its VtepMAC {mac} is not a unicast address"),
             Self::OwnMac(mac) => write!(f, "its VtepMAC {mac} is this node's own"),
@@ -59,33 +62,34 @@ impl fmt::Display for VxlanReject {
     }
 }
 
-/// Reads what the peers published for VXLAN. Every peer that is of no use is named with its key; the others are as they were.
-pub fn vxlan_peers(
-    peers: impl IntoIterator<Item = LeasePeer>,
+/// Reads what the peers published for VXLAN in one family. Every peer that is of no use is named with its key; the others are
+/// as they were. A peer without a subnet of the family is none of that family, and is passed over.
+pub fn vxlan_peers<'a>(
+    peers: impl IntoIterator<Item = &'a LeasePeer>,
+    family: IpFamily,
     vni: u32,
     own_mac: Mac,
 ) -> (Vec<Peer>, Vec<(LeaseKey, VxlanReject)>) {
     let mut rejects = Vec::new();
-    let mut sound: Vec<(LeasePeer, Mac)> = Vec::new();
+    let mut sound: Vec<(&LeasePeer, Peer)> = Vec::new();
     for peer in peers {
-        match vtep(&peer, vni, own_mac) {
-            Ok(mac) => sound.push((peer, mac)),
+        let Some(subnet) = subnet_of(peer, family) else {
+            continue;
+        };
+        match read(peer, subnet, vni, own_mac) {
+            Ok(read) => sound.push((peer, read)),
             Err(reject) => rejects.push((peer.key, reject)),
         }
     }
     // Oldest first, so that a newcomer cannot take over an address that is in use.
     sound.sort_by_key(|(peer, _)| (peer.revisions.created, peer.key));
-    let mut holders: HashMap<Mac, (Ipv4Addr, LeaseKey)> = HashMap::new();
+    let mut holders: HashMap<Mac, (IpAddr, LeaseKey)> = HashMap::new();
     let mut usable = Vec::with_capacity(sound.len());
-    for (peer, mac) in sound {
-        let Some(subnet) = peer.key.ipv4() else { continue };
-        let (address, holder) = *holders.entry(mac).or_insert((peer.value.public_ip, peer.key));
-        if address == peer.value.public_ip {
-            usable.push(Peer {
-                subnet,
-                public_ip: address,
-                vtep_mac: mac,
-            });
+    for (peer, read) in sound {
+        let mac = read.vtep_mac;
+        let (address, holder) = *holders.entry(mac).or_insert((read.public_ip, peer.key));
+        if address == read.public_ip {
+            usable.push(read);
         } else {
             rejects.push((peer.key, VxlanReject::SharedMac { mac, holder }));
         }
@@ -94,14 +98,31 @@ pub fn vxlan_peers(
     (usable, rejects)
 }
 
-fn vtep(peer: &LeasePeer, vni: u32, own_mac: Mac) -> Result<Mac, VxlanReject> {
-    if peer.value.backend_type.as_deref() != Some("vxlan") {
-        return Err(VxlanReject::Backend(peer.value.backend_type.clone()));
+fn subnet_of(peer: &LeasePeer, family: IpFamily) -> Option<IpSubnet> {
+    match family {
+        IpFamily::V4 => peer.key.ipv4().map(IpSubnet::V4),
+        IpFamily::V6 => peer.key.ipv6().map(IpSubnet::V6),
     }
-    let Some(raw) = &peer.value.backend_data else {
-        return Err(VxlanReject::Data("missing".to_owned()));
+}
+
+fn read(peer: &LeasePeer, subnet: IpSubnet, vni: u32, own_mac: Mac) -> Result<Peer, VxlanReject> {
+    let value = &peer.value;
+    if value.backend_type.as_deref() != Some("vxlan") {
+        return Err(VxlanReject::Backend(value.backend_type.clone()));
+    }
+    let (public_ip, field, raw) = match subnet {
+        IpSubnet::V4(_) => (Some(value.public_ip.into()), "BackendData", &value.backend_data),
+        IpSubnet::V6(_) => (
+            value.public_ipv6.map(IpAddr::from),
+            "BackendV6Data",
+            &value.backend_v6_data,
+        ),
     };
-    let data = VxlanLeaseData::parse(raw).map_err(|error| VxlanReject::Data(error.to_string()))?;
+    let public_ip = public_ip.ok_or(VxlanReject::NoPublicIpv6)?;
+    let Some(raw) = raw else {
+        return Err(VxlanReject::Data(field, "missing".to_owned()));
+    };
+    let data = VxlanLeaseData::parse(raw).map_err(|error| VxlanReject::Data(field, error.to_string()))?;
     match data.vtep_mac {
         _ if data.vni != vni => Err(VxlanReject::Vni {
             theirs: data.vni,
@@ -109,7 +130,11 @@ fn vtep(peer: &LeasePeer, vni: u32, own_mac: Mac) -> Result<Mac, VxlanReject> {
         }),
         mac if !mac.is_unicast() => Err(VxlanReject::NotUnicast(mac)),
         mac if mac == own_mac => Err(VxlanReject::OwnMac(mac)),
-        mac => Ok(mac),
+        vtep_mac => Ok(Peer {
+            subnet,
+            public_ip,
+            vtep_mac,
+        }),
     }
 }
 
@@ -158,7 +183,7 @@ mod tests {
             (vxlan(1, "02:00:00:00:00:02"), "older record 10.5.2.0-24"),
         ] {
             let good = peer(2, 2, &vxlan(1, "02:00:00:00:00:02"));
-            let (peers, rejects) = vxlan_peers([peer(9, 9, &backend), good], 1, OWN);
+            let (peers, rejects) = vxlan_peers(&[peer(9, 9, &backend), good], IpFamily::V4, 1, OWN);
             assert_eq!(peers.len(), 1, "{backend}");
             assert_eq!(peers[0].subnet.to_string(), "10.5.2.0/24");
             assert!(
@@ -173,13 +198,18 @@ mod tests {
     fn a_node_that_moved_has_two_subnets_behind_one_vtep() {
         let mut old = peer(2, 2, &vxlan(1, "02:00:00:00:00:02"));
         old.key = "10.5.77.0-24".parse().unwrap();
-        let (peers, rejects) = vxlan_peers([old, peer(2, 3, &vxlan(1, "02:00:00:00:00:02"))], 1, OWN);
+        let (peers, rejects) = vxlan_peers(
+            &[old, peer(2, 3, &vxlan(1, "02:00:00:00:00:02"))],
+            IpFamily::V4,
+            1,
+            OWN,
+        );
         assert_eq!((peers.len(), rejects.len()), (2, 0));
     }
 
     #[test]
     fn names_are_read_in_any_case() {
         let odd = r#","BackendType":"vxlan","BackendData":{"vni":1,"VTEPMAC":"02-00-00-00-00-02"}"#;
-        assert_eq!(vxlan_peers([peer(2, 2, odd)], 1, OWN).0.len(), 1);
+        assert_eq!(vxlan_peers(&[peer(2, 2, odd)], IpFamily::V4, 1, OWN).0.len(), 1);
     }
 }

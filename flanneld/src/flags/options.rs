@@ -1,6 +1,6 @@
 //! What the flags resolve to.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,9 +30,11 @@ pub struct Options {
     /// `--iface-regex`, in order.
     pub iface_regex: Vec<String>,
     /// `--iface-can-reach`.
-    pub iface_can_reach: Option<Ipv4Addr>,
+    pub iface_can_reach: Option<IpAddr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
     /// Where subnet.env goes.
     pub subnet_file: PathBuf,
     /// Renewal happens at the latest this long before the lease ends.
@@ -71,8 +73,24 @@ impl Options {
             prefix: EtcdPrefix::new(&typed.text("etcd-prefix")),
             iface: typed.list("iface"),
             iface_regex: typed.list("iface-regex"),
-            iface_can_reach: ipv4(typed, "iface-can-reach", &mut problems),
-            public_ip: ipv4(typed, "public-ip", &mut problems),
+            iface_can_reach: address(
+                typed,
+                "iface-can-reach",
+                "an IP address such as 192.168.50.1",
+                &mut problems,
+            ),
+            public_ip: address(
+                typed,
+                "public-ip",
+                "an IPv4 address such as 192.168.50.11",
+                &mut problems,
+            ),
+            public_ipv6: address(
+                typed,
+                "public-ipv6",
+                "an IPv6 address such as fd00:50::11",
+                &mut problems,
+            ),
             subnet_file: PathBuf::from(typed.text("subnet-file")),
             renew_margin: Duration::from_secs(margin * 60),
             ip_masq: typed.bool("ip-masq"),
@@ -111,13 +129,16 @@ fn ranged(
     }
 }
 
-fn ipv4(typed: &Typed, name: &str, problems: &mut Vec<String>) -> Option<Ipv4Addr> {
+fn address<A: std::str::FromStr>(
+    typed: &Typed,
+    name: &str,
+    expected: &str,
+    problems: &mut Vec<String>,
+) -> Option<A> {
     let text = typed.optional(name)?;
     let address = text.parse().ok();
     if address.is_none() {
-        problems.push(format!(
-            "--{name}={text:?}: expected an IPv4 address such as 192.168.50.11"
-        ));
+        problems.push(format!("--{name}={text:?}: expected {expected}"));
     }
     address
 }
@@ -199,13 +220,15 @@ mod tests {
         let problems = resolve(&[
             "--subnet-lease-renew-margin=1440",
             "--public-ip=fd00::1",
+            "--public-ipv6=192.168.50.11",
+            "--iface-can-reach=there",
             "--healthz-port=70000",
             "--healthz-ip=here",
             "--service-source=kube",
             "--etcd-endpoints=,",
         ])
         .unwrap_err();
-        assert_eq!(problems.len(), 6, "{problems:?}");
+        assert_eq!(problems.len(), 8, "{problems:?}");
     }
 
     #[test]

@@ -252,7 +252,6 @@ mod tests {
     fn what_is_not_built_is_refused_from_anywhere_but_its_default_is_fine() {
         for args in [
             &["--kube-subnet-mgr"][..],
-            &["--public-ipv6=fd00::1"],
             &["--vmodule", "x=4"],
             &["-ip-blackhole-route"],
         ] {

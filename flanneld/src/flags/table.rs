@@ -123,14 +123,13 @@ pub const FLAGS: &[Flag] = &[
         "public-ip",
         Kind::Text,
         "",
-        "IP address that other nodes use to reach this one",
+        "IPv4 address that other nodes use to reach this one",
     ),
-    refused(
+    built(
         "public-ipv6",
         Kind::Text,
         "",
         "IPv6 address that other nodes use to reach this one",
-        "an IPv6 underlay is not built yet; leave it out",
     ),
     built(
         "subnet-lease-renew-margin",

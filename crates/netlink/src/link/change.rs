@@ -1,6 +1,6 @@
 //! Changes to links that exist. All are requests to be batched or run.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use flannel_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -122,10 +122,10 @@ pub fn set_vxlan_learning<'a>(link: impl Into<LinkRef<'a>>, on: bool) -> RouteRe
 }
 
 /// Changes the source address of the outer packets of a VXLAN link.
-pub fn set_vxlan_local<'a>(link: impl Into<LinkRef<'a>>, local: Ipv4Addr) -> RouteRequest {
+pub fn set_vxlan_local<'a>(link: impl Into<LinkRef<'a>>, local: IpAddr) -> RouteRequest {
     change_vxlan(
         link.into(),
-        InfoVxlan::Local(local),
+        super::create::local_attribute(local),
         &format!("set VXLAN local address {local}"),
     )
 }

@@ -1,6 +1,6 @@
 //! Making links. Each is one message, so that no half-made link is ever seen.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use flannel_model::Mac;
@@ -24,7 +24,7 @@ pub struct VxlanSpec<'a> {
     /// Index of the device that carries the tunnel.
     pub underlay: u32,
     /// Source address of the outer packets.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// UDP destination port; also the port on which the kernel listens.
     pub port: u16,
     /// Largest inner packet in bytes. The kernel lowers what the underlay cannot carry.
@@ -77,7 +77,7 @@ pub fn create_vxlan(spec: &VxlanSpec<'_>) -> RouteRequest {
     let mut attributes = vec![
         InfoVxlan::Id(spec.id),
         InfoVxlan::Link(spec.underlay),
-        InfoVxlan::Local(spec.local),
+        local_attribute(spec.local),
         InfoVxlan::Port(spec.port),
         InfoVxlan::Learning(spec.learning),
         // 0: the kernel's default for the outer TTL, as flannel has it.
@@ -98,6 +98,14 @@ pub fn create_vxlan(spec: &VxlanSpec<'_>) -> RouteRequest {
         message,
         format!("create VXLAN link {} (VNI {})", spec.name, spec.id),
     )
+}
+
+/// The source address; its family is that of the whole tunnel.
+pub(super) fn local_attribute(local: IpAddr) -> InfoVxlan {
+    match local {
+        IpAddr::V4(address) => InfoVxlan::Local(address),
+        IpAddr::V6(address) => InfoVxlan::Local6(address),
+    }
 }
 
 /// Makes a bridge and sets it up.

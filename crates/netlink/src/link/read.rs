@@ -129,7 +129,8 @@ fn read_vxlan(attributes: &[InfoVxlan]) -> Vxlan {
         match attribute {
             InfoVxlan::Id(id) => vxlan.id = *id,
             InfoVxlan::Link(index) => vxlan.underlay = Some(*index).filter(|i| *i != 0),
-            InfoVxlan::Local(address) => vxlan.local = Some(*address),
+            InfoVxlan::Local(address) => vxlan.local = Some((*address).into()),
+            InfoVxlan::Local6(address) => vxlan.local = Some((*address).into()),
             InfoVxlan::Port(port) => vxlan.port = *port,
             InfoVxlan::Learning(on) => vxlan.learning = *on,
             InfoVxlan::L2Miss(on) => vxlan.l2miss = *on,

@@ -1,6 +1,8 @@
 //! Listing routes.
 
-use flannel_model::Ipv4Subnet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use flannel_model::{Ipv4Subnet, Ipv6Subnet};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -8,11 +10,15 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Distance, Route, RouteKind, TABLE_MAIN};
 use crate::error::NetlinkError;
+use crate::family::{number, of_route};
 use crate::route_conn::{RouteConn, RouteRequest};
+use flannel_model::IpFamily;
 
-/// Which routes to list. The default is all of table main.
+/// Which routes to list. The default is all IPv4 routes of table main.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filter {
+    /// Only routes of this family.
+    pub family: IpFamily,
     /// Table number.
     pub table: u32,
     /// Only routes over this device.
@@ -26,6 +32,7 @@ pub struct Filter {
 impl Default for Filter {
     fn default() -> Self {
         Self {
+            family: IpFamily::V4,
             table: TABLE_MAIN,
             ifindex: None,
             protocol: None,
@@ -36,20 +43,21 @@ impl Default for Filter {
 
 impl Filter {
     fn passes(&self, route: &Route) -> bool {
-        route.table == self.table
+        IpFamily::of(route.destination.network()) == self.family
+            && route.table == self.table
             && self.ifindex.is_none_or(|i| route.ifindex == Some(i))
             && self.protocol.is_none_or(|p| route.protocol == p)
             && self.kind.is_none_or(|k| route.kind == k)
     }
 }
 
-/// Lists IPv4 routes.
+/// Lists the routes of one family.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn dump(conn: &mut RouteConn, filter: &Filter) -> Result<Vec<Route>, NetlinkError> {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = number(filter.family);
     message.header.protocol = RouteProtocol::from(filter.protocol.unwrap_or(0));
     message.header.kind = filter.kind.map_or(RouteType::Unspec, RouteType::from);
     message.attributes.push(RouteAttribute::Table(filter.table));
@@ -68,17 +76,22 @@ pub fn dump(conn: &mut RouteConn, filter: &Filter) -> Result<Vec<Route>, Netlink
         .collect())
 }
 
-/// Reads an IPv4 route out of an answer or a notification of a new or deleted route; `None` for other messages and for
+/// Reads a route out of an answer or a notification of a new or deleted route; `None` for other messages and for
 /// entries of the route cache.
 pub fn read_route(message: &RouteNetlinkMessage) -> Option<Route> {
     let (RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message)) = message else {
         return None;
     };
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet || header.flags.contains(RouteFlags::Cloned) {
+    if header.flags.contains(RouteFlags::Cloned) {
         return None;
     }
-    let unspecified = Ipv4Subnet::new(std::net::Ipv4Addr::UNSPECIFIED, header.destination_prefix_length)?;
+    let length = header.destination_prefix_length;
+    let unspecified = match header.address_family {
+        AddressFamily::Inet => Ipv4Subnet::new(Ipv4Addr::UNSPECIFIED, length)?.into(),
+        AddressFamily::Inet6 => Ipv6Subnet::new(Ipv6Addr::UNSPECIFIED, length)?.into(),
+        _ => return None,
+    };
     let mut route = Route {
         destination: unspecified,
         kind: header.kind.into(),
@@ -95,10 +108,13 @@ pub fn read_route(message: &RouteNetlinkMessage) -> Option<Route> {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                route.destination = Ipv4Subnet::new(*address, header.destination_prefix_length)?;
+                route.destination = Ipv4Subnet::new(*address, length)?.into();
             }
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
-            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => route.source = Some(*address),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                route.destination = Ipv6Subnet::new(*address, length)?.into();
+            }
+            RouteAttribute::Gateway(address) => route.gateway = of_route(address),
+            RouteAttribute::PrefSource(address) => route.source = of_route(address),
             RouteAttribute::Oif(index) => route.ifindex = Some(*index),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(table) => route.table = *table,

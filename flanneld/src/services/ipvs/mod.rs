@@ -99,7 +99,10 @@ impl IpvsProgrammer {
         // Without its route a virtual server would get no packet, and nothing would tell us later that it is ours.
         let owned: BTreeSet<Ipv4Subnet> = present
             .iter()
-            .map(|r| r.destination)
+            .filter_map(|r| match r.destination {
+                IpSubnet::V4(destination) => Some(destination),
+                IpSubnet::V6(_) => None,
+            })
             .chain(standing.clone())
             .collect();
         let owned: Vec<Ipv4Subnet> = owned.into_iter().collect();

@@ -15,9 +15,9 @@ const LOOPBACK: &str = "lo";
 pub(super) fn ours(conn: &mut RouteConn) -> Result<Vec<Route>, NetlinkError> {
     let filter = Filter {
         table: TABLE_LOCAL,
-        ifindex: None,
         protocol: Some(OUR_PROTOCOL),
         kind: Some(RouteKind::Local),
+        ..Filter::default()
     };
     route::dump(conn, &filter)
 }
@@ -43,10 +43,10 @@ pub(super) fn add(
     }
     let mut standing = Vec::new();
     for cidr in cidrs {
-        let found = present.iter().find(|r| r.destination == *cidr);
+        let found = present.iter().find(|r| r.destination == (*cidr).into());
         let wanted = loopback
             .as_ref()
-            .map(|lo| Route::local(*cidr, lo.ifindex, Some(source)));
+            .map(|lo| Route::local(*cidr, lo.ifindex, Some(source.into())));
         let stands = match (found, wanted) {
             (Some(found), Some(wanted)) if *found == wanted => {
                 status.unchanged += 1;
@@ -84,7 +84,10 @@ pub(super) fn remove_stale(
     present: &[Route],
     status: &mut Status,
 ) {
-    for stale in present.iter().filter(|r| !cidrs.contains(&r.destination)) {
+    for stale in present
+        .iter()
+        .filter(|r| !cidrs.iter().any(|cidr| r.destination == (*cidr).into()))
+    {
         match conn.run(&route::delete(stale)) {
             Ok(()) => status.removed += 1,
             Err(error) if error.is_missing() => {}
