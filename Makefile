@@ -33,7 +33,7 @@ lint: setup
 	cargo deny --log-level error check bans licenses sources
 
 build: setup
-	cargo build --workspace --bins --release
+	@integration/build.sh
 
 setup:
 	@integration/setup.sh

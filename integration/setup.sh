@@ -43,7 +43,7 @@ lab_needs() {
   program unshare util-linux "puts the lab into namespaces of its own"
   program setpriv util-linux "ends the lab with the program that started it"
   program modprobe kmod "loads IPVS where the kernel has it as a module"
-  program strace strace "kills the CNI plugin at each of its system calls, and counts them"
+  program strace strace "counts what a call of a CNI plugin asks of the kernel"
 }
 
 bench_needs() {

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use rustix::fs::OFlags;
+
 use crate::config::Network;
 use crate::protocol::{Attachment, Call, CniArgs, CniError, Code, SpecVersion, version};
 use crate::{add, check, del, gc, protocol, status};
@@ -102,8 +104,20 @@ fn since(network: &Network, command: &str, floor: SpecVersion) -> Result<(), Cni
 
 fn print(text: &str) -> Result<(), CniError> {
     let mut out = io::stdout().lock();
-    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    let written = refuse_stand_in().and_then(|()| writeln!(out, "{text}").and_then(|()| out.flush()));
     written.map_err(|e| CniError::caused(Code::Io, "the result cannot be written to stdout", &e))
+}
+
+/// Where stdout is closed, Rust's start-up puts /dev/null there, open for reading and writing, and every write succeeds. Nobody who
+/// throws output away on purpose opens it for reading too.
+fn refuse_stand_in() -> io::Result<()> {
+    let stdout = io::stdout();
+    let null = rustix::fs::fstat(&stdout)?.st_rdev == rustix::fs::makedev(1, 3);
+    let access = rustix::fs::fcntl_getfl(&stdout)? & OFlags::RWMODE;
+    match null && access == OFlags::RDWR {
+        true => Err(io::Error::other("it is closed")),
+        false => Ok(()),
+    }
 }
 
 fn fail(failed: &Failed) -> ExitCode {

@@ -56,18 +56,7 @@ impl Scratch {
     /// What was saved for this container and `network`. A file of another network of the same container is not ours to use;
     /// a damaged one is nobody's.
     pub fn load(&self, network: &NetworkName) -> Saved {
-        let bytes = match read_small(&self.path, MAX_SCRATCH) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Saved::Absent,
-            Err(_) => return Saved::Damaged,
-        };
-        match serde_json::from_slice::<Map<String, Value>>(&bytes) {
-            Ok(object) if object.get("name").and_then(Value::as_str) == Some(network.as_str()) => {
-                Saved::Ours(object)
-            }
-            Ok(_) => Saved::Foreign,
-            Err(_) => Saved::Damaged,
-        }
+        read(&self.path, network)
     }
 
     /// Removes the file.
@@ -99,6 +88,21 @@ impl Scratch {
     }
 }
 
+fn read(path: &Path, network: &NetworkName) -> Saved {
+    let bytes = match read_small(path, MAX_SCRATCH) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Saved::Absent,
+        Err(_) => return Saved::Damaged,
+    };
+    match serde_json::from_slice::<Map<String, Value>>(&bytes) {
+        Ok(object) if object.get("name").and_then(Value::as_str) == Some(network.as_str()) => {
+            Saved::Ours(object)
+        }
+        Ok(_) => Saved::Foreign,
+        Err(_) => Saved::Damaged,
+    }
+}
+
 fn unlink(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
         Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -121,14 +125,20 @@ pub fn retain(data_dir: &Path, network: &NetworkName, stay: &dyn Fn(&str) -> boo
     let mut result = Ok(());
     for item in items.flatten() {
         let name = item.file_name();
-        let container = name.to_str().and_then(|text| ContainerId::parse(text).ok());
-        let Some(container) = container.filter(|container| !stay(container.as_str())) else {
+        let name = name.to_str().unwrap_or_default();
+        // What a killed ADD left of a file that never came to be has a dot before the container's id.
+        let (id, unfinished) = name.strip_prefix('.').map_or((name, false), |id| (id, true));
+        let container = ContainerId::parse(id).ok().filter(|id| !stay(id.as_str()));
+        let Some(scratch) = container.map(|container| Scratch::new(data_dir, &container)) else {
             continue;
         };
-        let scratch = Scratch::new(data_dir, &container);
-        if matches!(scratch.load(network), Saved::Ours(_)) {
-            result = scratch.remove().and(result);
-        }
+        let removed = match (read(&item.path(), network), unfinished) {
+            (Saved::Ours(_), false) => scratch.remove(),
+            // Nobody is writing it: a runtime starts no ADD beside GC.
+            (Saved::Ours(_) | Saved::Damaged, true) => scratch.remove_rest(),
+            _ => Ok(()),
+        };
+        result = removed.and(result);
     }
     result
 }
@@ -193,6 +203,27 @@ mod tests {
         let previous = scratch.save(&object(r#"{"name":"b"}"#)).unwrap();
         scratch.restore(&previous).unwrap();
         assert!(matches!(scratch.load(&name("a")), Saved::Ours(_)));
+    }
+
+    #[test]
+    fn what_a_killed_add_left_goes_with_its_network() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, content) in [
+            (".whole", r#"{"name":"n"}"#),
+            (".half", r#"{"na"#),
+            (".other", r#"{"name":"m"}"#),
+            (".stays", ""),
+            ("done", r#"{"name":"n"}"#),
+        ] {
+            fs::write(root.path().join(file), content).unwrap();
+        }
+        retain(root.path(), &name("n"), &|container| container == "stays").unwrap();
+        let mut left: Vec<_> = fs::read_dir(root.path())
+            .unwrap()
+            .map(|item| item.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, [".other", ".stays"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A node: a network and a mount namespace, so that flannel's default paths are the node's own.
 
 use std::ops::Deref;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -8,7 +9,7 @@ use crate::clock::{eventually, limit};
 use crate::command::{Environment, Output};
 use crate::flanneld::Flanneld;
 use crate::place::Place;
-use crate::pod::{CNI_CONFIG, CniCall, Pod};
+use crate::pod::{CNI_CONFIG, CniCall, Pod, netns_path};
 use crate::process::Process;
 use crate::sandbox;
 
@@ -103,10 +104,29 @@ impl Node {
         Pod::add(self, name, config)
     }
 
+    /// The namespace of the pod called `name`, which somebody has made.
+    pub fn pod_place(&self, name: &str) -> Place {
+        Place::of_path_in(name, self.holder_pid(), &netns_path(name))
+    }
+
     /// Has the CNI plugin take a pod's wiring away and removes its namespace.
     pub fn del_pod(&self, pod: Pod) -> Result<()> {
         self.cni(&CniCall::del(pod.name()))?.ok()?;
         self.run(&["ip", "netns", "delete", pod.name()]).map(drop)
+    }
+
+    /// The node's file `path` as the sandbox sees it, for reading without starting a program on the node.
+    pub fn file(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.holder_pid()))
+    }
+
+    /// The names of the node's links, as its kernel has them now.
+    pub fn link_names(&self) -> Result<Vec<String>> {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/dev", self.holder_pid()))?;
+        let names = table
+            .lines()
+            .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+        Ok(names.collect())
     }
 
     /// The process whose namespaces are the node's.

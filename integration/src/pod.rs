@@ -30,6 +30,8 @@ pub struct CniCall {
     pub variables: Vec<(String, String)>,
     /// What the plugin reads.
     pub stdin: Vec<u8>,
+    /// A program with its arguments that starts the plugin; usually none.
+    pub launcher: Vec<String>,
 }
 
 impl CniCall {
@@ -52,6 +54,7 @@ impl CniCall {
             interface: "eth0".into(),
             variables: Vec::new(),
             stdin: CNI_CONFIG.into(),
+            launcher: Vec::new(),
         }
     }
 
@@ -59,6 +62,22 @@ impl CniCall {
     pub fn stdin(self, stdin: impl Into<Vec<u8>>) -> Self {
         Self {
             stdin: stdin.into(),
+            ..self
+        }
+    }
+
+    /// Started by `launcher`, a program with its arguments.
+    pub fn through(self, launcher: &[&str]) -> Self {
+        Self {
+            launcher: launcher.iter().map(|word| (*word).to_owned()).collect(),
+            ..self
+        }
+    }
+
+    /// Without CNI_NETNS, as runtimes send DEL when the container is gone.
+    pub fn without_netns(self) -> Self {
+        Self {
+            netns: String::new(),
             ..self
         }
     }
@@ -75,7 +94,13 @@ impl CniCall {
         }
         set.extend(self.variables.iter().cloned());
         let program = format!("{}/flannel", sandbox::BINARIES);
-        node.exec_with(&[&program], &self.stdin, &Environment { set, clean: true })
+        let argv: Vec<&str> = self
+            .launcher
+            .iter()
+            .map(String::as_str)
+            .chain([program.as_str()])
+            .collect();
+        node.exec_with(&argv, &self.stdin, &Environment { set, clean: true })
     }
 }
 
@@ -148,7 +173,7 @@ impl Pod {
 /// Makes a pod's network namespace, visible on its node at [`netns_path`], as a runtime does before ADD.
 pub fn make_netns(node: &Node, name: &str) -> Result<Place> {
     node.shell(&format!("ip netns add {name} && ip -n {name} link set lo up"))?;
-    Ok(Place::of_path_in(name, node.holder_pid(), &netns_path(name)))
+    Ok(node.pod_place(name))
 }
 
 /// Where a pod's network namespace is on its node.

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cni;
 mod common;
+mod crash;
 mod lease;
 mod overlay;
 pub mod selftest;
@@ -69,6 +70,12 @@ pub fn all() -> Vec<Case> {
         case!(plain cni::second_add_is_refused_and_harms_nothing),
         case!(plain cni::exhausted_subnet_is_said),
         case!(plain cni::many_adds_at_once),
+        case!(plain crash::add_killed_anywhere_is_undone_by_del),
+        case!(plain crash::del_killed_anywhere_is_finished_by_del),
+        case!(plain crash::del_killed_anywhere_is_finished_by_gc),
+        case!(plain crash::a_thousand_pods_a_hundred_at_a_time),
+        case!(plain crash::vanishing_namespace_leaves_nothing),
+        case!(plain crash::unread_result_is_taken_back),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),
