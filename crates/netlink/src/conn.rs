@@ -9,7 +9,7 @@ mod pending;
 use std::io;
 use std::time::{Duration, Instant};
 
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{self, Timeout};
 
@@ -60,6 +60,8 @@ pub enum Protocol {
     Route,
     /// Families known by name, IPVS among them (NETLINK_GENERIC).
     Generic,
+    /// Connection tracking (NETLINK_NETFILTER).
+    Netfilter,
 }
 
 /// One serialised request. Sequence number, REQUEST and ACK flags are added on sending.
@@ -111,6 +113,7 @@ impl Conn {
         let (number, name) = match protocol {
             Protocol::Route => (NETLINK_ROUTE, "route"),
             Protocol::Generic => (NETLINK_GENERIC, "generic"),
+            Protocol::Netfilter => (NETLINK_NETFILTER, "netfilter"),
         };
         let what = || format!("open a netlink {name} socket");
         let mut socket = Socket::new(number).map_err(|e| NetlinkError::socket(what(), &e))?;
@@ -181,6 +184,20 @@ impl Conn {
         })
     }
 
+    /// Lists, and hands the payload of each message to `take` instead of keeping it. For listings that may be disturbed: what
+    /// changes meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer in time.
+    pub fn each(&mut self, request: &Request, mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+        self.listing(request, |frame| take(frame.payload))
+            .map(|_| ())
+            .map_err(|failure| NetlinkError {
+                what: request.what.clone(),
+                failure,
+            })
+    }
+
     /// How many of `requests`, at least one, go into the next send.
     fn chunk_length(&self, requests: &[Request]) -> usize {
         let mut bytes = 0;
@@ -227,6 +244,13 @@ impl Conn {
 
     /// One listing; `None` when it was disturbed.
     fn dump_once(&mut self, request: &Request) -> Result<Option<Vec<Reply>>, Failure> {
+        let mut replies = Vec::new();
+        let undisturbed = self.listing(request, |frame| replies.push(Reply::from(frame)))?;
+        Ok(undisturbed.then_some(replies))
+    }
+
+    /// One listing; `false` when it was disturbed.
+    fn listing(&mut self, request: &Request, mut take: impl FnMut(&Frame<'_>)) -> Result<bool, Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         let flags = request.flags | REQUEST | DUMP;
@@ -238,7 +262,6 @@ impl Conn {
             &request.payload,
         );
         self.send(&datagram)?;
-        let mut replies = Vec::new();
         let mut disturbed = false;
         let begin = Instant::now();
         loop {
@@ -250,8 +273,8 @@ impl Conn {
                 }
                 disturbed |= frame.interrupted();
                 match frame.answer() {
-                    Answer::Data => replies.push(Reply::from(&frame)),
-                    Answer::Done | Answer::Acknowledged => return Ok((!disturbed).then_some(replies)),
+                    Answer::Data => take(&frame),
+                    Answer::Done | Answer::Acknowledged => return Ok(!disturbed),
                     Answer::Failed(failure) => return Err(failure),
                     Answer::Ignored => {}
                 }

@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod conn;
+pub mod conntrack;
 mod error;
 mod family;
 pub mod fdb;

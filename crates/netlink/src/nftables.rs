@@ -2,6 +2,11 @@
 //!
 //! Numbers are those of linux/netfilter/nf_tables.h; integers inside attributes are big-endian.
 
+mod conn;
+mod remember;
+mod set;
+mod watch;
+
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -12,6 +17,11 @@ use rustix::net::sockopt::{self, Timeout};
 use crate::conn::{ACK, CREATE, DUMP, REQUEST};
 use crate::error::{Failure, NetlinkError};
 use crate::wire::{self, Answer, Frame, Frames};
+
+pub use conn::{NftConn, TRANSACTION_BYTES};
+pub use remember::remember_chain;
+pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
+pub use watch::TableWatch;
 
 /// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h).
 const SUBSYSTEM: u16 = 10;
@@ -74,6 +84,20 @@ impl Attributes {
         Self::default()
     }
 
+    /// How many bytes they take.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// With bytes as they are.
     #[must_use]
     pub fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
@@ -114,7 +138,7 @@ impl Attributes {
 /// The first refusal of the kernel.
 pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), NetlinkError> {
     let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
-    let datagram = transaction(family, messages);
+    let datagram = transaction(family, messages, 0);
     let last = u32::try_from(messages.len()).unwrap_or(u32::MAX);
     let failed = |failure| NetlinkError {
         what: what.to_owned(),
@@ -251,13 +275,13 @@ fn open() -> io::Result<Socket> {
 }
 
 /// The messages between begin and end. Only the last asks for an answer, because kernels differ on whether begin and end give
-/// one; a refusal is answered in any case.
-fn transaction(family: Family, messages: &[Message]) -> Vec<u8> {
+/// one; a refusal is answered in any case. The messages are numbered from `before` + 1.
+fn transaction(family: Family, messages: &[Message], before: u32) -> Vec<u8> {
     let mut datagram = Vec::new();
     // The resource of a batch's bounds is the subsystem.
-    wire::append(&mut datagram, BATCH_BEGIN, REQUEST, 0, &header(0, SUBSYSTEM));
+    wire::append(&mut datagram, BATCH_BEGIN, REQUEST, before, &header(0, SUBSYSTEM));
     for (index, message) in messages.iter().enumerate() {
-        let sequence = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let sequence = before.wrapping_add(u32::try_from(index + 1).unwrap_or(u32::MAX));
         let mut flags = REQUEST | flags(message.kind);
         if index + 1 == messages.len() {
             flags |= ACK;
@@ -272,7 +296,8 @@ fn transaction(family: Family, messages: &[Message]) -> Vec<u8> {
             &payload,
         );
     }
-    wire::append(&mut datagram, BATCH_END, REQUEST, u32::MAX, &header(0, SUBSYSTEM));
+    let end = before.wrapping_add(u32::try_from(messages.len() + 1).unwrap_or(u32::MAX));
+    wire::append(&mut datagram, BATCH_END, REQUEST, end, &header(0, SUBSYSTEM));
     datagram
 }
 
@@ -371,6 +396,7 @@ mod tests {
         let bytes = transaction(
             Family::Ipv6,
             &[message(Kind::NewTable), message(Kind::DeleteRule)],
+            0,
         );
         let frames: Vec<_> = Frames(&bytes).map(Result::unwrap).collect();
         let kinds: Vec<u16> = frames.iter().map(|frame| frame.kind).collect();

@@ -24,6 +24,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Whose request it answers or, in a notification, whose request changed something.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -132,6 +134,7 @@ fn frame(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
         kind: read_u16(bytes, 4)?,
         flags: read_u16(bytes, 6)?,
         sequence: read_u32(bytes, 8)?,
+        port: read_u32(bytes, 12)?,
         payload,
     };
     Some((frame, length))
@@ -150,6 +153,11 @@ impl<'a> Iterator for Attributes<'a> {
         self.0 = self.0.get(align(length)..).unwrap_or_default();
         Some((kind, value))
     }
+}
+
+/// The attributes in `bytes`.
+pub(crate) fn attributes(bytes: &[u8]) -> Attributes<'_> {
+    Attributes(bytes)
 }
 
 /// Appends one request to a datagram under construction.

@@ -4,10 +4,12 @@
 
 mod masquerade;
 mod runner;
+mod service_nat;
 mod services;
 mod table;
 
 pub use masquerade::{MasqueradeTable, masquerade_table};
 pub use runner::{Applied, Nft, NftError};
+pub use service_nat::ServiceNat;
 pub use services::{ServicesTable, services_table};
 pub use table::{Family, Table, TableName};

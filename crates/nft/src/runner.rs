@@ -138,6 +138,14 @@ impl Nft {
         })
     }
 
+    /// Carries out commands as one transaction. `what` says in words what they are for.
+    ///
+    /// # Errors
+    /// When `nft` is missing, refuses or does not end in time. Nothing is changed then.
+    pub fn run_script(&self, what: &str, commands: &str) -> Result<(), NftError> {
+        self.write(what, commands)
+    }
+
     fn write(&self, what: &str, commands: &str) -> Result<(), NftError> {
         let ended = self.run(what, &["-f", "-"], commands)?;
         if ended.success {

@@ -50,6 +50,16 @@ impl TableName {
         family: Family::Ip,
         name: "flannel-services",
     };
+    /// Services of IPv4 on kernels without IPVS.
+    pub const SERVICE_NAT: Self = Self {
+        family: Family::Ip,
+        name: flannel_plan::nft::TABLE,
+    };
+    /// Services of IPv6 on kernels without IPVS.
+    pub const SERVICE_NAT6: Self = Self {
+        family: Family::Ip6,
+        name: flannel_plan::nft::TABLE,
+    };
 }
 
 impl fmt::Display for TableName {
@@ -82,10 +92,14 @@ impl Table {
 
     /// Commands for `nft -f` that replace the table in one transaction: `add` so that `delete` cannot fail, then the new one.
     pub fn transaction(&self) -> String {
+        let name = self.name;
+        format!("add table {name}\ndelete table {name}\n{}", self.declaration())
+    }
+
+    /// The table itself: what it does not have yet is added, what is there stays.
+    pub(crate) fn declaration(&self) -> String {
         let (name, body, hash) = (self.name, &self.body, self.hash());
-        format!(
-            "add table {name}\ndelete table {name}\ntable {name} {{\n  comment \"{HASH_MARK}{hash}\"\n{body}}}\n"
-        )
+        format!("table {name} {{\n  comment \"{HASH_MARK}{hash}\"\n{body}}}\n")
     }
 }
 

@@ -17,6 +17,7 @@ mod vxlan_peers;
 
 pub use diff::{OUR_PROTOCOL, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, diff_overlay};
 pub use op::Op;
+pub use service::nft;
 pub use service::{
     Backend, Backends, Counted, EndpointFacts, Frontend, FrontendChanges, FrontendKey, FrontendKind,
     Frontends, HealthCheck, NodePort, RealServer, ServiceFacts, ServiceNode, ServiceNote, ServiceOp,

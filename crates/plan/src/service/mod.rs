@@ -11,6 +11,7 @@ mod facts;
 mod frontend;
 mod ipvs;
 mod ipvs_diff;
+pub mod nft;
 mod node;
 mod ranges;
 mod table;
