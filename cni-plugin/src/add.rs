@@ -1,18 +1,17 @@
 //! ADD: validate everything, then act, and take all of it back when a step fails.
 
-use std::path::Path;
-
 use flannel_model::Mac;
 use flannel_netlink::{Netns, RouteConn};
 
-use crate::address::{Given, Holder, LeaseDir, allocate};
+use crate::address::Given;
 use crate::config::Network;
 use crate::masq;
 use crate::order::Order;
 use crate::protocol::{AddResult, Attachment, CniArgs, CniError, Code, Dns, Interface, IpConfig, previous};
+use crate::reserve::{Wish, reserve};
 use crate::scratch::Scratch;
 use crate::subnet_file;
-use crate::undo::Undo;
+use crate::undo::{Reserved, Undo};
 use crate::wiring::plan::{HostEnd, Plan};
 use crate::wiring::{bridge, kernel, pod, target, veth};
 
@@ -82,8 +81,19 @@ fn build(
     undo: &mut Undo,
     warn: &mut dyn FnMut(String),
 ) -> Result<AddResult, CniError> {
-    let addresses = reserve(job, undo, warn)?;
-    let plan = plan(job, addresses)?;
+    let end = HostEnd::of(&job.network.name, job.attachment);
+    let mac = match job.order.bridge.mac {
+        Some(mac) => mac,
+        None => random_mac()?,
+    };
+    let reservation = reserve(&wish(job, &end, mac), conn, warn)?;
+    undo.reserved = Some(Reserved {
+        root: job.order.ipam.lease_root.clone(),
+        network: job.network.name.clone(),
+        attachment: job.attachment.clone(),
+        bridge: job.order.bridge.name.clone(),
+    });
+    let plan = plan(job, end, mac, reservation.given)?;
     clear_place(job, conn, &plan, warn)?;
     let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
     let previous = scratch.save(&job.order.delegate)?;
@@ -93,42 +103,41 @@ fn build(
     undo.veth = Some(plan.host_end.clone());
     pod::configure(&job.target, &plan)?;
     if plan.bridge.ip_masq {
-        undo.masq = plan.addresses.iter().map(|given| given.address).collect();
         masq::add(&plan.addresses)?;
     }
+    let finished = reservation.pending.finish();
+    finished.map_err(|e| CniError::caused(Code::Io, "the record cannot be finished", &e))?;
     Ok(result(job, &plan, link.mac, link.mtu))
 }
 
-fn reserve(job: &Job<'_>, undo: &mut Undo, warn: &mut dyn FnMut(String)) -> Result<Vec<Given>, CniError> {
-    let (root, name) = (&job.order.ipam.lease_root, &job.network.name);
-    let holder = Holder::from(job.attachment);
-    let dir = LeaseDir::open(Path::new(root), name)?;
-    let given = allocate(
-        &dir,
-        &job.order.ipam.sets,
-        &job.order.bridge.requested,
-        &holder,
-        warn,
-    )?;
-    undo.leases = Some((root.clone(), name.clone(), holder));
-    Ok(given)
+fn wish<'a>(job: &'a Job<'_>, end: &'a HostEnd, mac: Mac) -> Wish<'a> {
+    Wish {
+        network: job.network,
+        bridge: job.order.bridge.name.as_str(),
+        root: &job.order.ipam.lease_root,
+        attachment: job.attachment,
+        end,
+        netns: job.netns,
+        target: &job.target,
+        mac,
+        sets: &job.order.ipam.sets,
+        requested: &job.order.bridge.requested,
+    }
 }
 
-fn plan(job: &Job<'_>, addresses: Vec<Given>) -> Result<Plan, CniError> {
-    let (host, pod) = (random_mac()?, random_mac()?);
-    let mut macs = [host, pod].into_iter();
+fn plan(job: &Job<'_>, end: HostEnd, mac: Mac, addresses: Vec<Given>) -> Result<Plan, CniError> {
     Plan::new(
         job.order.bridge.clone(),
-        HostEnd::of(&job.network.name, job.attachment),
+        end,
         job.attachment.ifname.as_str(),
         addresses,
         job.order.ipam.routes.clone(),
-        || macs.next().unwrap_or(host),
+        (random_mac()?, mac),
     )
 }
 
-/// A pair left by an ADD of this attachment that was killed is in the way, and nobody has its address any more. Any other
-/// device of the container's interface name is somebody else's.
+/// A pair left by an ADD of this attachment of which no record tells is in the way, and nobody has its address any more. Any
+/// other device of the container's interface name is somebody else's.
 fn clear_place(
     job: &Job<'_>,
     conn: &mut RouteConn,
@@ -137,7 +146,7 @@ fn clear_place(
 ) -> Result<(), CniError> {
     if veth::remove(conn, &plan.host_end)? {
         warn(format!(
-            "{} was left by an ADD that did not end; it is replaced",
+            "{} was left of an earlier ADD; it is replaced",
             plan.host_end.name
         ));
     }

@@ -9,7 +9,7 @@ use flannel_model::SubnetEnv;
 use flannel_netlink::link::{self, Link};
 use flannel_netlink::{Netns, RouteConn};
 
-use crate::address::{Holder, LeaseDir};
+use crate::address::{Holder, Store};
 use crate::config::Network;
 use crate::masq;
 use crate::order::Order;
@@ -151,10 +151,10 @@ impl Check<'_> {
     }
 
     fn leases(&self) -> Result<(), CniError> {
-        let dir = LeaseDir::open_existing(&self.order.ipam.lease_root, &self.network.name)?;
+        let store = Store::open_existing(&self.order.ipam.lease_root, &self.network.name)?;
         let holder = Holder::from(self.attachment);
         for ip in self.ips().map(|ip| ip.address) {
-            let held = dir.as_ref().is_some_and(|dir| dir.is_held_by(ip, &holder));
+            let held = store.as_ref().is_some_and(|store| store.lease(ip).is_of(&holder));
             if !held {
                 let root = self.order.ipam.lease_root.display();
                 return Err(differs(format!(

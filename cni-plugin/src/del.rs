@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use flannel_netlink::RouteConn;
 use serde_json::{Map, Value};
 
-use crate::address::{Holder, release};
-use crate::config::{Network, lease_root};
-use crate::masq;
-use crate::protocol::{Attachment, CniError, Code};
+use crate::config::{Network, bridge_name, lease_root};
+use crate::protocol::{Attachment, CniError, Code, previous};
+use crate::release::release;
 use crate::scratch::{Saved, Scratch};
 use crate::wiring::plan::HostEnd;
-use crate::wiring::{kernel, target_if_any, veth};
+use crate::wiring::{kernel, live, target_if_any, veth};
 
 /// Detaches the container. Network, container id and interface name are enough to find everything that ADD made; the
 /// namespace serves for containers that another plugin attached.
@@ -27,9 +26,13 @@ pub fn del(
     let scratch = Scratch::new(&network.data_dir()?, &attachment.container);
     let saved = scratch.load(&network.name);
     // The veth goes first: as long as it lives, its address must not be given to another pod.
-    detach(network, attachment, netns, warn)?;
+    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
+    detach(&mut conn, network, attachment, netns, warn)?;
+    let bridge = bridge_name(&network.part("delegate").unwrap_or_default());
+    let bridge = bridge.as_ref().map_or("cni0", |name| name.as_str());
     for root in lease_roots(network, &saved)? {
-        release(&root, &network.name, &Holder::from(attachment), &mut masq::remove)?;
+        let mut look = || live(&mut conn, &network.name, bridge);
+        release(&root, &network.name, attachment, &mut look, warn)?;
     }
     match saved {
         Saved::Ours(_) | Saved::Damaged => scratch.remove(),
@@ -39,24 +42,46 @@ pub fn del(
 }
 
 fn detach(
+    conn: &mut RouteConn,
     network: &Network,
     attachment: &Attachment,
     netns: Option<&str>,
     warn: &mut dyn FnMut(String),
 ) -> Result<(), CniError> {
-    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
     let end = HostEnd::of(&network.name, attachment);
-    match veth::remove(&mut conn, &end) {
+    match veth::remove(conn, &end) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         // A device of that name that is somebody else's stays, and then we have none.
         Err(e) if e.code == Code::Exists => warn(e.to_string()),
         Err(e) => return Err(e),
     }
-    if let Some(target) = netns.and_then(|path| target_if_any(path, warn)) {
-        veth::remove_inside(&target, attachment.ifname.as_str())?;
+    if let Some(target) = netns.and_then(|path| target_if_any(path, warn))
+        && veth::remove_inside(&target, attachment.ifname.as_str())?
+    {
+        return Ok(());
     }
-    Ok(())
+    remove_told(conn, network, warn)
+}
+
+/// The port that `prevResult` names, for containers that another plugin attached and whose namespace is not known.
+fn remove_told(
+    conn: &mut RouteConn,
+    network: &Network,
+    warn: &mut dyn FnMut(String),
+) -> Result<(), CniError> {
+    let told = match previous(&network.keys(), network.version) {
+        Ok(told) => told.unwrap_or_default(),
+        Err(e) => {
+            warn(format!("DEL goes on without prevResult: {e}"));
+            return Ok(());
+        }
+    };
+    let mut on_host = told.interfaces.iter().filter(|i| i.sandbox.is_none());
+    let (Some(bridge), Some(port)) = (on_host.next(), on_host.next()) else {
+        return Ok(());
+    };
+    veth::remove_port(conn, &bridge.name, &port.name, port.mac)
 }
 
 /// Where leases can be: as configured now, and as configured when the container was attached.

@@ -6,14 +6,15 @@ use flannel_netlink::RouteConn;
 use flannel_netlink::link::{self, Link};
 use serde_json::Value;
 
-use crate::address::{Holder, LeaseDir};
-use crate::config::Network;
+use crate::address::{Holder, Store};
+use crate::config::{Network, bridge_name};
 use crate::masq;
 use crate::protocol::keys::Keys;
 use crate::protocol::{Attachment, CniError, Code, ContainerId, IfName};
+use crate::release;
 use crate::scratch;
-use crate::wiring::kernel;
 use crate::wiring::plan::HostEnd;
+use crate::wiring::{kernel, live, veth};
 
 /// Most attachments in a call; a node has some hundreds.
 const MOST: usize = 1 << 20;
@@ -21,7 +22,8 @@ const MOST: usize = 1 << 20;
 /// Attachments that are to stay.
 #[derive(Debug, Default)]
 struct Valid {
-    holders: BTreeSet<Holder>,
+    /// Contents of their leases.
+    texts: BTreeSet<String>,
     containers: BTreeSet<String>,
     names: BTreeSet<String>,
 }
@@ -79,7 +81,8 @@ impl Valid {
         };
         self.names.insert(HostEnd::of(&network.name, &attachment).name);
         self.containers.insert(attachment.container.to_string());
-        self.holders.insert(Holder::from(&attachment));
+        self.texts.insert(Holder::from(&attachment).content());
+        self.texts.insert(attachment.container.to_string());
         Ok(())
     }
 }
@@ -104,24 +107,44 @@ fn devices(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Re
     failures.result()
 }
 
+/// What is on record goes by the record, whatever is left of it; what is not, by its lease.
 fn leases(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
-    let Some(dir) = LeaseDir::open_existing(&network.lease_root()?, &network.name)? else {
+    let Some(mut store) = Store::open_existing(&network.lease_root()?, &network.name)? else {
         return Ok(());
     };
+    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
+    let bridge = bridge_name(&network.part("delegate")?)?;
+    let gone = store.reclaim(&mut || live(&mut conn, &network.name, bridge.as_str()), warn)?;
+    release::residue(&gone, warn);
     let mut failures = Failures::default();
-    for (ip, lease) in dir.entries()? {
-        let keep = lease.holder_text().is_some_and(|text| {
-            // A file of an old plugin names the container alone.
-            valid.holders.iter().any(|holder| holder.owns(text)) || valid.containers.contains(text.trim())
-        });
-        if keep || lease.is_unreadable() {
+    for stored in store.records(warn)? {
+        if !valid.names.contains(&stored.record.host_end) {
+            let end = HostEnd::of(&network.name, &stored.record.attachment);
+            let removed = veth::remove(&mut conn, &end).map(drop);
+            if removed.is_ok() {
+                release::residue(std::slice::from_ref(&stored.record), warn);
+                release::free(&store, &stored.record, warn);
+                warn(format!(
+                    "GC released {} of container {}",
+                    end.name, stored.record.attachment.container
+                ));
+            }
+            failures.note(removed);
+        }
+    }
+    for ip in store.taken()? {
+        let lease = store.lease(ip);
+        let Some(text) = lease.holder_text().map(str::trim) else {
             continue;
+        };
+        // A file of an old plugin names the container alone.
+        if !valid.texts.contains(text) {
+            let freed = masq::remove(&[ip]).and_then(|()| store.free_from(ip, text));
+            if freed.is_ok() {
+                warn(format!("GC freed the address {ip}"));
+            }
+            failures.note(freed);
         }
-        let freed = masq::remove(&[ip]).and_then(|()| dir.free(ip));
-        if freed.is_ok() {
-            warn(format!("GC freed the address {ip}"));
-        }
-        failures.note(freed);
     }
     failures.result()
 }

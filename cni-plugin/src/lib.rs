@@ -12,6 +12,8 @@ pub mod gc;
 pub mod masq;
 pub mod order;
 pub mod protocol;
+pub mod release;
+pub mod reserve;
 pub mod run;
 pub mod scratch;
 pub mod status;

@@ -74,7 +74,7 @@ fn obey(call: &Call, network: &Network) -> Result<(), CniError> {
         }
         Call::Status => {
             since(network, "STATUS", SpecVersion::V1_1_0)?;
-            status::status(network)
+            status::status(network, &mut warn)
         }
         Call::Version => print(&version::answer()),
     }

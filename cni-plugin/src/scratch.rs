@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::address::{read_small, write_synced};
+use crate::address::{read_small, write_plain};
 use crate::config::render;
 use crate::protocol::{CniError, Code, ContainerId, NetworkName};
 
@@ -48,8 +48,8 @@ impl Scratch {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         let written = made
-            .and_then(|()| write_synced(&self.temporary, content, 0o600))
-            .and_then(|()| fs::rename(&self.temporary, &self.path));
+            .and_then(|()| write_plain(&self.temporary, content, 0o600))
+            .and_then(|_| fs::rename(&self.temporary, &self.path));
         written.map_err(|e| CniError::caused(Code::Io, format!("cannot write {}", self.path.display()), &e))
     }
 

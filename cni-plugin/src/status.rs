@@ -3,19 +3,20 @@
 use flannel_netlink::RouteConn;
 use flannel_netlink::link;
 
-use crate::address::LeaseDir;
+use crate::address::Store;
 use crate::config::{Network, bridge_name};
 use crate::order::Order;
 use crate::protocol::{CniArgs, CniError, Code};
+use crate::release;
 use crate::subnet_file;
-use crate::wiring::kernel;
+use crate::wiring::{kernel, live};
 
 /// Looks at subnet.env, the configuration, the bridge and the free addresses.
 ///
 /// # Errors
 /// Code 50 when an ADD would fail; 51 when, besides, containers are attached to a node that has no subnet any more; the codes
 /// of ADD for the configuration.
-pub fn status(network: &Network) -> Result<(), CniError> {
+pub fn status(network: &Network, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
     let path = network.subnet_file()?;
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
     let env = match subnet_file::read(&path) {
@@ -31,14 +32,32 @@ pub fn status(network: &Network) -> Result<(), CniError> {
     };
     let order = Order::read(network, &CniArgs::default(), &env)?;
     crate::wiring::bridge::find(&mut conn, order.bridge.name.as_str()).map_err(unavailable)?;
-    let dir = LeaseDir::open_existing(&order.ipam.lease_root, &network.name)?;
-    let Some(dir) = dir else {
+    room(network, &order, &mut conn, warn)
+}
+
+/// Whether every set has a free address, or one that only a dead container holds.
+fn room(
+    network: &Network,
+    order: &Order,
+    conn: &mut RouteConn,
+    warn: &mut dyn FnMut(String),
+) -> Result<(), CniError> {
+    let Some(mut store) = Store::open_existing(&order.ipam.lease_root, &network.name)? else {
         return Ok(());
     };
-    match order.ipam.sets.iter().find(|set| !dir.has_room(set)) {
-        None => Ok(()),
-        Some(set) => Err(unavailable(dir.exhausted(set))),
+    let mut reclaimed = false;
+    for set in &order.ipam.sets {
+        if !reclaimed && !store.has_room(set)? {
+            let bridge = order.bridge.name.as_str();
+            let gone = store.reclaim(&mut || live(conn, &network.name, bridge), warn)?;
+            release::residue(&gone, warn);
+            reclaimed = true;
+        }
+        if !store.has_room(set)? {
+            return Err(unavailable(store.exhausted(set)));
+        }
     }
+    Ok(())
 }
 
 fn unavailable(error: CniError) -> CniError {

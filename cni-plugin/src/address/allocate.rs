@@ -1,12 +1,15 @@
-//! Taking one address from each set for an attachment.
+//! Choosing one address from each set for an attachment.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::lease_dir::LeaseDir;
-use super::lease_file::{Holder, Lease};
 use super::range::{Range, RangeSet};
+use super::store::Store;
 use crate::protocol::{CniError, Code};
+
+/// Addresses looked at one by one before the whole directory is listed: in a sparse subnet the first is free, in a full one a
+/// listing costs less than a look at each.
+const PROBES: usize = 32;
 
 /// An address with its range.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,54 +20,11 @@ pub struct Given {
     pub range: Range,
 }
 
-/// What is known of the addresses that have a file.
-type Known = BTreeMap<IpAddr, Lease>;
-
-/// Gives `holder` one address of each set, those of `requested` first. All or nothing. Texts for the log go to `warn`.
+/// One address of each set, those of `requested` first; nothing is written.
 ///
 /// # Errors
-/// Code 102 when the attachment holds an address already, 101 when no address is free or a requested one is not, 5 for the disk.
-pub fn allocate(
-    dir: &LeaseDir,
-    sets: &[RangeSet],
-    requested: &[IpAddr],
-    holder: &Holder,
-    warn: &mut dyn FnMut(String),
-) -> Result<Vec<Given>, CniError> {
-    let known: Known = dir.entries()?.into_iter().collect();
-    refuse_second(&known, holder)?;
-    let chosen = choose(dir, sets, requested, &known)?;
-    let mut given = Vec::new();
-    for (index, one) in chosen.iter().enumerate() {
-        let result = take(dir, index, one, &known, holder, warn);
-        if let Err(e) = result {
-            undo(dir, &given, warn);
-            return Err(e);
-        }
-        given.push(one.clone());
-    }
-    Ok(given)
-}
-
-fn refuse_second(known: &Known, holder: &Holder) -> Result<(), CniError> {
-    let owned = |lease: &Lease| matches!(lease, Lease::Held(text) if holder.owns(text));
-    match known.iter().find(|(_, lease)| owned(lease)) {
-        None => Ok(()),
-        Some((ip, _)) => {
-            let msg = format!("{ip} is already allocated to this container and interface");
-            Err(CniError::new(Code::Exists, msg)
-                .with("an attachment is made once; call DEL before another ADD"))
-        }
-    }
-}
-
-/// One address a set, nothing written yet.
-fn choose(
-    dir: &LeaseDir,
-    sets: &[RangeSet],
-    requested: &[IpAddr],
-    known: &Known,
-) -> Result<Vec<Given>, CniError> {
+/// Code 101 when no address is free or a requested one is not, 5 for the disk.
+pub fn choose(store: &Store, sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Given>, CniError> {
     let mut left = requested.to_vec();
     let mut chosen = Vec::new();
     for (index, set) in sets.iter().enumerate() {
@@ -73,8 +33,8 @@ fn choose(
             .position(|ip| set.range_of(*ip).is_some())
             .map(|place| left.remove(place));
         chosen.push(match wanted {
-            Some(ip) => exactly(set, ip, known)?,
-            None => next(dir, set, dir.last(index), known)?,
+            Some(ip) => exactly(store, set, ip)?,
+            None => next(store, set, index)?,
         });
     }
     match left.is_empty() {
@@ -87,80 +47,52 @@ fn choose(
     }
 }
 
-fn exactly(set: &RangeSet, ip: IpAddr, known: &Known) -> Result<Given, CniError> {
-    let range = set
-        .range_of(ip)
-        .filter(|range| range.gateway() != ip && is_free(known, ip));
-    let range = range.ok_or_else(|| {
-        let reason = match known.get(&ip) {
-            Some(Lease::Held(text)) => format!("held by {:?}", text.replace("\r\n", " ")),
-            Some(Lease::Unreadable(reason)) => format!("its file {reason}"),
-            Some(Lease::Absent | Lease::Empty) | None => "it is the gateway".to_owned(),
-        };
-        CniError::new(
-            Code::NoAddress,
-            format!("requested address {ip} is not available in range set {set}"),
-        )
-        .with(reason)
-    })?;
-    Ok(Given {
-        address: ip,
-        range: range.clone(),
-    })
+fn exactly(store: &Store, set: &RangeSet, ip: IpAddr) -> Result<Given, CniError> {
+    let range = set.range_of(ip);
+    let refused = |reason: String| {
+        let msg = format!("requested address {ip} is not available in range set {set}");
+        Err(CniError::new(Code::NoAddress, msg).with(reason))
+    };
+    match range {
+        None => refused("it is outside".to_owned()),
+        Some(range) if range.gateway() == ip => refused("it is the gateway".to_owned()),
+        Some(_) if store.is_taken(ip) => {
+            let lease = store.lease(ip);
+            let text = lease.holder_text().unwrap_or("a damaged file").trim();
+            refused(format!("held by {:?}", text.replace("\r\n", " ")))
+        }
+        Some(range) => Ok(Given {
+            address: ip,
+            range: range.clone(),
+        }),
+    }
 }
 
-fn next(dir: &LeaseDir, set: &RangeSet, last: Option<IpAddr>, known: &Known) -> Result<Given, CniError> {
-    let found = set.candidates(last).find(|ip| is_free(known, *ip));
+fn next(store: &Store, set: &RangeSet, index: usize) -> Result<Given, CniError> {
+    let mut candidates = set.candidates(store.last(index));
+    let probed = candidates.by_ref().take(PROBES).find(|ip| !store.is_taken(*ip));
+    let found = match probed {
+        Some(ip) => Some(ip),
+        None => {
+            let taken: HashSet<IpAddr> = store.taken()?.into_iter().collect();
+            candidates.find(|ip| !taken.contains(ip))
+        }
+    };
     let given = found.and_then(|address| {
         Some(Given {
             address,
             range: set.range_of(address)?.clone(),
         })
     });
-    given.ok_or_else(|| dir.exhausted(set))
-}
-
-fn is_free(known: &Known, ip: IpAddr) -> bool {
-    match known.get(&ip) {
-        None | Some(Lease::Absent | Lease::Empty) => true,
-        Some(Lease::Held(_) | Lease::Unreadable(_)) => false,
-    }
-}
-
-fn take(
-    dir: &LeaseDir,
-    index: usize,
-    one: &Given,
-    known: &Known,
-    holder: &Holder,
-    warn: &mut dyn FnMut(String),
-) -> Result<(), CniError> {
-    let empty = known.get(&one.address) == Some(&Lease::Empty);
-    if empty {
-        warn(format!(
-            "the lease file of {} is empty; the address is given anew",
-            one.address
-        ));
-    }
-    dir.reserve(one.address, holder, empty)?;
-    if let Err(e) = dir.set_last(index, one.address) {
-        warn(format!("{e}; the order of addresses begins anew"));
-    }
-    Ok(())
-}
-
-fn undo(dir: &LeaseDir, given: &[Given], warn: &mut dyn FnMut(String)) {
-    for one in given.iter().rev() {
-        if let Err(e) = dir.free(one.address) {
-            warn(format!("{} stays reserved: {e}", one.address));
-        }
-    }
+    given.ok_or_else(|| store.exhausted(set))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::super::lease_file::Holder;
+    use super::super::reconcile::Live;
     use super::*;
     use crate::protocol::{Attachment, ContainerId, IfName, NetworkName};
 
@@ -186,13 +118,22 @@ mod tests {
         }
 
         fn ask(&mut self, id: &str, requested: &[&str]) -> Result<Vec<String>, CniError> {
-            let dir = LeaseDir::open(self.root.path(), &NetworkName::parse("n").unwrap()).unwrap();
-            let requested: Vec<IpAddr> = requested.iter().map(|ip| ip.parse().unwrap()).collect();
+            let mut store = self.store();
             let warnings = &mut self.warnings;
-            let given = allocate(&dir, &self.sets, &requested, &holder(id), &mut |text| {
-                warnings.push(text)
-            })?;
+            store
+                .refresh(&mut || Ok(Live::default()), &mut |text| warnings.push(text))
+                .unwrap();
+            let requested: Vec<IpAddr> = requested.iter().map(|ip| ip.parse().unwrap()).collect();
+            let given = choose(&store, &self.sets, &requested)?;
+            for (index, one) in given.iter().enumerate() {
+                store.place(one.address, &holder(id)).unwrap();
+                store.set_last(index, one.address).unwrap();
+            }
             Ok(given.iter().map(|one| one.address.to_string()).collect())
+        }
+
+        fn store(&self) -> Store {
+            Store::open(self.root.path(), &NetworkName::parse("n").unwrap()).unwrap()
         }
 
         fn file(&self, name: &str) -> std::path::PathBuf {
@@ -233,13 +174,10 @@ mod tests {
     fn a5_a_released_address_is_not_given_at_once() {
         let mut bench = Bench::new(&["10.0.0.0/29"]);
         assert_eq!(bench.ask("c1", &[]).unwrap(), ["10.0.0.2"]);
-        super::super::release(
-            bench.root.path(),
-            &NetworkName::parse("n").unwrap(),
-            &holder("c1"),
-            &mut |_| Ok(()),
-        )
-        .unwrap();
+        bench
+            .store()
+            .free("10.0.0.2".parse().unwrap(), &holder("c1"))
+            .unwrap();
         assert_eq!(bench.ask("c1", &[]).unwrap(), ["10.0.0.3"]);
     }
 
@@ -265,15 +203,6 @@ mod tests {
     }
 
     #[test]
-    fn h3_a_second_add_is_refused() {
-        let mut bench = Bench::new(&["10.0.0.0/29"]);
-        bench.ask("c1", &[]).unwrap();
-        let error = bench.ask("c1", &[]).unwrap_err();
-        assert_eq!(error.code, Code::Exists);
-        assert_eq!(bench.ask("c2", &[]).unwrap(), ["10.0.0.3"]);
-    }
-
-    #[test]
     fn one_family_exhausted_keeps_nothing_of_the_other() {
         let mut bench = Bench::new(&["fc00::/64", "10.0.0.0/30"]);
         bench.ask("c1", &[]).unwrap();
@@ -295,15 +224,37 @@ mod tests {
     }
 
     #[test]
-    fn corrupt_files_are_never_fatal() {
+    fn corrupt_files_are_put_aside() {
         let mut bench = Bench::new(&["10.0.0.0/29"]);
         std::fs::create_dir(bench.file("")).unwrap();
         std::fs::write(bench.file("10.0.0.2"), [0xff, 0]).unwrap();
         std::fs::create_dir(bench.file("10.0.0.3")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", bench.file("10.0.0.4")).unwrap();
+        std::fs::write(bench.file("10.0.0.5"), "c7\r\neth0").unwrap();
         std::fs::write(bench.file("last_reserved_ip.0"), "not an address").unwrap();
         std::fs::write(bench.file("foreign"), "c1\r\neth0").unwrap();
-        assert_eq!(bench.ask("c1", &[]).unwrap(), ["10.0.0.5"]);
+        assert_eq!(bench.ask("c1", &[]).unwrap(), ["10.0.0.2"]);
+        assert_eq!(bench.warnings.len(), 3, "{:?}", bench.warnings);
         assert!(bench.file("foreign").exists());
+        let aside = std::fs::read_dir(bench.root.path().join(".flannel-n/quarantine")).unwrap();
+        assert_eq!(aside.count(), 3);
+        assert_eq!(bench.ask("c2", &[]).unwrap(), ["10.0.0.3"]);
+    }
+
+    #[test]
+    fn a_nearly_full_16_gives_its_last_addresses() {
+        let mut bench = Bench::new(&["10.0.0.0/21"]);
+        std::fs::create_dir(bench.file("")).unwrap();
+        for number in 2..=2046_u32 {
+            if number != 1500 {
+                let ip = std::net::Ipv4Addr::from(0x0a00_0000 + number);
+                std::fs::write(bench.file(&ip.to_string()), format!("c{number}\r\neth0")).unwrap();
+            }
+        }
+        std::fs::write(bench.file("last_reserved_ip.0"), "10.0.6.1").unwrap();
+        assert_eq!(bench.ask("late", &[]).unwrap(), ["10.0.5.220"]);
+        let error = bench.ask("later", &[]).unwrap_err();
+        assert_eq!(error.code, Code::NoAddress);
+        assert!(error.details.contains("2045 addresses are held"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use crate::protocol::Attachment;
+use crate::protocol::{Attachment, ContainerId, IfName};
 
 /// Far more than any lease holds; what is longer is none of ours.
 const MAX_LEASE: u64 = 4096;
@@ -32,6 +32,11 @@ impl Holder {
     /// The file's content. host-local writes the same bytes, with no end of line behind the interface name.
     pub fn content(&self) -> String {
         format!("{}\r\n{}", self.container, self.ifname)
+    }
+
+    /// The container's id.
+    pub fn container(&self) -> &str {
+        &self.container
     }
 
     /// Whether a file's content names this attachment.
@@ -67,9 +72,10 @@ impl Lease {
         }
     }
 
-    /// Whether it cannot be understood.
-    pub fn is_unreadable(&self) -> bool {
-        matches!(self, Self::Unreadable(_))
+    /// Whether it is `holder`'s.
+    pub fn is_of(&self, holder: &Holder) -> bool {
+        let text = self.holder_text();
+        text.is_some_and(|text| holder.owns(text) || holder.owns_by_container(text))
     }
 }
 
@@ -80,10 +86,20 @@ pub fn read(path: &Path) -> Lease {
         Err(e) => Lease::Unreadable(e.to_string()),
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) if text.trim().is_empty() => Lease::Empty,
-            Ok(text) => Lease::Held(text),
+            Ok(text) if names_a_container(&text) => Lease::Held(text),
+            Ok(_) => Lease::Unreadable("does not name a container".to_owned()),
             Err(_) => Lease::Unreadable("is not text".to_owned()),
         },
     }
+}
+
+/// `<id>\r\n<interface>`, or the id alone.
+fn names_a_container(text: &str) -> bool {
+    let (id, ifname) = match text.trim().split_once("\r\n") {
+        Some((id, ifname)) => (id, Some(ifname)),
+        None => (text.trim(), None),
+    };
+    ContainerId::parse(id).is_ok() && ifname.is_none_or(|name| IfName::parse(name).is_ok())
 }
 
 /// The content of a plain file of at most `most` bytes. Links are not followed, and a FIFO does not hang us.
@@ -92,10 +108,7 @@ pub fn read(path: &Path) -> Lease {
 /// Those of the system, or that the file is of another kind or larger.
 pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(careful()).open(path)?;
     regular(file)?.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(io::Error::other(format!("is larger than {most} bytes"))),
@@ -110,9 +123,10 @@ fn regular(file: File) -> io::Result<File> {
     }
 }
 
-fn flags(flags: OFlags) -> i32 {
+/// Flags of open(2) for a place where anything may lie: links are not followed, and a FIFO does not hang us.
+pub fn careful() -> i32 {
     // The bits of open(2) fit into an int by definition.
-    flags.bits().cast_signed()
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
 }
 
 /// Writes `content` to a new file `temporary` and gets it onto the disk.
@@ -120,15 +134,41 @@ fn flags(flags: OFlags) -> i32 {
 /// # Errors
 /// Those of the system.
 pub fn write_synced(temporary: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // What stands there is the rest of a write that never ended; making the file anew also rules out a link.
-    remove(temporary)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(temporary)?;
+    write_plain(temporary, content, mode)?.sync_all()
+}
+
+/// Writes `content` to a new file `temporary`.
+///
+/// # Errors
+/// Those of the system.
+pub fn write_plain(temporary: &Path, content: &[u8], mode: u32) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    let mut file = match options.open(temporary) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            // The rest of a write that never ended; making the file anew also rules out a link.
+            remove(temporary)?;
+            options.open(temporary)
+        }
+        opened => opened,
+    }?;
     file.write_all(content)?;
-    file.sync_all()
+    Ok(file)
+}
+
+/// Moves `from` to `to`, which must not exist: two plugins cannot both get an address, whatever else goes wrong.
+///
+/// # Errors
+/// Those of the system.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems without it; link(2) never overwrites either.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            std::fs::hard_link(from, to).and_then(|()| std::fs::remove_file(from))
+        }
+        result => Ok(result?),
+    }
 }
 
 /// Removes the file at `path`, if there is one.
@@ -166,7 +206,9 @@ mod tests {
         assert_eq!(read(&path("empty")), Lease::Empty);
         assert_eq!(read(&path("blank")), Lease::Empty);
         assert_eq!(read(&path("held")), Lease::Held("c1\r\neth0".to_owned()));
-        for name in ["binary", "long", "dir", "link", "fifo"] {
+        std::fs::write(path("odd"), "a b\r\neth0").unwrap();
+        std::fs::write(path("more"), "c1\r\neth0\r\nx").unwrap();
+        for name in ["binary", "long", "dir", "link", "fifo", "odd", "more"] {
             assert!(matches!(read(&path(name)), Lease::Unreadable(_)), "{name}");
         }
     }

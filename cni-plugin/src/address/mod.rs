@@ -1,11 +1,16 @@
-//! Addresses of containers: which one comes next, and the directory that remembers who has which.
+//! Addresses of containers: which one comes next, and what on the disk remembers who has which.
 
 mod allocate;
-mod lease_dir;
+mod index;
 mod lease_file;
 mod range;
+mod reconcile;
+mod record;
+mod store;
 
-pub use allocate::{Given, allocate};
-pub use lease_dir::{LeaseDir, release};
-pub use lease_file::{Holder, read_small, write_synced};
+pub use allocate::{Given, choose};
+pub use lease_file::{Holder, Lease, read_small, write_plain};
 pub use range::{Range, RangeSet};
+pub use reconcile::{Live, LiveEnd};
+pub use record::{Pending, Record, Stage, Stored};
+pub use store::{Look, Store};

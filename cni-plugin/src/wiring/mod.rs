@@ -1,10 +1,13 @@
 //! A pod's wiring in the kernel: bridge, veth pair, and what is inside the container's namespace.
 
 pub mod bridge;
+mod live;
 pub mod plan;
 pub mod pod;
 mod sysctl;
 pub mod veth;
+
+pub use live::live;
 
 use flannel_netlink::{NetlinkError, Netns, NetnsError, RouteConn};
 

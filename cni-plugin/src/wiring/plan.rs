@@ -12,6 +12,8 @@ use crate::protocol::{Attachment, CniError, Code, NetworkName, Route};
 const DEFAULT_MTU: u32 = 1500;
 /// Most bytes of an interface alias: IFALIASZ (linux/if.h) without the closing zero.
 const ALIAS_MAX: usize = 255;
+/// Room kept in an alias for addresses: one of each family, as long as they come.
+const ALIAS_ADDRESSES: usize = 57;
 
 /// The host's end of an attachment.
 ///
@@ -32,11 +34,22 @@ impl HostEnd {
         let hash = fnv1a(text.as_bytes());
         // 4 + 11 digits fill a device name, and the bridge plugin's random names have 8 digits: the two never meet.
         let name = format!("veth{:011x}", hash & 0xfff_ffff_ffff);
-        let alias = match text.len() + "flannel:".len() <= ALIAS_MAX {
+        let alias = match text.len() + "flannel:".len() <= ALIAS_MAX - ALIAS_ADDRESSES {
             true => format!("flannel:{text}"),
             false => format!("flannel:{hash:016x}"),
         };
         Self { name, alias }
+    }
+
+    /// The alias with the container's addresses, as many as fit: they tell who has them when all files are lost.
+    pub fn alias_with(&self, addresses: &[Given]) -> String {
+        let mut alias = self.alias.clone();
+        for word in addresses.iter().map(|given| format!(" {}", given.address)) {
+            if alias.len() + word.len() <= ALIAS_MAX {
+                alias.push_str(&word);
+            }
+        }
+        alias
     }
 
     /// What the aliases of all host ends of `network` begin with, but for those too long to be text.
@@ -47,12 +60,15 @@ impl HostEnd {
     /// Whether a device of this name with `alias` is this attachment's. It has no alias when its maker died between making
     /// and marking it.
     pub fn owns(&self, alias: Option<&str>) -> bool {
-        alias.is_none_or(|alias| alias.is_empty() || alias == self.alias)
+        alias.is_none_or(|alias| {
+            let rest = alias.strip_prefix(&self.alias);
+            alias.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        })
     }
 }
 
 /// FNV-1a, 64 bits: the same name on every run and with every release, which std's hasher does not promise.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
@@ -80,7 +96,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Puts the pieces together; `random` yields hardware addresses.
+    /// Puts the pieces together; `macs` are the hardware addresses of the host's end and the container's.
     ///
     /// # Errors
     /// Code 7 for a route of a family in which the container has no address.
@@ -90,7 +106,7 @@ impl Plan {
         ifname: &str,
         addresses: Vec<Given>,
         mut routes: Vec<Route>,
-        mut random: impl FnMut() -> Mac,
+        macs: (Mac, Mac),
     ) -> Result<Self, CniError> {
         if bridge.is_default_gateway {
             add_default_routes(&addresses, &mut routes);
@@ -109,8 +125,8 @@ impl Plan {
             host_end,
             ifname: ifname.to_owned(),
             mtu: bridge.mtu.unwrap_or(DEFAULT_MTU),
-            host_mac: random(),
-            pod_mac: bridge.mac.unwrap_or_else(&mut random),
+            host_mac: macs.0,
+            pod_mac: macs.1,
             bridge,
             addresses,
             routes,
@@ -206,18 +222,14 @@ mod tests {
 
     fn plan(delegate: &str, addresses: Vec<Given>, routes: Vec<Route>) -> Result<Plan, CniError> {
         let bridge = Bridge::read(&serde_json::from_str(delegate).unwrap(), &CniArgs::default()).unwrap();
-        let mut last = 0;
-        let random = || {
-            last += 1;
-            Mac::new([2, 0, 0, 0, 0, last])
-        };
+        let mac = |last| Mac::new([2, 0, 0, 0, 0, last]);
         Plan::new(
             bridge,
             host_end("n", "c", "eth0"),
             "eth0",
             addresses,
             routes,
-            random,
+            (mac(1), mac(2)),
         )
     }
 

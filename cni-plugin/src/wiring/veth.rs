@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use flannel_model::Mac;
 use flannel_netlink::link::{self, Link, VethSpec};
 use flannel_netlink::{Netns, RouteConn};
 
@@ -15,10 +16,11 @@ use crate::protocol::{CniError, Code};
 /// Code 100 when the kernel refuses; nothing is left then.
 pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) -> Result<(), CniError> {
     let name = plan.host_end.name.as_str();
+    let alias = plan.host_end.alias_with(&plan.addresses);
     let spec = VethSpec {
         name,
         master: Some(bridge.ifindex),
-        alias: Some(&plan.host_end.alias),
+        alias: Some(&alias),
         mtu: plan.mtu,
         mac: Some(plan.host_mac),
         peer_name: &plan.ifname,
@@ -26,7 +28,7 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
         peer_namespace: target.as_fd(),
     };
     conn.run(&link::create_veth(&spec)).map_err(|e| kernel(&e))?;
-    let mut marks = vec![link::set_alias(name, &plan.host_end.alias)];
+    let mut marks = vec![link::set_alias(name, &alias)];
     if plan.bridge.hairpin {
         marks.push(link::set_hairpin(name, true));
     }
@@ -73,6 +75,27 @@ pub fn remove_inside(target: &Netns, ifname: &str) -> Result<bool, CniError> {
         Some(found) if found.kind == "veth" => delete(&mut conn, found.ifindex),
         Some(_) | None => Ok(false),
     }
+}
+
+/// Removes the veth `port` of `bridge`, if it is one and has this hardware address, where one is given. It is left alone when it
+/// carries our mark: then it belongs to another attachment.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn remove_port(conn: &mut RouteConn, bridge: &str, port: &str, mac: Option<Mac>) -> Result<(), CniError> {
+    let mut find = |name: &str| link::by_name(conn, name).map_err(|e| kernel(&e));
+    let (Some(bridge), Some(port)) = (find(bridge)?, find(port)?) else {
+        return Ok(());
+    };
+    let marked = port
+        .alias
+        .as_deref()
+        .is_some_and(|alias| alias.starts_with("flannel:"));
+    let right = port.kind == "veth" && port.master == Some(bridge.ifindex) && !marked;
+    if right && mac.is_none_or(|mac| port.mac == Some(mac)) {
+        delete(conn, port.ifindex)?;
+    }
+    Ok(())
 }
 
 fn delete(conn: &mut RouteConn, ifindex: u32) -> Result<bool, CniError> {

@@ -222,13 +222,90 @@ fn the_rest_of_a_killed_add_is_replaced() {
     let node = node();
     let pod = Space::new();
     node.add("c1", &pod);
-    // As if the lease had never reached the disk.
-    std::fs::remove_file(node.file("networks/cbr0/10.244.1.2")).unwrap();
+    // As if ADD had been killed just before its last step.
+    let records = node.file("networks/.flannel-cbr0/records");
+    let record = records.join(&list(&records)[0]);
+    let text = std::fs::read_to_string(&record).unwrap();
+    std::fs::write(&record, text.replacen("done  ", "adding", 1)).unwrap();
     let answer = node.add("c1", &pod);
     assert!(answer.stderr.contains("replaced"), "{}", answer.stderr);
     assert_eq!(node.space.veths().len(), 1);
+    assert_eq!(node.leases(), ["10.244.1.3"]);
     assert_eq!(pod.addresses("eth0"), ["10.244.1.3/24"]);
     assert!(pod.pings("10.244.1.1"));
+}
+
+#[test]
+fn lost_leases_and_records_come_back_from_the_kernel() {
+    if !root() {
+        return;
+    }
+    let node = node();
+    let (a, b, c) = (Space::new(), Space::new(), Space::new());
+    node.add("c1", &a);
+    std::fs::remove_file(node.file("networks/cbr0/10.244.1.2")).unwrap();
+    std::fs::remove_file(node.file("networks/cbr0/last_reserved_ip.0")).unwrap();
+    node.add("c2", &b);
+    assert_eq!(node.leases(), ["10.244.1.2", "10.244.1.3"]);
+    std::fs::remove_dir_all(node.file("networks")).unwrap();
+    let third = node.add("c3", &c);
+    assert_eq!(third.ip(0), "10.244.1.4", "{}", third.stderr);
+    assert_eq!(node.leases(), ["10.244.1.2", "10.244.1.3", "10.244.1.4"]);
+    assert_eq!(node.call("ADD", "c1", &a.path()).code(), 102);
+    for id in ["c1", "c2", "c3"] {
+        node.del(id, "");
+    }
+    node.assert_clean();
+}
+
+#[test]
+fn a_pool_full_of_dead_pods_has_room() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new(&V4.replace("10.244.1.1/24", "10.244.1.1/29"), json!({}));
+    node.conf["cniVersion"] = json!("1.1.0");
+    let pods: Vec<Space> = (0..5).map(|_| Space::new()).collect();
+    for (number, pod) in pods.iter().enumerate() {
+        node.add(&format!("c{number}"), pod);
+    }
+    let late = Space::new();
+    let full = node.call("ADD", "late", &late.path());
+    assert_eq!(full.code(), 101);
+    let details = full.json["details"].as_str().unwrap();
+    assert!(
+        details.contains("5 addresses are held, among them 10.244.1."),
+        "{details}"
+    );
+    drop(pods);
+    // Their namespaces are gone; no DEL ever comes. The kernel takes a moment to remove the devices.
+    for _ in 0..100 {
+        if node.space.veths().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(node.call("STATUS", "", "").ok);
+    node.add("late", &late);
+    assert_eq!(node.leases().len(), 1);
+}
+
+#[test]
+fn files_that_are_no_leases_are_put_aside() {
+    if !root() {
+        return;
+    }
+    let node = node();
+    let leases = node.file("networks/cbr0");
+    std::fs::create_dir_all(&leases).unwrap();
+    std::fs::write(leases.join("10.244.1.2"), "").unwrap();
+    std::fs::write(leases.join("10.244.1.3"), [0, 0xff]).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", leases.join("10.244.1.4")).unwrap();
+    let answer = node.add("c1", &Space::new());
+    assert_eq!(answer.ip(0), "10.244.1.2");
+    assert!(answer.stderr.contains("put aside"), "{}", answer.stderr);
+    assert_eq!(node.leases(), ["10.244.1.2"]);
+    assert_eq!(list(&node.file("networks/.flannel-cbr0/quarantine")).len(), 3);
 }
 
 #[test]

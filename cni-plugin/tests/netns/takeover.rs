@@ -64,6 +64,24 @@ fn a_pod_of_an_earlier_flannel_keeps_its_address_and_can_be_removed() {
 }
 
 #[test]
+fn the_device_of_an_earlier_flannel_is_found_by_the_result_that_it_gave() {
+    if !root() {
+        return;
+    }
+    let mut node = node();
+    let old = Space::new();
+    earlier_pod(&node, "old", &old);
+    node.conf["prevResult"] = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{ "name": "cni0" }, { "name": "veth1a2b3c4d" }, { "name": "eth0", "sandbox": "/gone" }],
+        "ips": [{ "address": "10.244.1.2/24", "interface": 2 }],
+    });
+    node.del("old", "");
+    assert_eq!(old.devices(), ["lo"], "its address can be given to another now");
+    assert_eq!(node.leases(), Vec::<String>::new());
+}
+
+#[test]
 fn leases_are_found_where_the_earlier_configuration_put_them() {
     if !root() {
         return;

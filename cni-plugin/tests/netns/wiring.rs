@@ -79,7 +79,7 @@ fn the_result_is_what_the_kernel_has() {
     let host_end = &node
         .space
         .json("ip", &format!("-j -d link show dev {}", names[1]))[0];
-    assert_eq!(host_end["ifalias"], "flannel:cbr0/c1/eth0");
+    assert_eq!(host_end["ifalias"], "flannel:cbr0/c1/eth0 10.244.1.2");
     assert_eq!(
         result["routes"],
         json!([{"dst": "10.244.0.0/16"}, {"dst": "0.0.0.0/0", "gw": "10.244.1.1"}])

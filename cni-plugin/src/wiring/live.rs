@@ -1,0 +1,58 @@
+//! Which pods of a network the kernel has: what is left to go by when files are lost.
+
+use std::net::IpAddr;
+
+use flannel_netlink::RouteConn;
+use flannel_netlink::link::{self, Link};
+
+use super::kernel;
+use super::plan::HostEnd;
+use crate::address::{Live, LiveEnd};
+use crate::protocol::{Attachment, CniError, ContainerId, IfName, NetworkName};
+
+/// Looks at all devices of the node.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn live(conn: &mut RouteConn, network: &NetworkName, bridge: &str) -> Result<Live, CniError> {
+    let links = link::dump(conn).map_err(|e| kernel(&e))?;
+    let bridge = links.iter().find(|link| link.name == bridge);
+    let port = |link: &&Link| bridge.is_some_and(|bridge| link.master == Some(bridge.ifindex));
+    Ok(Live {
+        strangers: links.iter().filter(port).any(|link| !is_ours(link)),
+        ends: links.iter().filter_map(|link| end(link, network)).collect(),
+    })
+}
+
+/// Whether the device is a host end that this plugin made, for whatever network.
+fn is_ours(link: &Link) -> bool {
+    let alias = link.alias.as_deref().unwrap_or_default();
+    link.kind == "veth" && alias.starts_with("flannel:")
+}
+
+/// A host end that may be of `network`: by its alias, or, without one, by nothing but the form of its name, which a record
+/// must confirm.
+fn end(link: &Link, network: &NetworkName) -> Option<LiveEnd> {
+    if link.kind != "veth" || !link.name.starts_with("veth") {
+        return None;
+    }
+    let alias = link.alias.as_deref().unwrap_or_default();
+    let mut words = alias.split(' ');
+    let attachment = words
+        .next()
+        .and_then(|text| text.strip_prefix(&HostEnd::alias_prefix(network)))
+        .and_then(|text| {
+            let (container, ifname) = text.split_once('/')?;
+            Some(Attachment {
+                container: ContainerId::parse(container).ok()?,
+                ifname: IfName::parse(ifname).ok()?,
+            })
+        })
+        // A device that somebody renamed or gave our alias is not what the alias says.
+        .filter(|attachment| HostEnd::of(network, attachment).name == link.name);
+    Some(LiveEnd {
+        name: link.name.clone(),
+        attachment,
+        addresses: words.filter_map(|word| word.parse::<IpAddr>().ok()).collect(),
+    })
+}
