@@ -190,7 +190,7 @@ mod tests {
         ] {
             let key = format!("/n/subnets/{key}");
             store
-                .create(&key, value, NewLease { ttl_secs: 86_400 })
+                .create(&key, value, NewLease::any(86_400), &[])
                 .await
                 .unwrap();
         }

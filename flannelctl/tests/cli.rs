@@ -85,8 +85,8 @@ impl Setup {
 
     fn lease(&self, key: &str, value: &str) {
         let key = format!("{PREFIX}/subnets/{key}");
-        let lease = NewLease { ttl_secs: 86_400 };
-        let created = self.runtime.block_on(self.store.create(&key, value, lease));
+        let lease = NewLease::any(86_400);
+        let created = self.runtime.block_on(self.store.create(&key, value, lease, &[]));
         assert!(matches!(created.unwrap(), Created::Won { .. }));
     }
 

@@ -1,10 +1,13 @@
 //! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use flannel_lease::{Event as LeaseEvent, LeaseMachine, Limits, Settings};
+use flannel_lease::{
+    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, Protected, Settings, Standing,
+};
 use flannel_model::{Families, IpFamily, Mac, SubnetEnv};
 use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, follow};
@@ -18,17 +21,17 @@ use crate::flags::{Options, ServiceSource};
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
 use crate::overlay::Facts;
 use crate::peer_feed::PeerFeed;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, Vtep};
 use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
 use crate::said::Said;
 use crate::underlay::{choose_underlay, device_mac};
-use crate::{clock, service_feed, signals, subnet_file};
+use crate::{clock, node_id, service_feed, signals, stranded, subnet_file};
 
-/// Lifetime of a lease: flannel's 24 hours.
-const LEASE_TTL: Duration = Duration::from_secs(86_400);
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
+/// The clock is looked at this often, because a sleeping machine stops tokio's timers.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// Events that are taken before the peers are looked at as a whole.
 const BURST: usize = 4096;
 
@@ -60,14 +63,14 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     };
     waiting("reading the network config");
     let usable = wait_for_config(&store, &options.prefix.config(), waiting).await;
-    let (underlay, device) = blocking({
+    let (underlay, devices) = blocking({
         let options = options.clone();
         let vni = usable.vxlan.vni;
         let families = usable.families();
         move || {
             Ok((
                 choose_underlay(&options, families)?,
-                device_mac(vni, IpFamily::V4)?,
+                (device_mac(vni, IpFamily::V4)?, device_mac(vni, IpFamily::V6)?),
             ))
         }
     })
@@ -81,7 +84,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
         "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(options, health, store, usable, underlay, device)?
+    Node::start(options, health, store, usable, underlay, devices)
         .run()
         .await
 }
@@ -101,6 +104,8 @@ struct Node<'a> {
     health: &'a Health,
     usable: Usable,
     underlay: Underlay,
+    identity: Identity,
+    protected: Vec<Protected>,
     lease: watch::Receiver<Option<LeaseStatus>>,
     own_news: mpsc::Sender<LeaseEvent>,
     events: mpsc::Receiver<Event>,
@@ -121,39 +126,57 @@ impl<'a> Node<'a> {
         store: EtcdStore,
         usable: Usable,
         underlay: Underlay,
-        device: Option<Mac>,
-    ) -> anyhow::Result<Self> {
+        devices: (Option<Mac>, Option<Mac>),
+    ) -> Self {
         let settings = Settings {
-            ttl: LEASE_TTL,
+            ttl: options.lease_ttl,
             renew_margin: options.renew_margin,
+            grace: options.reset_grace,
         };
-        let previous = subnet_file::previous_lease(&options.subnet_file).and_then(|key| key.ipv4());
-        let pool = *usable.pools.ipv4().context("the network has no IPv4")?;
-        let public_ip = *underlay
-            .public_ip
-            .ipv4()
-            .context("the interface has no IPv4 address")?;
-        let machine = LeaseMachine::new(settings, pool, public_ip, previous);
-        let fresh = Mac::local_unicast(six_random_bytes());
-        let publisher = Publisher::new(public_ip, usable.vxlan.vni, device, fresh);
+        let random = u128::from(clock::random_bits()) << 64 | u128::from(clock::random_bits());
+        let identity = Identity {
+            public_ip: underlay
+                .public_ip
+                .ipv4()
+                .copied()
+                .unwrap_or(Ipv4Addr::UNSPECIFIED),
+            public_ipv6: underlay.public_ip.ipv6().copied(),
+            node: node_id::load_or_create(&options.state_dir, random),
+        };
+        let pools = usable.pools;
+        let previous = subnet_file::previous_lease(&options.subnet_file);
+        let machine = LeaseMachine::new(settings, pools, identity, previous);
+        let fresh = || Mac::local_unicast(six_random_bytes());
+        let vteps = (Vtep::new(devices.0, fresh()), Vtep::new(devices.1, fresh()));
+        let publisher = Publisher::new(identity, pools, usable.vxlan.vni, vteps);
         let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
         let (own_news, seen) = mpsc::channel(OWN_NEWS);
         let (status, lease) = watch::channel(None);
         tokio::spawn(driver.run(seen, status));
 
-        let (_, events) = follow(store.clone(), options.prefix.subnets());
+        let (_, events) = follow(store.clone(), options.prefix.leases(&pools));
         let (facts, facts_seen) = watch::channel(None);
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
         if options.services == ServiceSource::Etcd {
             service_feed::start(store, options.prefix.clone(), facts_seen);
         }
-        let feed = PeerFeed::new(&options.prefix);
-        Ok(Self {
+        let patience = Patience {
+            hold: options.delete_hold,
+            grace: options.reset_grace,
+        };
+        let feed = PeerFeed::new(options.prefix.leases(&pools), patience);
+        let mut protected = stranded::etcd_addresses(&options.etcd.endpoints);
+        let own = "this node's own address";
+        protected.extend(underlay.address.ipv4().map(|address| ((*address).into(), own)));
+        protected.extend(underlay.address.ipv6().map(|address| ((*address).into(), own)));
+        Self {
             options,
             health,
             usable,
             underlay,
+            identity,
+            protected,
             lease,
             own_news,
             events,
@@ -165,20 +188,27 @@ impl<'a> Node<'a> {
             lost: None,
             announced: false,
             said: Said::default(),
-        })
+        }
     }
 
     async fn run(mut self) -> anyhow::Result<()> {
         let mut burst = Vec::new();
         loop {
+            let settled = tokio::time::sleep(self.until_settled());
             tokio::select! {
                 changed = self.lease.changed() => {
                     changed.context("the lease task ended")?;
+                    self.tell_lease();
                     self.publish_facts();
                 }
                 count = self.events.recv_many(&mut burst, BURST) => {
                     anyhow::ensure!(count > 0, "the watch task ended");
-                    self.take_events(burst.drain(..)).await;
+                    self.take_events(burst.drain(..));
+                }
+                () = settled => {
+                    if self.feed.settle(clock::since_boot()) {
+                        self.publish_facts();
+                    }
                 }
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,
@@ -187,7 +217,32 @@ impl<'a> Node<'a> {
         }
     }
 
-    async fn take_events(&mut self, events: impl Iterator<Item = Event>) {
+    fn until_settled(&self) -> Duration {
+        let due = self
+            .feed
+            .wake_at()
+            .map(|at| at.saturating_sub(clock::since_boot()));
+        due.map_or(LONGEST_SLEEP, |due| {
+            due.clamp(Duration::from_millis(1), LONGEST_SLEEP)
+        })
+    }
+
+    /// Compares what the store says of our own lease with what we know of it.
+    fn tell_lease(&mut self) {
+        let held = self.lease.borrow().as_ref().and_then(|status| status.held);
+        if let Some((held, _)) = held
+            && let Some(news) = self.feed.own_news(&held, &self.identity)
+        {
+            self.send_lease(news);
+        }
+    }
+
+    fn send_lease(&self, news: LeaseEvent) {
+        // A full queue means that the driver has news enough; what it does about them makes this be told again.
+        let _ = self.own_news.try_send(news);
+    }
+
+    fn take_events(&mut self, events: impl Iterator<Item = Event>) {
         let mut peers = false;
         for event in events {
             match &event {
@@ -202,46 +257,44 @@ impl<'a> Node<'a> {
                 }
                 Event::Init | Event::InitApply(_) | Event::Apply(_) | Event::Delete { .. } => {}
             }
-            let own = self
-                .lease
-                .borrow()
-                .and_then(|status| status.held)
-                .map(|(held, _)| held.key);
-            let news = self.feed.take(event, own.as_ref());
+            let news = self.feed.take(event, clock::since_boot());
             peers |= news.peers;
-            if let Some(own_event) = news.own {
-                // A full queue means that the driver has more recent news than it can take.
-                let _ = self.own_news.send(own_event).await;
+            if let Some(own) = news.own {
+                self.send_lease(own.into());
+            }
+            for change in news.moved {
+                tracing::warn!(subnet = %change.key, from = %change.from, to = %change.to, "a subnet in use went to another node");
             }
         }
         if peers {
+            self.tell_lease();
             self.publish_facts();
         }
     }
 
     /// Hands the world as it is known to the tasks that write it into the kernel, once a lease and a complete list are there.
     fn publish_facts(&mut self) {
-        let Some((held, vtep_mac)) = self.lease.borrow().and_then(|status| status.held) else {
+        let Some(status) = self.lease.borrow().clone() else {
             return;
         };
+        let Some((held, macs)) = status.held else { return };
         if !self.feed.is_synced() {
             return;
         }
-        let (Some(pool), Some(own_public_ip)) = (self.usable.pools.ipv4(), self.underlay.public_ip.ipv4())
-        else {
-            return;
-        };
+        let stranded = stranded::still_in_use(&status.lost);
         let limits = Limits {
-            pool: *pool,
-            own: held.key,
-            own_public_ip: *own_public_ip,
+            pools: &self.usable.pools,
+            own: &held.key,
+            identity: &self.identity,
+            stranded: &stranded,
+            protected: &self.protected,
         };
         let view = self.feed.view(&limits);
         let own = Own {
             usable: &self.usable,
             underlay: &self.underlay,
             key: held.key,
-            macs: Families::Ipv4(vtep_mac),
+            macs,
         };
         let peers: Vec<_> = view.peers.values().collect();
         let Some((facts, useless)) = facts::facts(own, &peers) else {
@@ -265,8 +318,36 @@ impl<'a> Node<'a> {
         });
     }
 
+    /// Why no pod may be added although there is a subnet.
+    fn objection(&self) -> Option<String> {
+        let status = self.lease.borrow();
+        match status.as_ref().map_or(Standing::None, |status| status.standing) {
+            Standing::None | Standing::Adopted | Standing::Confirmed => None,
+            Standing::Unconfirmed => Some(
+                "etcd did not confirm the lease for its whole lifetime, so another node may have the subnet by now; \
+                 pods stay, none is added"
+                    .to_owned(),
+            ),
+            Standing::Taken(by) => Some(format!(
+                "the subnet belongs to {by} now; pods stay, new ones wait for another subnet"
+            )),
+            Standing::Revoked => Some(
+                "the subnet was revoked (its lease was deleted twice within a minute); pods stay, none is added; \
+                 restart flanneld to claim a subnet again"
+                    .to_owned(),
+            ),
+        }
+    }
+
     /// Writes subnet.env and tells the service manager and the probes how it stands.
     fn tell(&mut self) {
+        if let Some(objection) = self.objection() {
+            // Without the file the CNI plugin adds no pod and asks the runtime to try again later.
+            if let Err(error) = subnet_file::remove(&self.options.subnet_file) {
+                tracing::error!(file = %self.options.subnet_file.display(), %error, "cannot be removed; pods may be added to a subnet that is not ours");
+            }
+            return self.waiting(&objection);
+        }
         let report = self.reports.borrow().clone();
         let Some(report) = report.filter(|report| report.devices_up) else {
             return self.waiting("bringing up the VXLAN device");

@@ -8,6 +8,7 @@ mod filter;
 mod flags;
 mod kernel;
 mod lease_driver;
+mod node_id;
 mod overlay;
 mod peer_feed;
 mod publish;
@@ -17,6 +18,7 @@ mod said;
 mod service_feed;
 mod services;
 mod signals;
+mod stranded;
 mod subnet_file;
 mod underlay;
 

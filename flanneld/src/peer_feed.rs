@@ -1,8 +1,11 @@
-//! From what the store says of `<prefix>/subnets/` to the table of peers, and to news of our own key.
+//! From what the store says of the range of leases to the table of peers, and to news of our own key.
 
-use flannel_lease::{Event as LeaseEvent, Limits, OwnPut, PeerTable, PeerView, Record};
-use flannel_model::{EtcdPrefix, LeaseKey, LeaseValue};
-use flannel_store::{Event, KeyValue};
+use std::time::Duration;
+
+use flannel_lease::{
+    Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, PeerTable, PeerView, Record,
+};
+use flannel_store::{Event, LostReason};
 
 use crate::lease_driver::record;
 
@@ -11,42 +14,84 @@ pub struct PeerFeed {
     range: String,
     table: PeerTable,
     listing: Vec<Record>,
-    synced: bool,
+    /// The last surplus lease of ours that was told.
+    surplus: i64,
 }
 
 /// What an event brought.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct News {
     /// The table may have changed and is complete.
     pub peers: bool,
-    /// Somebody wrote or deleted our own key.
-    pub own: Option<LeaseEvent>,
+    /// What our own lease has to know.
+    pub own: Option<Own>,
+    /// Subnets that went from one node to another.
+    pub moved: Vec<OwnerChange>,
+}
+
+/// What our own lease has to know, whichever key it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// The store was wiped or restored.
+    Reset,
+    /// Somebody's lease was deleted.
+    Freed,
+}
+
+impl From<Own> for LeaseEvent {
+    fn from(own: Own) -> Self {
+        match own {
+            Own::Reset => Self::StoreReset,
+            Own::Freed => Self::Freed,
+        }
+    }
 }
 
 impl PeerFeed {
-    /// An empty table.
-    pub fn new(prefix: &EtcdPrefix) -> Self {
+    /// A table with nobody in it, for the keys that begin with `range`.
+    pub fn new(range: String, patience: Patience) -> Self {
         Self {
-            range: prefix.subnets(),
-            table: PeerTable::default(),
+            range,
+            table: PeerTable::new(patience),
             listing: Vec::new(),
-            synced: false,
+            surplus: 0,
         }
     }
 
     /// Whether a complete list was seen: before, nothing may be removed for being absent.
     pub fn is_synced(&self) -> bool {
-        self.synced
+        self.table.is_synced()
     }
 
     /// The peers as they stand.
-    pub fn view(&self, limits: &Limits) -> PeerView {
+    pub fn view(&self, limits: &Limits<'_>) -> PeerView {
         self.table.view(limits)
     }
 
-    /// Takes one event. `own` is the key that this node holds.
-    pub fn take(&mut self, event: Event, own: Option<&LeaseKey>) -> News {
-        let own = own.map(ToString::to_string);
+    /// Lets go of peers that have had their time. Whether anything changed.
+    pub fn settle(&mut self, now: Duration) -> bool {
+        self.table.settle(now)
+    }
+
+    /// When [`settle`](Self::settle) has something to do.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.table.wake_at()
+    }
+
+    /// What the store says of the lease that we hold, if it is other than what we know of it.
+    pub fn own_news(&mut self, held: &Holding, identity: &Identity) -> Option<LeaseEvent> {
+        if let Some(news) = self.table.own_news(held) {
+            return Some(news);
+        }
+        let surplus = self.table.surplus(identity, &held.key)?;
+        // Told once: what an operation can do about it is done then.
+        let new = surplus > self.surplus;
+        self.surplus = surplus;
+        new.then_some(LeaseEvent::Surplus)
+    }
+
+    /// Takes one event at `now` since boot.
+    pub fn take(&mut self, event: Event, now: Duration) -> News {
         match event {
             Event::Init => {
                 self.listing.clear();
@@ -56,62 +101,62 @@ impl PeerFeed {
                 self.listing.extend(record(&self.range, kv));
                 News::default()
             }
-            Event::InitDone { revision } => self.listed(revision, own.as_deref()),
-            Event::Apply(kv) => self.put(kv, own.as_deref()),
+            Event::InitDone { position } => {
+                let listing = std::mem::take(&mut self.listing);
+                let moved = self.table.reset(listing, position.revision, now);
+                News {
+                    peers: true,
+                    own: Some(Own::Freed),
+                    moved,
+                }
+            }
+            Event::Apply(kv) => {
+                let Some(record) = record(&self.range, kv) else {
+                    return News::default();
+                };
+                let moved = self.table.put(&record);
+                self.changed(None, moved)
+            }
             Event::Delete { key, mod_revision } => {
                 let Some(key) = key.strip_prefix(&self.range) else {
                     return News::default();
                 };
-                self.table.delete(key);
-                let ours = own.as_deref() == Some(key);
+                self.table.delete(key, mod_revision, now);
+                self.changed(Some(Own::Freed), None)
+            }
+            Event::Lost {
+                reason: LostReason::WentBack { .. },
+            } => {
+                self.table.distrust(now);
+                self.surplus = 0;
                 News {
-                    peers: self.synced,
-                    own: ours.then_some(LeaseEvent::OwnDeleted(mod_revision)),
+                    own: Some(Own::Reset),
+                    ..News::default()
                 }
             }
             Event::Lost { .. } | Event::Resumed { .. } => News::default(),
         }
     }
 
-    fn listed(&mut self, revision: i64, own: Option<&str>) -> News {
-        let own_event = own.map(|own| match self.listing.iter().find(|record| record.key == own) {
-            Some(record) => LeaseEvent::OwnPut(own_put(record)),
-            None => LeaseEvent::OwnDeleted(revision),
-        });
-        self.table.reset(self.listing.drain(..));
-        self.synced = true;
+    fn changed(&self, own: Option<Own>, moved: Option<OwnerChange>) -> News {
         News {
-            peers: true,
-            own: own_event,
+            peers: self.table.is_synced(),
+            own,
+            moved: moved.into_iter().collect(),
         }
-    }
-
-    fn put(&mut self, kv: KeyValue, own: Option<&str>) -> News {
-        let Some(record) = record(&self.range, kv) else {
-            return News::default();
-        };
-        let own_event = (own == Some(record.key.as_str())).then(|| LeaseEvent::OwnPut(own_put(&record)));
-        self.table.put(record);
-        News {
-            peers: self.synced,
-            own: own_event,
-        }
-    }
-}
-
-fn own_put(record: &Record) -> OwnPut {
-    let public_ip = LeaseValue::parse(&record.value).ok().map(|value| value.public_ip);
-    OwnPut {
-        public_ip,
-        lease: record.lease,
-        modified: record.revisions.modified,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_store::LeaseId;
+    use flannel_store::{KeyValue, LeaseId, Position};
+
+    const PATIENCE: Patience = Patience {
+        hold: Duration::from_secs(30),
+        grace: Duration::from_secs(300),
+    };
+    const NOW: Duration = Duration::from_secs(1000);
 
     fn kv(key: &str, ip: &str, revision: i64) -> KeyValue {
         KeyValue {
@@ -123,72 +168,122 @@ mod tests {
         }
     }
 
-    fn own() -> LeaseKey {
-        "10.5.1.0-24".parse().unwrap()
+    fn done(revision: i64) -> Event {
+        let position = Position {
+            cluster: 1,
+            term: 2,
+            revision,
+        };
+        Event::InitDone { position }
+    }
+
+    fn feed() -> PeerFeed {
+        PeerFeed::new("/net/subnets/".into(), PATIENCE)
+    }
+
+    fn held(modified: i64) -> Holding {
+        Holding {
+            key: "10.5.1.0-24".parse().unwrap(),
+            lease: 7,
+            modified,
+            valid_until: Some(NOW),
+        }
+    }
+
+    fn me() -> Identity {
+        Identity {
+            public_ip: "192.168.50.11".parse().unwrap(),
+            public_ipv6: None,
+            node: None,
+        }
     }
 
     #[test]
     fn nothing_is_complete_before_the_list_ends() {
-        let mut feed = PeerFeed::new(&EtcdPrefix::new("/net"));
-        assert!(!feed.take(Event::Init, None).peers);
+        let mut feed = feed();
+        assert!(!feed.take(Event::Init, NOW).peers);
         assert!(
             !feed
-                .take(Event::InitApply(kv("10.5.2.0-24", "192.168.50.12", 3)), None)
+                .take(Event::InitApply(kv("10.5.2.0-24", "192.168.50.12", 3)), NOW)
                 .peers
         );
         assert!(!feed.is_synced());
-        assert!(feed.take(Event::InitDone { revision: 9 }, None).peers);
+        assert!(feed.own_news(&held(1), &me()).is_none());
+        assert!(feed.take(done(9), NOW).peers);
         assert!(feed.is_synced());
         assert!(
-            feed.take(Event::Apply(kv("10.5.3.0-24", "192.168.50.13", 10)), None)
+            feed.take(Event::Apply(kv("10.5.3.0-24", "192.168.50.13", 10)), NOW)
                 .peers
         );
     }
 
     #[test]
-    fn news_of_our_own_key_reach_the_lease() {
-        let mut feed = PeerFeed::new(&EtcdPrefix::new("/net"));
-        let done = |feed: &mut PeerFeed| feed.take(Event::InitDone { revision: 9 }, Some(&own())).own;
-        assert!(matches!(done(&mut feed), Some(LeaseEvent::OwnDeleted(9))));
-        feed.take(Event::Init, Some(&own()));
-        feed.take(
-            Event::InitApply(kv("10.5.1.0-24", "192.168.50.11", 5)),
-            Some(&own()),
-        );
+    fn news_of_our_own_key_are_found_whenever_they_came() {
+        let mut feed = feed();
+        feed.take(Event::Init, NOW);
+        feed.take(Event::InitApply(kv("10.5.1.0-24", "192.168.50.11", 5)), NOW);
+        feed.take(done(9), NOW);
+        assert!(feed.own_news(&held(5), &me()).is_none());
+        // written before we knew that it is ours
         assert!(matches!(
-            done(&mut feed),
-            Some(LeaseEvent::OwnPut(OwnPut {
-                modified: 5,
-                lease: 7,
-                ..
-            }))
+            feed.own_news(&held(4), &me()),
+            Some(LeaseEvent::OwnPut(_))
         ));
-        let put = feed
-            .take(Event::Apply(kv("10.5.1.0-24", "192.168.50.66", 12)), Some(&own()))
-            .own;
-        assert!(matches!(
-            put,
-            Some(LeaseEvent::OwnPut(OwnPut { modified: 12, .. }))
-        ));
+        feed.take(Event::Apply(kv("10.5.1.0-24", "192.168.50.66", 12)), NOW);
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me()) else {
+            panic!("no news");
+        };
+        assert_eq!((put.modified, put.owner.unwrap().public_ip.octets()[3]), (12, 66));
         let gone = Event::Delete {
             key: "/net/subnets/10.5.1.0-24".into(),
             mod_revision: 13,
         };
+        feed.take(gone, NOW);
         assert!(matches!(
-            feed.take(gone, Some(&own())).own,
+            feed.own_news(&held(5), &me()),
             Some(LeaseEvent::OwnDeleted(13))
         ));
+        assert!(
+            feed.own_news(&held(14), &me()).is_none(),
+            "ours is newer than what was seen"
+        );
     }
 
     #[test]
     fn an_unreadable_write_to_our_key_is_a_conflict_and_not_ours() {
-        let mut feed = PeerFeed::new(&EtcdPrefix::new("/net"));
+        let mut feed = feed();
+        feed.take(Event::Init, NOW);
+        feed.take(done(9), NOW);
         let mut junk = kv("10.5.1.0-24", "x", 12);
         junk.value = b"junk".to_vec();
-        let own_event = feed.take(Event::Apply(junk), Some(&own())).own;
-        assert!(matches!(
-            own_event,
-            Some(LeaseEvent::OwnPut(OwnPut { public_ip: None, .. }))
-        ));
+        feed.take(Event::Apply(junk), NOW);
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me()) else {
+            panic!("no news");
+        };
+        assert_eq!(put.owner, None);
+    }
+
+    #[test]
+    fn a_store_that_went_back_is_told_and_doubted() {
+        let mut feed = feed();
+        feed.take(Event::Init, NOW);
+        feed.take(Event::InitApply(kv("10.5.2.0-24", "192.168.50.12", 3)), NOW);
+        feed.take(done(9), NOW);
+        let at = |revision| Position {
+            cluster: 1,
+            term: 2,
+            revision,
+        };
+        let reason = LostReason::WentBack {
+            before: at(9),
+            now: at(1),
+        };
+        assert_eq!(feed.take(Event::Lost { reason }, NOW).own, Some(Own::Reset));
+        feed.take(Event::Init, NOW);
+        feed.take(done(1), NOW);
+        assert_eq!(feed.table.snapshot().count(), 1);
+        assert_eq!(feed.wake_at(), Some(NOW + PATIENCE.grace));
+        assert!(feed.settle(NOW + PATIENCE.grace));
+        assert_eq!(feed.table.snapshot().count(), 0);
     }
 }

@@ -1,98 +1,181 @@
 //! What this node says about itself in its lease.
 
-use std::net::Ipv4Addr;
-
-use flannel_model::{LeaseValue, Mac, VxlanLeaseData};
+use flannel_lease::Identity;
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, VxlanLeaseData};
 use serde_json::value::RawValue;
 
-/// The node's address and VTEP. The VTEP's Ethernet address is settled with the first lease and stays: every peer has it in
-/// its neighbour table.
+/// The node's addresses and VTEPs. The VTEPs' Ethernet addresses are settled with the first lease and stay: every peer has
+/// them in its neighbour table.
 #[derive(Debug, Clone)]
 pub struct Publisher {
-    public_ip: Ipv4Addr,
+    identity: Identity,
+    families: Families<Ipv4Pool, Ipv6Pool>,
     vni: u32,
-    mac: Option<Mac>,
+    ipv4: Vtep,
+    ipv6: Vtep,
+    reserved: bool,
+}
+
+/// Where the Ethernet address of one family's VTEP comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Vtep {
+    settled: Option<Mac>,
     fresh: Mac,
 }
 
-impl Publisher {
+impl Vtep {
     /// `device` is the address of a VTEP that stands already; `fresh` is used when neither it nor an earlier lease has one.
-    pub fn new(public_ip: Ipv4Addr, vni: u32, device: Option<Mac>, fresh: Mac) -> Self {
+    pub fn new(device: Option<Mac>, fresh: Mac) -> Self {
         Self {
-            public_ip,
-            vni,
-            mac: device.filter(Mac::is_unicast),
+            settled: device.filter(Mac::is_unicast),
             fresh,
         }
     }
 
-    /// The VTEP's address once it is settled.
-    pub fn mac(&self) -> Option<Mac> {
-        self.mac
+    fn settle(&mut self, earlier: Option<&RawValue>) -> Mac {
+        let earlier = || {
+            let data = VxlanLeaseData::parse(earlier?).ok()?;
+            Some(data.vtep_mac).filter(Mac::is_unicast)
+        };
+        *self
+            .settled
+            .get_or_insert_with(|| earlier().unwrap_or(self.fresh))
+    }
+}
+
+impl Publisher {
+    /// For a network of these families; of `vteps` only theirs are used.
+    pub fn new(
+        identity: Identity,
+        families: Families<Ipv4Pool, Ipv6Pool>,
+        vni: u32,
+        (ipv4, ipv6): (Vtep, Vtep),
+    ) -> Self {
+        Self {
+            identity,
+            families,
+            vni,
+            ipv4,
+            ipv6,
+            reserved: false,
+        }
+    }
+
+    /// The families that are on.
+    pub fn families(&self) -> &Families<Ipv4Pool, Ipv6Pool> {
+        &self.families
+    }
+
+    /// The VTEPs' addresses once they are settled.
+    pub fn macs(&self) -> Option<Families<Mac, Mac>> {
+        match self.families {
+            Families::Ipv4(_) => self.ipv4.settled.map(Families::Ipv4),
+            Families::Ipv6(_) => self.ipv6.settled.map(Families::Ipv6),
+            Families::Dual(..) => Some(Families::Dual(self.ipv4.settled?, self.ipv6.settled?)),
+        }
     }
 
     /// What to publish, given what an earlier run published.
     pub fn value(&mut self, published: Option<&LeaseValue>) -> LeaseValue {
-        let earlier = || published.and_then(vtep_of).filter(Mac::is_unicast);
-        let vtep_mac = *self.mac.get_or_insert_with(|| earlier().unwrap_or(self.fresh));
-        let data = VxlanLeaseData {
-            vni: self.vni,
-            vtep_mac,
+        let vni = self.vni;
+        let data = |vtep_mac| {
+            let text = serde_json::to_string(&VxlanLeaseData { vni, vtep_mac }).ok()?;
+            RawValue::from_string(text).ok()
         };
+        let ipv4 = self.families.ipv4().is_some().then(|| {
+            let earlier = published.and_then(|value| value.backend_data.as_deref());
+            self.ipv4.settle(earlier)
+        });
+        let ipv6 = self.families.ipv6().is_some().then(|| {
+            let earlier = published.and_then(|value| value.backend_v6_data.as_deref());
+            self.ipv6.settle(earlier)
+        });
+        // A reservation stays one.
+        self.reserved = published.map_or(self.reserved, |value| value.reserved);
         LeaseValue {
-            public_ip: self.public_ip,
-            public_ipv6: None,
+            public_ip: self.identity.public_ip,
+            public_ipv6: self.identity.public_ipv6,
             backend_type: Some("vxlan".to_owned()),
-            backend_data: serde_json::to_string(&data)
-                .ok()
-                .and_then(|text| RawValue::from_string(text).ok()),
-            backend_v6_data: None,
+            backend_data: ipv4.and_then(data),
+            backend_v6_data: ipv6.and_then(data),
+            node_id: self.identity.node,
+            reserved: self.reserved,
         }
     }
-}
-
-fn vtep_of(value: &LeaseValue) -> Option<Mac> {
-    VxlanLeaseData::parse(value.backend_data.as_ref()?)
-        .ok()
-        .map(|data| data.vtep_mac)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flannel_model::{NetworkConfig, NodeId};
 
     const EARLIER: &str = r#"{"PublicIP":"192.168.50.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"8a:55:6f:01:02:03"}}"#;
+    const DUAL: &str = r#"{"PublicIP":"192.168.50.11","PublicIPv6":"fd00:50::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"8a:55:6f:01:02:03"},"BackendV6Data":{"VNI":1,"VtepMAC":"7e:11:22:33:44:55"}}"#;
 
-    fn publisher(device: Option<&str>) -> Publisher {
-        let fresh = Mac::new([2, 0, 0, 0, 0, 9]);
-        Publisher::new(
-            Ipv4Addr::new(192, 168, 50, 11),
-            1,
-            device.map(|d| d.parse().unwrap()),
-            fresh,
-        )
+    fn identity(public_ipv6: Option<&str>) -> Identity {
+        Identity {
+            public_ip: "192.168.50.11".parse().unwrap(),
+            public_ipv6: public_ipv6.map(|text| text.parse().unwrap()),
+            node: None,
+        }
     }
+
+    fn publisher(config: &str, identity: Identity, device: Option<&str>) -> Publisher {
+        let pools = NetworkConfig::parse(config.as_bytes()).unwrap().pools;
+        let vtep = |last| {
+            Vtep::new(
+                device.map(|d| d.parse().unwrap()),
+                Mac::new([2, 0, 0, 0, 0, last]),
+            )
+        };
+        Publisher::new(identity, pools, 1, (vtep(9), vtep(10)))
+    }
+
+    const IPV4: &str = r#"{"Network":"10.5.0.0/16"}"#;
 
     #[test]
     fn an_earlier_lease_keeps_its_bytes() {
         let earlier = LeaseValue::parse(EARLIER.as_bytes()).unwrap();
-        assert_eq!(publisher(None).value(Some(&earlier)).to_json(), EARLIER);
+        let mut publisher = publisher(IPV4, identity(None), None);
+        assert_eq!(publisher.value(Some(&earlier)).to_json(), EARLIER);
+    }
+
+    #[test]
+    fn dual_stack_is_published_as_flannel_does() {
+        let config = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+        let earlier = LeaseValue::parse(DUAL.as_bytes()).unwrap();
+        let mut publisher = publisher(config, identity(Some("fd00:50::11")), None);
+        assert_eq!(publisher.macs(), None);
+        assert_eq!(publisher.value(Some(&earlier)).to_json(), DUAL);
+        assert!(matches!(publisher.macs(), Some(Families::Dual(..))));
     }
 
     #[test]
     fn the_device_that_stands_wins_over_the_lease_and_a_fresh_address_is_last() {
         let earlier = LeaseValue::parse(EARLIER.as_bytes()).unwrap();
-        let mut with_device = publisher(Some("8a:00:00:00:00:01"));
-        assert!(
-            with_device
-                .value(Some(&earlier))
-                .to_json()
-                .contains("8a:00:00:00:00:01")
-        );
-        let mut new = publisher(None);
-        assert_eq!(new.mac(), None);
+        let mut with_device = publisher(IPV4, identity(None), Some("8a:00:00:00:00:01"));
+        let value = with_device.value(Some(&earlier)).to_json();
+        assert!(value.contains("8a:00:00:00:00:01"), "{value}");
+        let mut new = publisher(IPV4, identity(None), None);
+        assert_eq!(new.macs(), None);
         new.value(None);
         new.value(Some(&earlier));
-        assert_eq!(new.mac(), Some(Mac::new([2, 0, 0, 0, 0, 9])));
+        assert_eq!(new.macs(), Some(Families::Ipv4(Mac::new([2, 0, 0, 0, 0, 9]))));
+    }
+
+    #[test]
+    fn the_identity_and_the_mark_of_a_reservation_are_published() {
+        let reserved = format!(
+            "{},\"Reserved\":true}}",
+            EARLIER.trim_end_matches('}').to_owned() + "}"
+        );
+        let earlier = LeaseValue::parse(reserved.as_bytes()).unwrap();
+        let me = Identity {
+            node: Some(NodeId::new(0xabc)),
+            ..identity(None)
+        };
+        let text = publisher(IPV4, me, None).value(Some(&earlier)).to_json();
+        let end = r#""NodeID":"00000000000000000000000000000abc","Reserved":true}"#;
+        assert!(text.ends_with(end), "{text}");
     }
 }

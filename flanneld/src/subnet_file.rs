@@ -55,6 +55,17 @@ pub fn write(path: &Path, env: &SubnetEnv) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Takes the file away, so that no pod is added. It is no error when there is none.
+///
+/// # Errors
+/// The operation that failed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}", std::process::id()))
@@ -100,6 +111,9 @@ mod tests {
         assert_eq!(previous_lease(&path).unwrap().to_string(), "10.5.8.0-24");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert_eq!(previous_lease(&path), None);
     }
 
     #[test]

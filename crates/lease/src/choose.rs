@@ -1,14 +1,15 @@
-//! Which subnet a node takes, given everybody's records.
+//! Which subnets a node takes, given everybody's records.
 
-use std::collections::{BTreeSet, HashSet};
-use std::net::Ipv4Addr;
+mod fresh;
+mod taken;
+#[cfg(test)]
+mod tests;
 
-use flannel_model::{Families, Ipv4Pool, Ipv4Subnet, LeaseKey, LeaseValue};
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, Subnet};
 
-use crate::{Record, Revisions};
-
-/// flannel picks at random among the first hundred free subnets, which makes two nodes that start together rarely meet.
-const WINDOW: usize = 100;
+use crate::{Identity, Record, Revisions, UsedBefore};
+use fresh::fresh;
+use taken::Taken;
 
 /// What to do about an own subnet.
 #[derive(Debug, Clone)]
@@ -18,258 +19,224 @@ pub enum Choice {
         /// Its key.
         key: LeaseKey,
         /// What we published.
-        value: LeaseValue,
+        value: Box<LeaseValue>,
         /// Its revisions, to fence the next write.
         revisions: Revisions,
         /// The etcd lease below it; 0 for a reservation.
         lease: i64,
     },
-    /// A lease of ours is there that the config does not offer any more: delete it, then choose again.
+    /// A lease of ours is there that is of no use: delete it, then choose again.
     Drop {
         /// Its key.
         key: LeaseKey,
         /// Revision of its last write.
         modified: i64,
+        /// Why.
+        why: Useless,
     },
-    /// Create a lease for this free subnet.
-    Create(Ipv4Subnet),
-    /// Every subnet of the pool is taken.
+    /// What this node holds belongs to somebody else now.
+    Taken {
+        /// Who has it.
+        by: Identity,
+    },
+    /// Create a lease for these free subnets.
+    Create(LeaseKey),
+    /// A fresh subnet is needed; say which were in use before, then choose again.
+    ReadUsed,
+    /// Every subnet of a pool is taken.
     Exhausted,
 }
 
-/// Chooses as flannel does: the lease with our PublicIP, else the previous subnet if it is free, else a free one near the
-/// beginning of the pool. `random` picks among the free ones.
-///
-/// A node is known by its IPv4 PublicIP alone, and of several leases with it the first in key order counts, unless one of
-/// them is `previous`.
-pub fn choose(
-    records: &[Record],
-    pool: &Ipv4Pool,
-    public_ip: Ipv4Addr,
-    previous: Option<Ipv4Subnet>,
-    random: u64,
-) -> Choice {
-    let mut mine = own_leases(records, public_ip);
-    mine.sort_by_key(|own| (own.key.ipv4() != previous, own.key.to_string()));
-    let fits = |own: &Own| matches!(own.key.subnets(), Families::Ipv4(subnet) if pool.offers(subnet));
-    if let Some(unfit) = mine.iter().find(|own| !fits(own)) {
-        return Choice::Drop {
-            key: unfit.key,
-            modified: unfit.revisions.modified,
-        };
+/// Why an own lease is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Useless {
+    /// The network config does not offer it any more.
+    NotOffered,
+    /// This node holds another one: an operation that was given up had its effect after all, or an old backup brought it back.
+    Surplus,
+}
+
+/// The subnet that a node would like to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Earlier {
+    /// It holds it, or did so last: it goes on with it and with no other.
+    Holding(LeaseKey),
+    /// It had it in an earlier run, says subnet.env.
+    Previous(LeaseKey),
+    /// It had none.
+    None,
+}
+
+impl Earlier {
+    fn key(&self) -> Option<&LeaseKey> {
+        match self {
+            Self::Holding(key) | Self::Previous(key) => Some(key),
+            Self::None => None,
+        }
     }
-    if let Some(own) = mine.into_iter().next() {
-        return Choice::Adopt {
+
+    fn is(&self, key: &LeaseKey) -> bool {
+        self.key() == Some(key)
+    }
+}
+
+/// What a node knows when it chooses.
+#[derive(Debug, Clone, Copy)]
+pub struct Chooser<'a> {
+    /// Of each family one subnet is taken.
+    pub pools: &'a Families<Ipv4Pool, Ipv6Pool>,
+    /// Who it is.
+    pub identity: &'a Identity,
+    /// What it had.
+    pub earlier: Earlier,
+    /// Which subnets were in use before; `None` when nobody asked yet.
+    pub used: Option<&'a UsedBefore>,
+}
+
+impl Chooser<'_> {
+    /// Chooses as flannel does: the lease of this node, else the previous subnet if it is free, else a free one near the
+    /// beginning of the pool. `random` picks among the free ones. Of several leases of this node the earlier one counts,
+    /// then a reservation, then the first in key order.
+    pub fn choose(&self, records: &[Record], random: u64) -> Choice {
+        let mut mine = self.own_leases(records);
+        mine.sort_by_key(|own| (!self.earlier.is(&own.key), own.lease != 0, own.key.to_string()));
+        if let Some(useless) = mine.iter().find_map(|own| self.useless(own)) {
+            return useless;
+        }
+        let taken = Taken::new(records, self.pools);
+        if let Earlier::Holding(held) = &self.earlier
+            && self.fits(held)
+        {
+            return match mine.into_iter().find(|own| own.key == *held) {
+                Some(own) => own.adopt(),
+                None if taken.is_free(held) => Choice::Create(*held),
+                None => match owner_of(records, held) {
+                    Some(by) => Choice::Taken { by },
+                    None => self.create(&taken, random),
+                },
+            };
+        }
+        match mine.into_iter().find(|own| self.fits(&own.key)) {
+            Some(own) => own.adopt(),
+            None => self.create(&taken, random),
+        }
+    }
+
+    fn own_leases(&self, records: &[Record]) -> Vec<Own> {
+        let own = |record: &Record| {
+            let key = record.key.parse().ok()?;
+            let value = LeaseValue::parse(&record.value).ok()?;
+            let owner = Identity::of(&value);
+            self.identity.is(&owner).then(|| Own {
+                key,
+                surely: self.identity.is_surely(&owner),
+                value,
+                revisions: record.revisions,
+                lease: record.lease,
+            })
+        };
+        records.iter().filter_map(own).collect()
+    }
+
+    /// Whether the config offers it, in exactly the families that are on.
+    fn fits(&self, key: &LeaseKey) -> bool {
+        key.subnets().same_families(self.pools)
+            && key
+                .ipv4()
+                .is_none_or(|s| self.pools.ipv4().is_some_and(|pool| pool.offers(&s)))
+            && key
+                .ipv6()
+                .is_none_or(|s| self.pools.ipv6().is_some_and(|pool| pool.offers(&s)))
+    }
+
+    fn useless(&self, own: &Own) -> Option<Choice> {
+        let surplus = match self.earlier {
+            Earlier::Holding(held) => own.surely && own.key != held && self.fits(&held),
+            Earlier::Previous(_) | Earlier::None => false,
+        };
+        let why = match (self.fits(&own.key), surplus) {
+            // What an operator reserved is the operator's to delete.
+            _ if own.lease == 0 || own.value.reserved => return None,
+            (false, _) => Useless::NotOffered,
+            (true, true) => Useless::Surplus,
+            (true, false) => return None,
+        };
+        Some(Choice::Drop {
             key: own.key,
-            value: own.value,
-            revisions: own.revisions,
-            lease: own.lease,
+            modified: own.revisions.modified,
+            why,
+        })
+    }
+
+    /// New subnets for every family; the earlier ones as far as they can be had.
+    fn create(&self, taken: &Taken, random: u64) -> Choice {
+        let earlier = self.earlier.key();
+        let ipv4 = self.pools.ipv4().map(|pool| {
+            let earlier = earlier.and_then(LeaseKey::ipv4);
+            earlier.filter(|s| pool.offers(s) && taken.ipv4.is_free(s))
+        });
+        let ipv6 = self.pools.ipv6().map(|pool| {
+            let earlier = earlier.and_then(LeaseKey::ipv6);
+            earlier.filter(|s| pool.offers(s) && taken.ipv6.is_free(s))
+        });
+        let nothing = UsedBefore::default();
+        let complete = ipv4 != Some(None) && ipv6 != Some(None);
+        let used = match self.used {
+            Some(used) => used,
+            None if complete => &nothing,
+            None => return Choice::ReadUsed,
         };
+        let ipv4 = self.pools.ipv4().map(|pool| {
+            let earlier = ipv4.flatten();
+            earlier.or_else(|| fresh(pool, &taken.ipv4, used.ipv4(), random))
+        });
+        let ipv6 = self.pools.ipv6().map(|pool| {
+            let earlier = ipv6.flatten();
+            earlier.or_else(|| fresh(pool, &taken.ipv6, used.ipv6(), random >> 32))
+        });
+        if ipv4 == Some(None) || ipv6 == Some(None) {
+            return Choice::Exhausted;
+        }
+        Families::new(ipv4.flatten(), ipv6.flatten()).map_or(Choice::Exhausted, |subnets| {
+            Choice::Create(LeaseKey::new(subnets))
+        })
     }
-    let taken = Taken::new(records, pool);
-    if let Some(previous) = previous.filter(|p| pool.offers(p) && taken.is_free(p)) {
-        return Choice::Create(previous);
-    }
-    let free: Vec<Ipv4Subnet> = pool.subnets().filter(|s| taken.is_free(s)).take(WINDOW).collect();
-    let pick = usize::try_from(random % free.len().max(1) as u64).unwrap_or(0);
-    free.get(pick)
-        .map_or(Choice::Exhausted, |subnet| Choice::Create(*subnet))
+}
+
+/// Who has a part of this key's subnets; somebody unknown when the value cannot be read.
+fn owner_of(records: &[Record], held: &LeaseKey) -> Option<Identity> {
+    let record = records.iter().find(|record| {
+        let key: Option<LeaseKey> = record.key.parse().ok();
+        key.is_some_and(|key| overlaps(key.ipv4(), held.ipv4()) || overlaps(key.ipv6(), held.ipv6()))
+    })?;
+    let unknown = Identity {
+        public_ip: std::net::Ipv4Addr::UNSPECIFIED,
+        public_ipv6: None,
+        node: None,
+    };
+    Some(LeaseValue::parse(&record.value).map_or(unknown, |value| Identity::of(&value)))
 }
 
 struct Own {
     key: LeaseKey,
+    surely: bool,
     value: LeaseValue,
     revisions: Revisions,
     lease: i64,
 }
 
-fn own_leases(records: &[Record], public_ip: Ipv4Addr) -> Vec<Own> {
-    let own = |record: &Record| {
-        let key = record.key.parse().ok()?;
-        let value = LeaseValue::parse(&record.value)
-            .ok()
-            .filter(|value| value.public_ip == public_ip)?;
-        Some(Own {
-            key,
-            value,
-            revisions: record.revisions,
-            lease: record.lease,
-        })
-    };
-    records.iter().filter_map(own).collect()
-}
-
-/// What is not free any more. A record counts by its key, whatever its value: a lease that we cannot read is still
-/// somebody's. Keys that reach beyond the Network are nobody's: else one of them would take the whole pool away.
-struct Taken {
-    same_length: HashSet<Ipv4Subnet>,
-    other_lengths: BTreeSet<Ipv4Subnet>,
-}
-
-impl Taken {
-    fn new(records: &[Record], pool: &Ipv4Pool) -> Self {
-        let keys = records
-            .iter()
-            .filter_map(|record| record.key.parse::<LeaseKey>().ok())
-            .filter_map(|key| key.ipv4());
-        let inside =
-            keys.filter(|subnet| pool.network.contains(subnet) && subnet.length() > pool.network.length());
-        let (same_length, other_lengths): (Vec<_>, Vec<_>) =
-            inside.partition(|s| s.length() == pool.subnet_len());
-        Self {
-            same_length: same_length.into_iter().collect(),
-            other_lengths: other_lengths.into_iter().collect(),
+impl Own {
+    fn adopt(self) -> Choice {
+        Choice::Adopt {
+            key: self.key,
+            // A reservation stays one also where a node of flannel turned it into an ordinary lease.
+            lease: if self.value.reserved { 0 } else { self.lease },
+            value: Box::new(self.value),
+            revisions: self.revisions,
         }
-    }
-
-    fn is_free(&self, subnet: &Ipv4Subnet) -> bool {
-        !self.same_length.contains(subnet) && !self.other_lengths.iter().any(|other| other.overlaps(subnet))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flannel_model::NetworkConfig;
-    use proptest::prelude::*;
-
-    const ME: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 11);
-
-    fn pool(text: &str) -> Ipv4Pool {
-        *NetworkConfig::parse(text.as_bytes())
-            .unwrap()
-            .pools
-            .ipv4()
-            .unwrap()
-    }
-
-    fn roomy() -> Ipv4Pool {
-        pool(r#"{"Network":"10.5.0.0/16"}"#)
-    }
-
-    fn record(key: &str, public_ip: &str) -> Record {
-        let value = format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null}}"#).into_bytes();
-        Record {
-            key: key.into(),
-            value,
-            revisions: Revisions {
-                created: 5,
-                modified: 7,
-            },
-            lease: 1,
-        }
-    }
-
-    fn subnet(text: &str) -> Ipv4Subnet {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn our_lease_is_adopted() {
-        let records = [
-            record("10.5.9.0-24", "192.168.50.12"),
-            record("10.5.3.0-24", "192.168.50.11"),
-        ];
-        match choose(&records, &roomy(), ME, Some(subnet("10.5.77.0/24")), 0) {
-            Choice::Adopt { key, revisions, .. } => {
-                assert_eq!(key.to_string(), "10.5.3.0-24");
-                assert_eq!(revisions.modified, 7);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn of_two_leases_the_previous_one_counts_then_the_first() {
-        let records = [
-            record("10.5.9.0-24", "192.168.50.11"),
-            record("10.5.30.0-24", "192.168.50.11"),
-        ];
-        let key = |previous| match choose(&records, &roomy(), ME, previous, 0) {
-            Choice::Adopt { key, .. } => key.to_string(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(key(Some(subnet("10.5.9.0/24"))), "10.5.9.0-24");
-        assert_eq!(key(None), "10.5.30.0-24");
-    }
-
-    #[test]
-    fn a_lease_that_does_not_fit_any_more_is_dropped() {
-        for key in [
-            "10.6.1.0-24",
-            "10.5.1.0-25",
-            "10.5.0.0-24",
-            "10.5.1.0-24&fd00:5::-64",
-        ] {
-            let choice = choose(&[record(key, "192.168.50.11")], &roomy(), ME, None, 0);
-            assert!(
-                matches!(choice, Choice::Drop { modified: 7, .. }),
-                "{key}: {choice:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_previous_subnet_is_taken_only_if_free_and_offered() {
-        let previous = subnet("10.5.9.0/24");
-        let create = |records: &[Record], previous| match choose(records, &roomy(), ME, Some(previous), 0) {
-            Choice::Create(subnet) => subnet.to_string(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(create(&[], previous), "10.5.9.0/24");
-        assert_eq!(
-            create(&[record("10.5.9.0-24", "10.0.0.9")], previous),
-            "10.5.1.0/24"
-        );
-        assert_eq!(
-            create(&[record("10.5.9.128-25", "10.0.0.9")], previous),
-            "10.5.1.0/24"
-        );
-        assert_eq!(create(&[], subnet("10.6.9.0/24")), "10.5.1.0/24");
-    }
-
-    #[test]
-    fn hostile_keys_do_not_take_the_pool_away() {
-        let junk = [
-            "0.0.0.0-0",
-            "10.0.0.0-8",
-            "10.5.0.0-16",
-            "10.5.1.0-32",
-            "foo",
-            "../config",
-        ];
-        let records: Vec<Record> = junk.iter().map(|key| record(key, "10.0.0.9")).collect();
-        assert!(
-            matches!(choose(&records, &roomy(), ME, None, 0), Choice::Create(s) if s == subnet("10.5.1.0/24"))
-        );
-    }
-
-    #[test]
-    fn an_unreadable_value_still_holds_its_subnet() {
-        let mut unreadable = record("10.5.0.4-30", "x");
-        unreadable.value = b"junk".to_vec();
-        let small = pool(r#"{"Network":"10.5.0.0/28"}"#);
-        let records = [
-            unreadable,
-            record("10.5.0.8-30", "10.0.0.9"),
-            record("10.5.0.12-30", "10.0.0.8"),
-        ];
-        assert!(matches!(choose(&records, &small, ME, None, 3), Choice::Exhausted));
-    }
-
-    proptest! {
-        #[test]
-        fn a_created_subnet_is_offered_and_free(taken in proptest::collection::vec(0u8..=255, 0..300), random: u64) {
-            let records: Vec<Record> =
-                taken.iter().map(|third| record(&format!("10.5.{third}.0-24"), "10.0.0.9")).collect();
-            match choose(&records, &roomy(), ME, None, random) {
-                Choice::Create(subnet) => {
-                    prop_assert!(roomy().offers(&subnet));
-                    prop_assert!(records.iter().all(|r| r.key != LeaseKey::ipv4_only(subnet).to_string()));
-                }
-                Choice::Exhausted => prop_assert!((1..=255).all(|third| taken.contains(&third))),
-                other => prop_assert!(false, "{other:?}"),
-            }
-        }
-    }
+fn overlaps<S: Subnet>(one: Option<S>, other: Option<S>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one.overlaps(&other))
 }

@@ -4,13 +4,22 @@
 //! or a suspended machine cannot make a lease look younger than it is.
 
 mod choose;
+mod identity;
 mod machine;
 mod peers;
 mod record;
+mod timing;
+mod used;
 
-pub use choose::{Choice, choose};
+pub use choose::{Choice, Chooser, Earlier, Useless};
+pub use identity::Identity;
 pub use machine::{
-    ClaimOutcome, Event, Expected, Holding, LeaseMachine, LeaseTerms, Op, OwnPut, Settings, Situation,
+    ClaimOutcome, Event, Expected, Holding, LeaseMachine, LeaseTerms, Op, OwnPut, Published, Settings,
+    Situation, Standing,
 };
-pub use peers::{Limits, Peer, PeerTable, PeerView, Reject, RejectReason};
+
+pub use peers::{
+    Limits, MAX_RECORDS, OwnerChange, Patience, Peer, PeerTable, PeerView, Protected, Reject, RejectReason,
+};
 pub use record::{Record, Revisions};
+pub use used::{HOLD_DOWN, LastUse, UsedBefore};

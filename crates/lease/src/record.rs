@@ -1,7 +1,7 @@
 //! One record below `<prefix>/subnets/` as the store hands it over.
 
 /// When a record was created and last written, as revisions of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revisions {
     /// Revision that created the key.
     pub created: i64,
@@ -10,7 +10,7 @@ pub struct Revisions {
 }
 
 /// A record that nobody has checked yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
     /// The key behind `<prefix>/subnets/`.
     pub key: String,

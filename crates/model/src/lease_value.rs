@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::NodeId;
 use crate::json::Fields;
 use crate::text::shortened;
 
@@ -28,6 +29,10 @@ pub struct LeaseValue {
     pub backend_data: Option<Box<RawValue>>,
     /// The same for IPv6.
     pub backend_v6_data: Option<Box<RawValue>>,
+    /// Who published it, in a field of our own that flannel ignores. One that cannot be read counts as none.
+    pub node_id: Option<NodeId>,
+    /// A mark of our own: the lease is a reservation and stays one whatever a node of flannel makes of it.
+    pub reserved: bool,
 }
 
 /// Why a value is no lease value.
@@ -85,10 +90,16 @@ impl LeaseValue {
                 .get("BackendV6Data")
                 .filter(|raw| raw.get() != "null")
                 .map(ToOwned::to_owned),
+            node_id: fields
+                .get("NodeID")
+                .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+                .and_then(|text| text.parse().ok()),
+            reserved: fields.get("Reserved").is_some_and(|raw| raw.get() == "true"),
         })
     }
 
-    /// The bytes that flannel would write: compact, its field order, empty fields left out, `PublicIPv6` always there.
+    /// The bytes that flannel would write: compact, its field order, empty fields left out, `PublicIPv6` always there. Fields
+    /// of our own come last.
     pub fn to_json(&self) -> String {
         let wire = Wire {
             public_ip: self.public_ip,
@@ -96,6 +107,8 @@ impl LeaseValue {
             backend_type: self.backend_type.as_deref(),
             backend_data: self.backend_data.as_deref(),
             backend_v6_data: self.backend_v6_data.as_deref(),
+            node_id: self.node_id.map(|id| id.to_string()),
+            reserved: self.reserved,
         };
         serde_json::to_string(&wire).unwrap_or_default()
     }
@@ -118,6 +131,10 @@ struct Wire<'a> {
     backend_data: Option<&'a RawValue>,
     #[serde(rename = "BackendV6Data", skip_serializing_if = "Option::is_none")]
     backend_v6_data: Option<&'a RawValue>,
+    #[serde(rename = "NodeID", skip_serializing_if = "Option::is_none")]
+    node_id: Option<String>,
+    #[serde(rename = "Reserved", skip_serializing_if = "std::ops::Not::not")]
+    reserved: bool,
 }
 
 fn typed<T: DeserializeOwned>(
@@ -165,6 +182,15 @@ mod tests {
             r#"{"PublicIP":"10.0.0.1","PublicIPv6":null,"BackendType":"vxlan"}"#
         );
         assert_eq!(LeaseValue::parse(b"{}").unwrap().public_ip, Ipv4Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn our_own_fields_come_last_and_junk_in_them_is_ignored() {
+        let ours = r#"{"PublicIP":"192.168.50.11","PublicIPv6":null,"BackendType":"host-gw","NodeID":"000102030405060708090a0b0c0d0e0f","Reserved":true}"#;
+        assert_eq!(LeaseValue::parse(ours.as_bytes()).unwrap().to_json(), ours);
+        let junk = br#"{"PublicIP":"192.168.50.11","NodeID":7,"Reserved":"yes"}"#;
+        let value = LeaseValue::parse(junk).unwrap();
+        assert_eq!((value.node_id, value.reserved), (None, false));
     }
 
     #[test]

@@ -58,6 +58,16 @@ impl EtcdPrefix {
         format!("{}{key}", self.leases(key.subnets()))
     }
 
+    /// Range of the notes about subnets that were in use ([`UsedNote`](crate::UsedNote)). No lease key: flannel does not read it.
+    pub fn used(&self) -> String {
+        self.join("used/")
+    }
+
+    /// The note about one lease's subnets.
+    pub fn used_note(&self, key: &LeaseKey) -> String {
+        format!("{}{key}", self.used())
+    }
+
     /// Range of everything about Services (docs/services.md).
     pub fn services(&self) -> String {
         self.join("services/v1/")
@@ -110,7 +120,12 @@ mod tests {
         ] {
             assert_eq!(prefix.lease(&key.parse().unwrap()), full);
         }
-        for other in [prefix.config(), prefix.services(), prefix.ipv6_subnets()] {
+        for other in [
+            prefix.config(),
+            prefix.services(),
+            prefix.ipv6_subnets(),
+            prefix.used(),
+        ] {
             assert!(!other.starts_with("/coreos.com/network/subnets"), "{other}");
         }
     }

@@ -35,8 +35,8 @@ pub enum Event {
     InitApply(KeyValue),
     /// The complete state ends.
     InitDone {
-        /// The revision at which it was read.
-        revision: Revision,
+        /// Where the store stood when it was read.
+        position: Position,
     },
     /// A key was written.
     Apply(KeyValue),
@@ -111,12 +111,23 @@ impl fmt::Display for LostReason {
 
 /// Follows the keys under `prefix` until the receiver is dropped or the task aborted.
 pub fn follow<S: Store>(store: S, prefix: String) -> (JoinHandle<()>, mpsc::Receiver<Event>) {
+    follow_since(store, prefix, None)
+}
+
+/// The same for somebody who knows where the store stood in an earlier run: if it went back since, that is said
+/// ([`LostReason::WentBack`]) before the first list.
+pub fn follow_since<S: Store>(
+    store: S,
+    prefix: String,
+    earlier: Option<Position>,
+) -> (JoinHandle<()>, mpsc::Receiver<Event>) {
     let (events, receiver) = mpsc::channel(QUEUE);
     let follower = Follower {
         store,
         prefix,
         events: events.clone(),
         seen: None,
+        latest: earlier,
         lost: false,
     };
     let task = tokio::spawn(async move {
@@ -134,6 +145,8 @@ struct Follower<S> {
     events: mpsc::Sender<Event>,
     /// Everything up to here was handed out; `None` before the first list and when a list is due.
     seen: Option<Position>,
+    /// The latest that was ever known; a store that stands before it went back.
+    latest: Option<Position>,
     /// `Lost` was said and nothing since.
     lost: bool,
 }
@@ -156,6 +169,9 @@ impl<S: Store> Follower<S> {
             };
             if reason.needs_list() {
                 self.seen = None;
+            }
+            if let LostReason::WentBack { now, .. } = &reason {
+                self.latest = Some(*now);
             }
             if self.say_lost(reason).await.is_err() {
                 return;
@@ -185,6 +201,7 @@ impl<S: Store> Follower<S> {
             None => self.list().await?,
         };
         let mut watch = self.start_watch(&mut seen).await?;
+        self.latest = Some(seen);
         loop {
             let item = match self.lost {
                 true => proof(&mut watch).await?,
@@ -193,13 +210,14 @@ impl<S: Store> Follower<S> {
             self.say_resumed(seen.revision).await?;
             match item {
                 // A sign of life may run ahead of the changes (etcd before 3.4.25 and 3.5.8), so `seen` does not follow it.
-                Some(WatchItem::Started(now) | WatchItem::Alive(now)) => not_behind(&seen, now)?,
+                Some(WatchItem::Started(now) | WatchItem::Alive(now)) => self.not_behind(&seen, now).await?,
                 Some(WatchItem::Changes(changes)) => {
                     for change in changes {
                         seen.revision = seen.revision.max(change.revision());
                         self.send(event(change)).await?;
                     }
                     self.seen = Some(seen);
+                    self.latest = Some(seen);
                 }
                 None => {}
             }
@@ -212,8 +230,8 @@ impl<S: Store> Follower<S> {
         let mut watch = or_lost(watch, LostReason::Failed)?;
         match next_item(&mut watch).await? {
             WatchItem::Started(now) => {
-                not_behind(seen, now)?;
-                seen.term = now.term;
+                self.not_behind(seen, now).await?;
+                seen.term = seen.term.max(now.term);
                 Ok(watch)
             }
             WatchItem::Alive(_) | WatchItem::Changes(_) => {
@@ -226,15 +244,37 @@ impl<S: Store> Follower<S> {
     async fn list(&mut self) -> Result<Position, Stop> {
         let listing = self.store.list(&self.prefix).await;
         let listing = or_lost(listing, LostReason::Failed)?;
+        let now = listing.position;
+        if let Some(before) = self.latest.filter(|before| now.went_back_from(before)) {
+            self.send(Event::Lost {
+                reason: LostReason::WentBack { before, now },
+            })
+            .await?;
+        }
         self.send(Event::Init).await?;
         for kv in listing.kvs {
             self.send(Event::InitApply(kv)).await?;
         }
         self.lost = false;
-        let revision = listing.revision;
-        self.send(Event::InitDone { revision }).await?;
-        self.seen = Some(listing.position);
-        Ok(listing.position)
+        let position = listing.position;
+        self.send(Event::InitDone { position }).await?;
+        self.seen = Some(position);
+        self.latest = Some(position);
+        Ok(position)
+    }
+
+    /// A watch may be served by a member that lags behind; only a quorum's word says that the store itself went back.
+    async fn not_behind(&self, seen: &Position, now: Position) -> Result<(), Stop> {
+        if !now.went_back_from(seen) {
+            return Ok(());
+        }
+        let now = or_lost(self.store.position().await, LostReason::Failed)?;
+        if now.went_back_from(seen) {
+            let before = *seen;
+            return Err(Stop::Lost(LostReason::WentBack { before, now }));
+        }
+        let lags = "the member that serves it lags behind the others".to_owned();
+        Err(Stop::Lost(LostReason::Ended(WatchEnd::Cancelled(lags))))
     }
 
     async fn say_resumed(&mut self, revision: Revision) -> Result<(), Stop> {
@@ -273,14 +313,6 @@ async fn next_item<W: Watch>(watch: &mut W) -> Result<WatchItem, Stop> {
         }
     };
     or_lost(item, LostReason::Ended)
-}
-
-fn not_behind(seen: &Position, now: Position) -> Result<(), Stop> {
-    if now.went_back_from(seen) {
-        let before = *seen;
-        return Err(Stop::Lost(LostReason::WentBack { before, now }));
-    }
-    Ok(())
 }
 
 fn or_lost<T, E>(result: Result<T, E>, reason: impl FnOnce(E) -> LostReason) -> Result<T, Stop> {

@@ -23,7 +23,7 @@ pub mod memory;
 
 pub use error::{ErrorKind, StoreError};
 pub use etcd::{CALL_DEADLINE, EtcdStore};
-pub use follow::{Event, LostReason, follow};
+pub use follow::{Event, LostReason, follow, follow_since};
 pub use options::{EtcdOptions, Secret};
 pub use store::{Change, Position, Store, Watch, WatchEnd, WatchItem};
 pub use types::{

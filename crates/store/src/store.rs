@@ -22,12 +22,17 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Reads every key that begins with `prefix`, all at one revision however many pages it takes.
     fn list(&self, prefix: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;
 
-    /// Creates a key on a fresh lease, unless it exists. When it does, the lease is revoked again.
+    /// Where the store stands, by the word of a quorum: a member that lags behind does not look like a store that went back.
+    fn position(&self) -> impl Future<Output = Result<Position, StoreError>> + Send;
+
+    /// Creates a key on a fresh lease, unless it exists. When it does, a lease that was granted for it is revoked again.
+    /// `notes` are written in the same transaction, without a lease.
     fn create(
         &self,
         key: &str,
         value: &str,
         lease: NewLease,
+        notes: &[(String, String)],
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
     /// Replaces a key whose last change is exactly `expect_mod_revision`. Otherwise nothing is written and a fresh lease is

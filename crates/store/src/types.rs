@@ -57,6 +57,19 @@ pub struct Listing {
 pub struct NewLease {
     /// Time to live in seconds, at least 1.
     pub ttl_secs: u32,
+    /// Its number, when the caller chose one: a grant whose answer was lost can then be repeated without a second lease, and
+    /// one that is there already serves. [`LeaseId::NONE`] leaves the choice to the store.
+    pub id: LeaseId,
+}
+
+impl NewLease {
+    /// A lease whose number the store chooses.
+    pub const fn any(ttl_secs: u32) -> Self {
+        Self {
+            ttl_secs,
+            id: LeaseId::NONE,
+        }
+    }
 }
 
 /// Outcome of [`Store::create`](crate::Store::create).
@@ -79,10 +92,7 @@ pub enum Renewal {
     /// The key keeps hanging on this lease.
     Keep(LeaseId),
     /// A fresh lease is granted.
-    Grant {
-        /// Its time to live in seconds, at least 1.
-        ttl_secs: u32,
-    },
+    Grant(NewLease),
     /// The key never expires.
     None,
 }

@@ -71,7 +71,7 @@ async fn fifty_race_for_one_key_and_one_wins() {
             tokio::spawn(async move {
                 let value = format!("node {i}");
                 store
-                    .create(&key("10.5.1.0-24"), &value, NewLease { ttl_secs: 600 })
+                    .create(&key("10.5.1.0-24"), &value, NewLease::any(600), &[])
                     .await
                     .map(|created| (value, created))
             })
@@ -99,14 +99,11 @@ async fn fifty_race_for_one_key_and_one_wins() {
 async fn a_replacement_is_fenced_by_the_revision() {
     let (etcd, store) = start();
     let name = key("10.5.1.0-24");
-    let Created::Won { lease, revision } = store
-        .create(&name, "1", NewLease { ttl_secs: 600 })
-        .await
-        .unwrap()
+    let Created::Won { lease, revision } = store.create(&name, "1", NewLease::any(600), &[]).await.unwrap()
     else {
         panic!("lost without a rival");
     };
-    let grant = Renewal::Grant { ttl_secs: 600 };
+    let grant = Renewal::Grant(NewLease::any(600));
     assert_eq!(
         store.replace(&name, "2", revision - 1, grant).await.unwrap(),
         Replaced::Lost
@@ -149,7 +146,7 @@ async fn a_replacement_is_fenced_by_the_revision() {
 async fn leases_live_and_expire() {
     let (_etcd, store) = start();
     let Created::Won { lease, .. } = store
-        .create(&key("a"), "1", NewLease { ttl_secs: 600 })
+        .create(&key("a"), "1", NewLease::any(600), &[])
         .await
         .unwrap()
     else {
@@ -168,10 +165,7 @@ async fn leases_live_and_expire() {
     assert_eq!(store.keep_alive(gone).await.unwrap(), KeptAlive::Expired);
     assert_eq!(store.time_to_live(gone).await.unwrap(), TimeToLive::Expired);
     // One that did live: etcd takes 2 s at the least for an election timeout of 1 s.
-    let Created::Won { lease, .. } = store
-        .create(&key("b"), "1", NewLease { ttl_secs: 1 })
-        .await
-        .unwrap()
+    let Created::Won { lease, .. } = store.create(&key("b"), "1", NewLease::any(1), &[]).await.unwrap()
     else {
         panic!("lost without a rival");
     };

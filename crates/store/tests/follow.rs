@@ -81,7 +81,7 @@ async fn an_expired_lease_is_a_deletion() {
     expect(&mut events, &["init", "done"]).await;
     let start = Instant::now();
     store
-        .create(&key("a"), "1", NewLease { ttl_secs: 30 })
+        .create(&key("a"), "1", NewLease::any(30), &[])
         .await
         .unwrap();
     expect(&mut events, &["a 1", "-a"]).await;
@@ -254,19 +254,19 @@ async fn a_slow_receiver_loses_nothing() {
 #[tokio::test(start_paused = true)]
 async fn writes_of_the_memory_store_are_fenced() {
     let store = MemoryStore::new();
-    let ttl = NewLease { ttl_secs: 60 };
+    let ttl = NewLease::any(60);
     assert!(matches!(
-        store.create("k", "1", ttl).await.unwrap(),
+        store.create("k", "1", ttl, &[]).await.unwrap(),
         flannel_store::Created::Won { .. }
     ));
     assert_eq!(
-        store.create("k", "2", ttl).await.unwrap(),
+        store.create("k", "2", ttl, &[]).await.unwrap(),
         flannel_store::Created::Lost
     );
     assert_eq!(store.leases(), 1);
     let (kv, _) = store.get("k").await.unwrap();
     let seen = kv.unwrap().mod_revision;
-    let renewal = flannel_store::Renewal::Grant { ttl_secs: 60 };
+    let renewal = flannel_store::Renewal::Grant(NewLease::any(60));
     assert_eq!(
         store.replace("k", "3", seen - 1, renewal).await.unwrap(),
         flannel_store::Replaced::Lost

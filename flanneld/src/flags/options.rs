@@ -39,6 +39,14 @@ pub struct Options {
     pub subnet_file: PathBuf,
     /// Renewal happens at the latest this long before the lease ends.
     pub renew_margin: Duration,
+    /// Lifetime of the lease.
+    pub lease_ttl: Duration,
+    /// How long a peer stays whose lease is gone.
+    pub delete_hold: Duration,
+    /// How long peers stay after etcd was wiped or restored.
+    pub reset_grace: Duration,
+    /// What outlives a reboot.
+    pub state_dir: PathBuf,
     /// Masquerade what leaves the overlay.
     pub ip_masq: bool,
     /// With random source ports.
@@ -93,6 +101,10 @@ impl Options {
             ),
             subnet_file: PathBuf::from(typed.text("subnet-file")),
             renew_margin: Duration::from_secs(margin * 60),
+            lease_ttl: period(typed, "subnet-lease-ttl", 5, &mut problems),
+            delete_hold: period(typed, "peer-delete-hold", 0, &mut problems),
+            reset_grace: period(typed, "etcd-reset-grace", 0, &mut problems),
+            state_dir: PathBuf::from(typed.text("state-dir")),
             ip_masq: typed.bool("ip-masq"),
             fully_random: !typed.bool("ip-masq-fully-random-disable"),
             forward_rules: typed.bool("iptables-forward-rules"),
@@ -127,6 +139,33 @@ fn ranged(
             *range.start()
         }
     }
+}
+
+/// A time with its unit, such as 90s; at least `least` seconds, and at most a year.
+fn period(typed: &Typed, name: &str, least: u64, problems: &mut Vec<String>) -> Duration {
+    const YEAR: u64 = 365 * 86_400;
+    let text = typed.text(name);
+    let unit = |text: &str| match text {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, rest) = text.split_at(digits);
+    let seconds = number
+        .parse::<u64>()
+        .ok()
+        .zip(unit(rest))
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .filter(|seconds| (least..=YEAR).contains(seconds));
+    if seconds.is_none() {
+        problems.push(format!(
+            "--{name}={text:?}: expected a time of at least {least}s with its unit, such as 90s, 30m or 24h"
+        ));
+    }
+    Duration::from_secs(seconds.unwrap_or(least))
 }
 
 fn address<A: std::str::FromStr>(

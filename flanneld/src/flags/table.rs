@@ -138,6 +138,30 @@ pub const FLAGS: &[Flag] = &[
         "the lease is renewed at the latest this many minutes before it ends (1 to 1439)",
     ),
     built(
+        "subnet-lease-ttl",
+        Kind::Text,
+        "24h",
+        "lifetime of the lease in etcd, such as 90s, 30m or 24h; a node cut off for longer may lose its subnet",
+    ),
+    built(
+        "peer-delete-hold",
+        Kind::Text,
+        "30s",
+        "a peer whose lease is gone stays in use for this long, unless it appears elsewhere",
+    ),
+    built(
+        "etcd-reset-grace",
+        Kind::Text,
+        "5m",
+        "after etcd was wiped or restored from a backup, peers stay in use for this long while all nodes register again",
+    ),
+    built(
+        "state-dir",
+        Kind::Text,
+        "/var/lib/flannel",
+        "folder for what outlives a reboot: this node's identity and the last verified peers",
+    ),
+    built(
         "ip-masq",
         Kind::Bool,
         "false",

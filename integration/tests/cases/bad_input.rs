@@ -100,9 +100,8 @@ pub fn etcd_away_later_changes_nothing() -> Result<()> {
 
 /// Each of these makes a real flanneld drop every peer, steal an address or route the world to a stranger.
 pub fn hostile_records_harm_nobody() -> Result<()> {
-    // the real nodes take their subnets from the upper half, so that no record of the lower half replaces theirs
-    let config = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.128.0","Backend":{"Type":"vxlan"}}"#;
-    let lab = Lab::new(&LabOptions::nodes(2).config(config))?;
+    // the real nodes take subnets among the first hundred, so that no record beyond them replaces theirs
+    let lab = Lab::new(&LabOptions::nodes(2))?;
     let mut daemons = start_all(&lab, &[])?;
     let node = lab.node(1)?;
     let (own, other) = (lease_of(&lab, node)?, lease_of(&lab, lab.node(2)?)?);
@@ -111,30 +110,30 @@ pub fn hostile_records_harm_nobody() -> Result<()> {
     let junk = "x".repeat(1024 * 1024);
     let bad_keys = [
         "0.0.0.0-0",
-        "10.5.9.0-32",
+        "10.5.209.0-32",
         own_half.as_str(),
         "192.168.50.0-24",
-        "10.5.10.0-24/meta",
+        "10.5.210.0-24/meta",
         "foo",
     ];
     for key in bad_keys {
         put_peer(&lab, key, "192.168.50.66", "02:00:00:00:00:66")?;
     }
-    put_peer(&lab, "10.5.11.0-24", node.address(), "02:00:00:00:00:67")?;
-    put_peer(&lab, "10.5.12.0-24", "not an address", "02:00:00:00:00:68")?;
-    put_peer(&lab, "10.5.13.0-24", "192.168.50.69", "ff:ff:ff:ff:ff:ff")?;
+    put_peer(&lab, "10.5.211.0-24", node.address(), "02:00:00:00:00:67")?;
+    put_peer(&lab, "10.5.212.0-24", "not an address", "02:00:00:00:00:68")?;
+    put_peer(&lab, "10.5.213.0-24", "192.168.50.69", "ff:ff:ff:ff:ff:ff")?;
     for (key, value) in [
-        ("10.5.14.0-24", junk.as_str()),
-        ("10.5.15.0-24", "{"),
-        ("10.5.16.0-24", ""),
+        ("10.5.214.0-24", junk.as_str()),
+        ("10.5.215.0-24", "{"),
+        ("10.5.216.0-24", ""),
     ] {
         lab.etcd().put(&format!("{SUBNETS_PREFIX}{key}"), value)?;
     }
     // Good ones before and after show that all of the bad ones have been looked at.
-    put_peer(&lab, "10.5.50.0-24", "192.168.50.70", "02:00:00:00:00:70")?;
+    put_peer(&lab, "10.5.250.0-24", "192.168.50.70", "02:00:00:00:00:70")?;
     let good = [
         &other,
-        &peer("10.5.50.0/24", "192.168.50.70", "02:00:00:00:00:70"),
+        &peer("10.5.250.0/24", "192.168.50.70", "02:00:00:00:00:70"),
     ];
     eventually(limit(10), "the good peers and nothing else", || {
         check_peers(node, &good)
@@ -142,7 +141,7 @@ pub fn hostile_records_harm_nobody() -> Result<()> {
     throughout(Duration::from_secs(2), "the good peers and nothing else", || {
         check_peers(node, &good)
     })?;
-    for key in ["0.0.0.0-0", "10.5.9.0-32", "10.5.14.0-24", "10.5.15.0-24"] {
+    for key in ["0.0.0.0-0", "10.5.209.0-32", "10.5.214.0-24", "10.5.215.0-24"] {
         daemons[0].wait_log(key)?;
     }
     ensure!(

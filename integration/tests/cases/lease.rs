@@ -32,8 +32,11 @@ pub fn record_is_what_flannel_writes() -> Result<()> {
         lease.entry.key,
         format!("/coreos.com/network/subnets/10.5.{third}.0-24")
     );
+    // flannel's fields in flannel's order, then what it ignores
+    let id = node.read_file("/var/lib/flannel/node-id")?;
+    let id = id.trim();
     let value = format!(
-        r#"{{"PublicIP":"192.168.50.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        r#"{{"PublicIP":"192.168.50.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"NodeID":"{id}"}}"#
     );
     assert_eq!(lease.entry.value, value);
     let ttl = lab.etcd().lease_ttl(lease.entry.lease)?;
@@ -142,7 +145,7 @@ pub fn earlier_lease_is_taken_over_and_kept() -> Result<()> {
         || {
             let lease = lease_of(&lab, node)?;
             ensure!(
-                lease.entry.key == key && lease.entry.value == value,
+                lease.entry.key == key && lease.entry.value.starts_with(value.trim_end_matches('}')),
                 "it became {lease:?}"
             );
             Ok(())
@@ -203,7 +206,7 @@ pub fn environment_stands_for_flags() -> Result<()> {
 pub fn departed_peers_go_and_changed_ones_change() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;
     let node = lab.node(1)?;
-    let daemon = node.start_ready_flanneld(&[])?;
+    let daemon = node.start_ready_flanneld(&["--peer-delete-hold=1s"])?;
     put_peer(&lab, "10.5.201.0-24", "192.168.50.99", "02:00:00:00:00:63")?;
     let first = peer("10.5.201.0/24", "192.168.50.99", "02:00:00:00:00:63");
     eventually(limit(10), "the peer", || check_peers(node, &[&first]))?;
@@ -215,7 +218,7 @@ pub fn departed_peers_go_and_changed_ones_change() -> Result<()> {
     // One that leaves while nobody looks must go, too.
     daemon.kill()?;
     lab.etcd().delete(&format!("{SUBNETS_PREFIX}10.5.201.0-24"))?;
-    let _daemon = node.start_ready_flanneld(&[])?;
+    let _daemon = node.start_ready_flanneld(&["--peer-delete-hold=1s"])?;
     eventually(limit(10), "the peer to be gone", || check_peers(node, &[]))?;
     put_peer(&lab, "10.5.202.0-24", "192.168.50.98", "02:00:00:00:00:64")?;
     let next = peer("10.5.202.0/24", "192.168.50.98", "02:00:00:00:00:64");

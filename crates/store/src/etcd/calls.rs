@@ -35,6 +35,23 @@ pub(super) struct CallError {
     pub raw: Option<Error>,
 }
 
+async fn attempt<T, F, Fut>(
+    member: &Member,
+    call: &F,
+    deadline: Instant,
+) -> Result<T, (Failure, Option<Error>)>
+where
+    F: Fn(Connection) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    let attempt = async { call(member.connection().await?).await };
+    match tokio::time::timeout_at(deadline, attempt).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err((classify(&error), Some(error))),
+        Err(_) => Err((Failure::timeout(), None)),
+    }
+}
+
 impl From<CallError> for StoreError {
     fn from(error: CallError) -> Self {
         error.story
@@ -54,14 +71,21 @@ impl EtcdStore {
         let mut tried = Vec::new();
         let mut last: Option<(Failure, Option<Error>)> = None;
         for (index, member) in self.order() {
-            let attempt = async { call(member.connection().await?).await };
-            let (failure, raw) = match tokio::time::timeout_at(deadline, attempt).await {
-                Ok(Ok(value)) => {
+            let mut outcome = attempt(member, &call, deadline).await;
+            if let Err((failure, _)) = &outcome
+                && failure.kind == ErrorKind::Auth
+            {
+                // A token that ran out, a password or a certificate that was changed: once more with what is on disk now.
+                // etcd checks who asks before it does anything, so this is safe for writes as well.
+                member.forget().await;
+                outcome = attempt(member, &call, deadline).await;
+            }
+            let (failure, raw) = match outcome {
+                Ok(value) => {
                     self.prefer(index);
                     return Ok(value);
                 }
-                Ok(Err(error)) => (classify(&error), Some(error)),
-                Err(_) => (Failure::timeout(), None),
+                Err(failed) => failed,
             };
             tried.push(Tried {
                 endpoint: member.name().to_owned(),
@@ -90,7 +114,6 @@ impl EtcdStore {
                 self.turn_from(index);
                 member.forget().await;
             }
-            // A token that ran out, or authentication that was switched on since.
             ErrorKind::Auth => member.forget().await,
             ErrorKind::Config | ErrorKind::Other => {}
         }

@@ -66,6 +66,11 @@ pub(super) fn is_lease_gone(error: &Error) -> bool {
     }
 }
 
+/// Whether etcd says that there is a lease of that number already.
+pub(super) fn is_lease_there(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(s) if s.message().contains("lease already exists"))
+}
+
 fn of_status(status: &tonic::Status) -> Failure {
     let message = status.message().to_owned();
     if let Some(source) = status.source() {

@@ -1,10 +1,12 @@
 //! The calls of [`Store`] on etcd.
 
-use etcd_client::{Compare, CompareOp, Error, PutOptions, ResponseHeader, Txn, TxnOp, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, Error, LeaseGrantOptions, PutOptions, ResponseHeader, Txn, TxnOp, TxnResponse,
+};
 
 use super::EtcdStore;
 use super::calls::{CallError, Repeat};
-use super::classify::is_lease_gone;
+use super::classify::{is_lease_gone, is_lease_there};
 use super::watch::EtcdWatch;
 use crate::{
     Created, KeptAlive, KeyValue, LeaseId, Listing, NewLease, Position, Renewal, Replaced, Revision, Store,
@@ -29,13 +31,40 @@ impl Store for EtcdStore {
         self.list_pages(prefix).await
     }
 
-    async fn create(&self, key: &str, value: &str, lease: NewLease) -> Result<Created, StoreError> {
+    async fn position(&self) -> Result<Position, StoreError> {
+        let response = self
+            .call(
+                "ask for the revision of",
+                Repeat::Always,
+                |mut connection| async move {
+                    // A key that nobody has; the answer's header is what counts.
+                    let response = connection.kv.get("\0", None).await?;
+                    position(response.header())
+                },
+            )
+            .await?;
+        Ok(response)
+    }
+
+    async fn create(
+        &self,
+        key: &str,
+        value: &str,
+        lease: NewLease,
+        notes: &[(String, String)],
+    ) -> Result<Created, StoreError> {
         let doing = format!("create {key} in");
-        let lease = self.grant(&doing, lease.ttl_secs).await?;
+        let (lease, fresh) = self.grant(&doing, lease).await?;
+        let notes = notes.iter().map(|(key, value)| put(key, value, LeaseId::NONE));
         let txn = Txn::new()
             .when([Compare::version(key, CompareOp::Equal, 0)])
-            .and_then([put(key, value, lease)]);
-        let outcome = self.fenced(&doing, txn, Some(lease)).await?;
+            .and_then(
+                [put(key, value, lease)]
+                    .into_iter()
+                    .chain(notes)
+                    .collect::<Vec<_>>(),
+            );
+        let outcome = self.fenced(&doing, txn, fresh.then_some(lease)).await?;
         Ok(match outcome {
             Some(revision) => Created::Won { lease, revision },
             None => Created::Lost,
@@ -53,9 +82,9 @@ impl Store for EtcdStore {
         let (lease, fresh) = match lease {
             Renewal::Keep(lease) => (lease, None),
             Renewal::None => (LeaseId::NONE, None),
-            Renewal::Grant { ttl_secs } => {
-                let lease = self.grant(&doing, ttl_secs).await?;
-                (lease, Some(lease))
+            Renewal::Grant(lease) => {
+                let (lease, fresh) = self.grant(&doing, lease).await?;
+                (lease, fresh.then_some(lease))
             }
         };
         let txn = Txn::new()
@@ -135,14 +164,25 @@ impl Store for EtcdStore {
 }
 
 impl EtcdStore {
-    async fn grant(&self, doing: &str, ttl_secs: u32) -> Result<LeaseId, StoreError> {
-        let ttl = i64::from(ttl_secs.max(1));
+    /// The lease, and whether it was granted just now.
+    async fn grant(&self, doing: &str, lease: NewLease) -> Result<(LeaseId, bool), StoreError> {
+        let ttl = i64::from(lease.ttl_secs.max(1));
+        // With a number of ours, a second grant finds the first one's lease.
+        let repeat = match lease.id.is_none() {
+            true => Repeat::IfUnsent,
+            false => Repeat::Always,
+        };
         let granted = self
-            .call(doing, Repeat::IfUnsent, |mut connection| async move {
-                connection.lease.grant(ttl, None).await
+            .call(doing, repeat, |mut connection| async move {
+                let options = (!lease.id.is_none()).then(|| LeaseGrantOptions::new().with_id(lease.id.0));
+                connection.lease.grant(ttl, options).await
             })
-            .await?;
-        Ok(LeaseId(granted.id()))
+            .await;
+        match granted {
+            Ok(granted) => Ok((LeaseId(granted.id()), true)),
+            Err(CallError { raw: Some(raw), .. }) if is_lease_there(&raw) => Ok((lease.id, false)),
+            Err(error) => Err(error.story),
+        }
     }
 
     async fn transact(&self, doing: &str, txn: Txn) -> Result<TxnResponse, StoreError> {

@@ -11,8 +11,8 @@ use tokio::sync::watch as signal;
 
 use crate::error::Tried;
 use crate::{
-    CALL_DEADLINE, Created, ErrorKind, KeptAlive, KeyValue, LeaseId, Listing, NewLease, Renewal, Replaced,
-    Revision, Store, StoreError, TimeToLive, WatchEnd,
+    CALL_DEADLINE, Created, ErrorKind, KeptAlive, KeyValue, LeaseId, Listing, NewLease, Position, Renewal,
+    Replaced, Revision, Store, StoreError, TimeToLive, WatchEnd,
 };
 use state::State;
 pub use watch::MemoryWatch;
@@ -94,7 +94,7 @@ impl MemoryStore {
     /// Writes a key on a fresh lease whatever stood there, as a foreign node would.
     pub fn put_leased(&self, key: &str, value: &str, ttl_secs: u32) -> LeaseId {
         self.change(|state| {
-            let lease = state.grant(ttl_secs);
+            let lease = state.grant(NewLease::any(ttl_secs));
             state.put(key, value, lease);
             lease
         })
@@ -170,13 +170,29 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn create(&self, key: &str, value: &str, lease: NewLease) -> Result<Created, StoreError> {
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.enter("ask for the revision of").await?;
+        let mut state = self.state();
+        state.expire();
+        Ok(state.position)
+    }
+
+    async fn create(
+        &self,
+        key: &str,
+        value: &str,
+        lease: NewLease,
+        notes: &[(String, String)],
+    ) -> Result<Created, StoreError> {
         self.write(&format!("create {key} in"), |state| {
             if state.keys.contains_key(key) {
                 return Created::Lost;
             }
-            let lease = state.grant(lease.ttl_secs);
+            let lease = state.grant(lease);
             let revision = state.put(key, value, lease);
+            for (key, value) in notes {
+                state.put_at(key, value, LeaseId::NONE);
+            }
             Created::Won { lease, revision }
         })
         .await
@@ -195,7 +211,7 @@ impl Store for MemoryStore {
             }
             let lease = match lease {
                 Renewal::Keep(lease) => lease,
-                Renewal::Grant { ttl_secs } => state.grant(ttl_secs),
+                Renewal::Grant(lease) => state.grant(lease),
                 Renewal::None => LeaseId::NONE,
             };
             let revision = state.put(key, value, lease);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{Change, ErrorKind, KeyValue, LeaseId, Position, Revision, TimeToLive, WatchEnd};
+use crate::{Change, ErrorKind, KeyValue, LeaseId, NewLease, Position, Revision, TimeToLive, WatchEnd};
 
 pub(super) struct Lease {
     ttl_secs: u32,
@@ -63,9 +63,13 @@ impl State {
         self.keys.get(key).map_or(0, |kv| kv.mod_revision)
     }
 
-    pub(super) fn grant(&mut self, ttl_secs: u32) -> LeaseId {
+    pub(super) fn grant(&mut self, lease: NewLease) -> LeaseId {
+        let NewLease { ttl_secs, id } = lease;
+        if self.leases.contains_key(&id) {
+            return id;
+        }
         self.granted += 1;
-        let id = LeaseId(self.granted);
+        let id = if id.is_none() { LeaseId(self.granted) } else { id };
         let expires = Instant::now() + Duration::from_secs(ttl_secs.into());
         self.leases.insert(id, Lease { ttl_secs, expires });
         id
@@ -133,7 +137,7 @@ impl State {
         }
     }
 
-    fn put_at(&mut self, key: &str, value: &str, lease: LeaseId) {
+    pub(super) fn put_at(&mut self, key: &str, value: &str, lease: LeaseId) {
         let revision = self.position.revision;
         let created = self.keys.get(key).map_or(revision, |kv| kv.create_revision);
         let kv = KeyValue {

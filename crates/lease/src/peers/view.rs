@@ -1,0 +1,102 @@
+//! The peers that may be programmed at this moment.
+
+use std::collections::{BTreeMap, HashMap};
+
+use flannel_model::{Ipv4Subnet, Ipv6Subnet, LeaseKey};
+
+use super::check::{Limits, objection};
+use super::entry::Entry;
+use super::{Peer, Reject, RejectReason};
+
+/// Longest key that is kept for the report of a reject, in characters.
+const SHOWN_KEY: usize = 120;
+
+/// The peers that may be programmed, and the records that may not.
+#[derive(Debug, Clone, Default)]
+pub struct PeerView {
+    /// One peer a subnet.
+    pub peers: BTreeMap<LeaseKey, Peer>,
+    /// Everything else, in key order.
+    pub rejects: Vec<Reject>,
+    /// Reservations that no node uses yet.
+    pub reserved: usize,
+    /// Peers whose record is gone and that are kept for a moment.
+    pub leaving: usize,
+    /// Records beyond the most that are kept.
+    pub overflow: usize,
+}
+
+/// Who has which subnet in this view.
+#[derive(Default)]
+struct Holders {
+    ipv4: HashMap<Ipv4Subnet, LeaseKey>,
+    ipv6: HashMap<Ipv6Subnet, LeaseKey>,
+}
+
+impl Holders {
+    fn of(&self, key: &LeaseKey) -> Option<LeaseKey> {
+        let ipv4 = key.ipv4().and_then(|subnet| self.ipv4.get(&subnet));
+        let ipv6 = || key.ipv6().and_then(|subnet| self.ipv6.get(&subnet));
+        ipv4.or_else(ipv6).copied()
+    }
+
+    fn add(&mut self, key: LeaseKey) {
+        key.ipv4().and_then(|subnet| self.ipv4.insert(subnet, key));
+        key.ipv6().and_then(|subnet| self.ipv6.insert(subnet, key));
+    }
+}
+
+/// Checks every entry. One bad record never changes what becomes of another, except that of two records for one subnet the
+/// older wins, and one that is in the store wins over one that is gone.
+pub(super) fn view(entries: &BTreeMap<String, Entry>, limits: &Limits<'_>) -> PeerView {
+    let own = limits.own.to_string();
+    let mut view = PeerView::default();
+    let mut candidates: Vec<(&str, &Peer, bool)> = Vec::with_capacity(entries.len());
+    for (text, entry) in entries.iter().filter(|(text, _)| **text != own) {
+        let leaving = entry.leaves_at.is_some();
+        if let Some(reason) = &entry.bad {
+            view.reject(text, reason.clone());
+        }
+        if entry.newer.is_some() && entry.good.is_none() {
+            view.reject(text, RejectReason::Unconfirmed);
+        }
+        let Some(peer) = &entry.good else { continue };
+        if entry.is_unused_reservation() {
+            view.reserved += 1;
+            continue;
+        }
+        match objection(peer, limits) {
+            None => candidates.push((text, peer, leaving)),
+            Some(_) if leaving => {}
+            Some(reason) => view.reject(text, reason),
+        }
+    }
+    view.accept(candidates);
+    view.rejects.sort_by(|one, other| one.key.cmp(&other.key));
+    view
+}
+
+impl PeerView {
+    fn reject(&mut self, key: &str, reason: RejectReason) {
+        self.rejects.push(Reject {
+            key: key.chars().take(SHOWN_KEY).collect(),
+            reason,
+        });
+    }
+
+    fn accept(&mut self, mut candidates: Vec<(&str, &Peer, bool)>) {
+        candidates.sort_by_key(|(text, peer, leaving)| (*leaving, peer.revisions.created, *text));
+        let mut holders = Holders::default();
+        for (text, peer, leaving) in candidates {
+            match holders.of(&peer.key) {
+                None => {
+                    holders.add(peer.key);
+                    self.leaving += usize::from(leaving);
+                    self.peers.insert(peer.key, peer.clone());
+                }
+                Some(_) if leaving => {}
+                Some(holder) => self.reject(text, RejectReason::Duplicate(holder)),
+            }
+        }
+    }
+}
