@@ -50,6 +50,16 @@ bench_needs() {
   file /usr/lib/cni/host-local containernetworking-plugins "the CNI plugins that ours is measured against, and those that are chained behind it"
 }
 
+# Runtimes that call the plugin in the lab. None of them is started on the machine.
+runtime_needs() {
+  program containerd containerd "runs pods and containers in the lab, as Kubernetes' nodes do"
+  program podman podman "runs containers in the lab by its CNI backend"
+  program conmon conmon "watches podman's containers"
+  program crun crun "starts containers, without cgroups of the machine"
+  program iptables iptables "what the chained portmap plugin maps ports with"
+  program busybox busybox-static "all that is in the lab's container image"
+}
+
 # A kernel without IPVS: the tests that need it run in a guest kernel.
 guest_needs() {
   command -v modprobe >/dev/null && modprobe -q ip_vs 2>/dev/null || true
@@ -138,6 +148,7 @@ PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 build_needs
 lab_needs
 bench_needs
+runtime_needs
 guest_needs
 # Several programs may come from one package.
 [ ${#packages[@]} = 0 ] || install_packages

@@ -17,6 +17,7 @@ pub mod pinger;
 pub mod place;
 pub mod pod;
 pub mod process;
+pub mod runtime;
 pub mod sandbox;
 pub mod transfer;
 

@@ -1,6 +1,7 @@
 //! The tests, by topic. To add one: write `pub fn what_holds() -> Result<()>` in its topic's file and add its line here.
 
 mod bad_input;
+mod clients;
 mod cni;
 mod common;
 mod crash;
@@ -76,6 +77,10 @@ pub fn all() -> Vec<Case> {
         case!(plain crash::a_thousand_pods_a_hundred_at_a_time),
         case!(plain crash::vanishing_namespace_leaves_nothing),
         case!(plain crash::unread_result_is_taken_back),
+        case!(plain clients::containerd_runs_pods_as_kubernetes_does),
+        case!(plain clients::containerd_pods_come_and_go_at_once),
+        case!(plain clients::ctr_runs_a_container),
+        case!(plain clients::podman_runs_containers),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),
