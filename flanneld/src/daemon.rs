@@ -159,7 +159,7 @@ impl<'a> Node<'a> {
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
         if options.services == ServiceSource::Etcd {
-            service_feed::start(store, options.prefix.clone(), facts_seen);
+            service_feed::start(store, options.prefix.clone(), options.service_mode, facts_seen);
         }
         let patience = Patience {
             hold: options.delete_hold,

@@ -7,14 +7,16 @@ use std::time::Duration;
 use flannel_model::EtcdPrefix;
 use flannel_store::{Event, KeyValue, Store, follow};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use crate::overlay::Facts;
 use crate::rejects::RejectLog;
-use crate::services::{IpvsProgrammer, RawRecord, Services, Status, service_node};
+use crate::services::{RawRecord, ServiceMode, Services, Status, programmer, service_node};
 
 /// IPVS has no notifications: what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(60);
+/// Where the kernel does tell of changes by others, it is asked this often whether there were any.
+const LOOK: Duration = Duration::from_millis(50);
 /// After a failed pass.
 const RETRY: Duration = Duration::from_secs(2);
 /// Endpoints change in bursts; a pass waits this long for the rest of one.
@@ -23,8 +25,13 @@ const SETTLE: Duration = Duration::from_millis(20);
 const BURST: usize = 4096;
 
 /// Starts the task. Services are programmed once a lease is held and a complete list was seen.
-pub fn start<S: Store>(store: S, prefix: EtcdPrefix, facts: watch::Receiver<Option<Arc<Facts>>>) {
-    tokio::spawn(run(store, prefix.services(), facts));
+pub fn start<S: Store>(
+    store: S,
+    prefix: EtcdPrefix,
+    mode: ServiceMode,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+) {
+    tokio::spawn(run(store, prefix.services(), mode, facts));
 }
 
 /// Every record of the range, as the store has it.
@@ -84,13 +91,20 @@ impl Records {
     }
 }
 
-async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
+async fn run<S: Store>(
+    store: S,
+    range: String,
+    mode: ServiceMode,
+    mut facts: watch::Receiver<Option<Arc<Facts>>>,
+) {
     let (_, mut events) = follow(store, range.clone());
     let mut records = Records::new(range);
-    let mut programmer = Services::new(Box::new(IpvsProgrammer::default()));
+    let mut services = Services::new(programmer(mode));
     let mut log = StatusLog::default();
     let mut burst = Vec::new();
     let mut due = Instant::now() + AUDIT;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
@@ -104,7 +118,8 @@ async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Optio
                 }
                 burst.drain(..).for_each(|event| records.take(event));
             }
-            () = sleep_until(due) => programmer.verify(),
+            () = sleep_until(due) => services.verify(),
+            _ = look.tick() => if !services.disturbed() { continue },
         }
         due = Instant::now() + AUDIT;
         let node = facts.borrow_and_update().as_deref().map(service_node);
@@ -113,12 +128,12 @@ async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Optio
         };
         let map = records.map.clone();
         let pass = tokio::task::spawn_blocking(move || {
-            let status = programmer.sync(&map, &node);
-            (programmer, status)
+            let status = services.sync(&map, &node);
+            (services, status)
         });
         match pass.await {
             Ok((back, status)) => {
-                programmer = back;
+                services = back;
                 if !status.failed.is_empty() {
                     due = Instant::now() + RETRY;
                 }
@@ -126,7 +141,7 @@ async fn run<S: Store>(store: S, range: String, mut facts: watch::Receiver<Optio
             }
             Err(error) => {
                 tracing::error!(%error, "a pass over the Services ended early");
-                programmer = Services::new(Box::new(IpvsProgrammer::default()));
+                services = Services::new(programmer(mode));
                 due = Instant::now() + RETRY;
             }
         }

@@ -5,6 +5,8 @@
 
 mod ipvs;
 mod memory;
+mod mode;
+mod nftables;
 mod node;
 mod programmer;
 
@@ -12,8 +14,10 @@ use std::collections::BTreeMap;
 
 use flannel_plan::{FrontendChanges, ServiceFacts, ServiceNode, ServiceTable};
 
-pub use ipvs::IpvsProgrammer;
+use ipvs::IpvsProgrammer;
 use memory::RecordMemory;
+pub use mode::{ServiceMode, programmer};
+use nftables::NftProgrammer;
 pub use node::service_node;
 pub use programmer::{Programmer, Scope, Status, View};
 
@@ -44,6 +48,11 @@ impl Services {
             programmer,
             due: None,
         }
+    }
+
+    /// Whether somebody else changed what was written, as far as the kernel tells. Never blocks.
+    pub fn disturbed(&mut self) -> bool {
+        self.programmer.disturbed()
     }
 
     /// The next pass compares everything with the kernel.

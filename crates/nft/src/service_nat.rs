@@ -149,6 +149,15 @@ impl ServiceNat {
         out
     }
 
+    /// Commands that remove chains, which no element may name any more.
+    pub fn delete_chains<'a>(&self, chains: impl IntoIterator<Item = &'a str>) -> String {
+        let name = self.name();
+        let lines = chains
+            .into_iter()
+            .map(|chain| format!("flush chain {name} {chain}\ndelete chain {name} {chain}\n"));
+        lines.collect()
+    }
+
     /// The chains that are there whatever the Services are.
     pub fn usual_chains() -> BTreeSet<PickChain> {
         let usual = |slots| PickChain {
@@ -159,6 +168,11 @@ impl ServiceNat {
             slots,
         };
         (1..=USUAL_SLOTS).map(usual).collect()
+    }
+
+    /// Names of all chains that [`Self::script`] writes rules into.
+    pub fn chain_names(&self) -> BTreeSet<String> {
+        self.rules().into_iter().map(|(name, _)| name).collect()
     }
 
     fn rules(&self) -> Vec<(String, Vec<String>)> {

@@ -92,8 +92,13 @@ impl Table {
 
     /// Commands for `nft -f` that replace the table in one transaction: `add` so that `delete` cannot fail, then the new one.
     pub fn transaction(&self) -> String {
+        self.removal() + &self.declaration()
+    }
+
+    /// Commands that remove whatever table stands there.
+    pub fn removal(&self) -> String {
         let name = self.name;
-        format!("add table {name}\ndelete table {name}\n{}", self.declaration())
+        format!("add table {name}\ndelete table {name}\n")
     }
 
     /// The table itself: what it does not have yet is added, what is there stays.

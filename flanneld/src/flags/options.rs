@@ -8,6 +8,7 @@ use flannel_model::EtcdPrefix;
 use flannel_store::{EtcdOptions, Secret};
 
 use super::Typed;
+use crate::services::ServiceMode;
 
 /// Where Services come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct Options {
     pub healthz: Option<SocketAddr>,
     /// Where Services come from.
     pub services: ServiceSource,
+    /// How Services are programmed.
+    pub service_mode: ServiceMode,
 }
 
 impl Options {
@@ -111,6 +114,7 @@ impl Options {
             nft_resync: Duration::from_secs(resync),
             healthz: healthz(typed, &mut problems),
             services: services(typed, &mut problems),
+            service_mode: service_mode(typed, &mut problems),
         };
         if problems.is_empty() {
             Ok(options)
@@ -201,6 +205,20 @@ fn services(typed: &Typed, problems: &mut Vec<String>) -> ServiceSource {
         other => {
             problems.push(format!("--service-source={other:?}: expected etcd or none"));
             ServiceSource::None
+        }
+    }
+}
+
+fn service_mode(typed: &Typed, problems: &mut Vec<String>) -> ServiceMode {
+    match typed.text("service-mode").as_str() {
+        "auto" => ServiceMode::Auto,
+        "ipvs" => ServiceMode::Ipvs,
+        "nftables" => ServiceMode::Nftables,
+        other => {
+            problems.push(format!(
+                "--service-mode={other:?}: expected auto, ipvs or nftables"
+            ));
+            ServiceMode::Auto
         }
     }
 }

@@ -241,6 +241,12 @@ pub const FLAGS: &[Flag] = &[
         "where Services come from: etcd or none",
     ),
     built(
+        "service-mode",
+        Kind::Text,
+        "auto",
+        "how Services are programmed: ipvs, nftables, or auto for IPVS where the kernel has it and nftables elsewhere",
+    ),
+    built(
         "v",
         Kind::Number,
         "0",

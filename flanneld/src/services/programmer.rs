@@ -35,6 +35,12 @@ pub trait Programmer: Send {
 
     /// Brings the kernel to `view`. One failure stops nothing else; `status` holds what was done and what failed.
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status);
+
+    /// Whether somebody else changed what this programmer wrote, as far as the kernel tells: the next pass looks at everything
+    /// then. Never blocks.
+    fn disturbed(&mut self) -> bool {
+        false
+    }
 }
 
 /// What one pass did.

@@ -7,7 +7,7 @@ use flannel_lab::clock::throughout;
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pod, Process, eventually, limit, sandbox};
 use std::time::Duration;
 
-use super::common::{await_ping, start_all};
+use super::common::{await_convergence, await_ping, start_all};
 
 const VIP: &str = "10.96.0.10";
 
@@ -276,21 +276,40 @@ pub fn restart_adopts() -> Result<()> {
     })
 }
 
-/// The node says so, once, and the overlay works.
+/// Both nodes say so, once: the one that must have IPVS programs nothing, the other one takes nftables; and the overlay works.
 pub fn kernel_without_ipvs_is_said_once() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(2))?;
-    let mut daemons = start_all(&lab, &[])?;
+    let mut strict = lab.node(1)?.start_ready_flanneld(&["--service-mode=ipvs"])?;
+    let mut free = lab.node(2)?.start_ready_flanneld(&[])?;
+    await_convergence(&lab)?;
     let file = format!("{}/service.yaml", sandbox::SCRATCH);
     std::fs::write(&file, manifest(&["10.5.1.9"]))?;
     lab.flannelctl(&["service", "apply", "-f", &file])?.ok()?;
-    daemons[0].wait_log("IPVS")?;
+    strict.wait_log("no IPVS, so Services are not programmed")?;
+    free.wait_log("no IPVS, so Services are programmed through nftables")?;
     std::fs::write(&file, manifest(&["10.5.1.9", "10.5.1.10"]))?;
     lab.flannelctl(&["service", "apply", "-f", &file])?.ok()?;
-    throughout(Duration::from_secs(5), "the daemon", || {
-        daemons[0].check_running()
+    eventually(limit(20), "the second endpoint", || {
+        let table = lab
+            .node(2)?
+            .run(&["nft", "list", "map", "ip", "flannel-services-nat", "backends"])?;
+        ensure!(table.contains("10.5.1.10 . 8080"), "{table}");
+        Ok(())
     })?;
-    let lines = daemons[0].log()?.lines().filter(|l| l.contains("IPVS")).count();
-    assert_eq!(lines, 1, "lines about IPVS");
+    throughout(Duration::from_secs(3), "the daemons", || {
+        strict.check_running()?;
+        free.check_running()
+    })?;
+    for daemon in [&strict, &free] {
+        let lines = daemon.log()?.lines().filter(|l| l.contains("no IPVS")).count();
+        assert_eq!(lines, 1, "lines about IPVS");
+    }
+    ensure!(
+        !lab.node(1)?
+            .run(&["nft", "list", "tables"])?
+            .contains("flannel-services"),
+        "a table without IPVS"
+    );
     let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
     await_ping(&one, two.ip())
 }

@@ -5,6 +5,7 @@
 //! one Service is a change of a few elements, however many Services there are; and the kernel carries it out whole or not
 //! at all.
 
+mod affinity;
 mod chains;
 mod element;
 mod general;
@@ -14,6 +15,7 @@ mod slots;
 mod tests;
 mod translate;
 
+pub use affinity::{Remembered, read_remembered};
 pub use chains::{PickChain, Place, Spread, unfit_scheduler};
 pub use element::{NftData, NftElement, NftSet};
 pub use general::general_elements;

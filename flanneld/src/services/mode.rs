@@ -1,0 +1,116 @@
+//! Which programmer a node uses, and what another one left.
+
+use flannel_netlink::generic::Ipvs;
+use flannel_plan::Frontends;
+
+use super::{IpvsProgrammer, NftProgrammer, Programmer, Scope, Status, View};
+
+/// `--service-mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceMode {
+    /// IPVS where the kernel has it, nftables elsewhere.
+    Auto,
+    /// IPVS.
+    Ipvs,
+    /// nftables.
+    Nftables,
+}
+
+/// The programmer of a mode. Once its first pass has succeeded, it removes what the other programmer left on this node.
+pub fn programmer(mode: ServiceMode) -> Box<dyn Programmer> {
+    Box::new(ModeProgrammer {
+        mode,
+        chosen: None,
+        leftovers: true,
+        said: false,
+    })
+}
+
+struct ModeProgrammer {
+    mode: ServiceMode,
+    chosen: Option<Chosen>,
+    leftovers: bool,
+    said: bool,
+}
+
+struct Chosen {
+    mode: ServiceMode,
+    programmer: Box<dyn Programmer>,
+}
+
+impl Programmer for ModeProgrammer {
+    fn name(&self) -> &'static str {
+        self.chosen.as_ref().map_or("auto", |c| c.programmer.name())
+    }
+
+    fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
+        let chosen = match self.chosen.take() {
+            Some(chosen) => chosen,
+            None => match choose(self.mode) {
+                Ok(chosen) => chosen,
+                Err(error) => return status.fail(&error),
+            },
+        };
+        let chosen = self.chosen.insert(chosen);
+        let in_use = !view.frontends.cidrs.is_empty() || !view.frontends.by_key.is_empty();
+        if in_use && !std::mem::replace(&mut self.said, true) {
+            say(self.mode, chosen.mode);
+        }
+        chosen.programmer.programme(view, scope, status);
+        if self.leftovers && status.failed.is_empty() {
+            self.leftovers = !clear_other(chosen.mode, view, status);
+        }
+    }
+
+    fn disturbed(&mut self) -> bool {
+        self.chosen.as_mut().is_some_and(|c| c.programmer.disturbed())
+    }
+}
+
+fn choose(mode: ServiceMode) -> Result<Chosen, flannel_netlink::NetlinkError> {
+    let mode = match mode {
+        ServiceMode::Auto if Ipvs::open()?.is_none() => ServiceMode::Nftables,
+        ServiceMode::Auto | ServiceMode::Ipvs => ServiceMode::Ipvs,
+        ServiceMode::Nftables => ServiceMode::Nftables,
+    };
+    let programmer: Box<dyn Programmer> = match mode {
+        ServiceMode::Nftables => Box::new(NftProgrammer::default()),
+        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::default()),
+    };
+    Ok(Chosen { mode, programmer })
+}
+
+fn say(asked: ServiceMode, chosen: ServiceMode) {
+    match (asked, chosen) {
+        (ServiceMode::Auto, ServiceMode::Nftables) => tracing::info!(
+            "the kernel has no IPVS, so Services are programmed through nftables: schedulers that count connections are \
+             not available; to have IPVS, load it with `modprobe ip_vs` or run a kernel with CONFIG_IP_VS, and restart"
+        ),
+        (_, ServiceMode::Nftables) => tracing::info!("Services are programmed through nftables"),
+        (_, ServiceMode::Auto | ServiceMode::Ipvs) => tracing::info!("Services are programmed through IPVS"),
+    }
+}
+
+/// Has the other programmer bring the kernel to nothing. Answers whether that is done.
+fn clear_other(chosen: ServiceMode, view: &View<'_>, status: &mut Status) -> bool {
+    let nothing = Frontends::default();
+    let empty = View {
+        frontends: &nothing,
+        node: view.node,
+    };
+    let mut of_other = Status::default();
+    match chosen {
+        ServiceMode::Nftables => match Ipvs::open() {
+            Ok(None) => {}
+            Ok(Some(_)) => IpvsProgrammer::default().programme(&empty, Scope::All, &mut of_other),
+            Err(error) => of_other.fail(&error),
+        },
+        ServiceMode::Auto | ServiceMode::Ipvs => {
+            NftProgrammer::default().programme(&empty, Scope::All, &mut of_other);
+        }
+    }
+    status.removed += of_other.removed;
+    let done = of_other.failed.is_empty();
+    status.failed.extend(of_other.failed);
+    done
+}

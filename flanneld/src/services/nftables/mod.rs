@@ -1,0 +1,135 @@
+//! Services through nftables, for kernels without IPVS: destination translation by maps.
+
+mod batch;
+mod settings;
+mod stale;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use flannel_model::ServiceName;
+use flannel_netlink::nftables::{NftConn, TableWatch};
+use flannel_nft::Nft;
+use flannel_plan::FrontendKey;
+use flannel_plan::nft::{TABLE, unfit_scheduler};
+
+use super::programmer::{Programmer, Scope, Status, View};
+use crate::said::Said;
+use table::{FamilyTable, Tools};
+
+/// Programs nftables. It remembers what stands there, and notices when others change it.
+#[derive(Debug)]
+pub struct NftProgrammer {
+    nft: Nft,
+    link: Option<(NftConn, TableWatch)>,
+    tables: [FamilyTable; 2],
+    /// Somebody else changed a table: the next pass looks at everything.
+    disturbed: bool,
+    /// Schedulers that are something else here, by frontend.
+    notes: BTreeMap<FrontendKey, (ServiceName, String)>,
+    bridge_said: Said,
+}
+
+impl Default for NftProgrammer {
+    fn default() -> Self {
+        Self {
+            nft: Nft::default(),
+            link: None,
+            tables: [FamilyTable::new(true), FamilyTable::new(false)],
+            disturbed: false,
+            notes: BTreeMap::new(),
+            bridge_said: Said::default(),
+        }
+    }
+}
+
+impl Programmer for NftProgrammer {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
+        let all = self.disturbed() || matches!(scope, Scope::All);
+        let scope = if all { Scope::All } else { scope };
+        self.take_notes(view, scope);
+        if let Err(error) = self.pass(view, scope, status) {
+            status.fail(&*error);
+        }
+        let notes = self
+            .notes
+            .values()
+            .map(|(service, text)| (service.to_string(), text.clone()));
+        status.rejects.extend(notes);
+        status.rejects.dedup();
+    }
+
+    fn disturbed(&mut self) -> bool {
+        if let Some((conn, watch)) = &self.link {
+            self.disturbed |= watch.touched(conn.port());
+        }
+        self.disturbed
+    }
+}
+
+impl NftProgrammer {
+    fn pass(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) -> anyhow::Result<()> {
+        if matches!(scope, Scope::Changed(changes) if changes.is_empty()) {
+            return Ok(());
+        }
+        let bridged = [self.settle(view, true, status), self.settle(view, false, status)];
+        let (conn, watch) = match self.link.take() {
+            Some(link) => link,
+            None => (NftConn::open()?, TableWatch::open(TABLE)?),
+        };
+        let (conn, watch) = self.link.insert((conn, watch));
+        self.disturbed = false;
+        for (table, bridged) in self.tables.iter_mut().zip(bridged) {
+            let mut tools = Tools {
+                nft: &self.nft,
+                conn: &mut *conn,
+                watch,
+                disturbed: false,
+                bridged,
+            };
+            let result = match scope {
+                Scope::All => table.verify(&mut tools, view, status),
+                Scope::Changed(changes) => table.change(&mut tools, view, changes, status),
+            };
+            self.disturbed |= tools.disturbed;
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Kernel settings of a family that is in use. Answers whether bridged frames pass by the packet filter.
+    fn settle(&mut self, view: &View<'_>, ipv4: bool, status: &mut Status) -> bool {
+        if !view.frontends.cidrs.iter().any(|c| c.is_ipv4() == ipv4) {
+            return false;
+        }
+        let bridged = settings::set(ipv4, &mut status.failed);
+        let text = "the kernel does not filter bridged packets, so a pod that another pod of this node reaches through a Service \
+                    sees the node's address instead of the pod's: load it with `modprobe br_netfilter`";
+        if bridged && self.bridge_said.is_news(text) {
+            tracing::warn!("{text}");
+        }
+        bridged
+    }
+
+    fn take_notes(&mut self, view: &View<'_>, scope: Scope<'_>) {
+        let frontends = &view.frontends.by_key;
+        let text = |key: &FrontendKey| {
+            let frontend = frontends.get(key)?;
+            let text = unfit_scheduler(&frontend.scheduler)?;
+            Some((*key, (frontend.service.clone(), text)))
+        };
+        match scope {
+            Scope::All => self.notes = frontends.keys().filter_map(text).collect(),
+            Scope::Changed(changes) => {
+                self.notes.retain(|key, _| !changes.keys.contains(key));
+                self.notes.extend(changes.keys.iter().filter_map(text));
+            }
+        }
+    }
+}
