@@ -87,6 +87,29 @@ pub struct EtcdArguments {
     /// File with the password of that user; without it, the variable FLANNELD_ETCD_PASSWORD counts
     #[arg(long, global = true, env = "FLANNELD_ETCD_PASSWORD_FILE", value_name = "FILE")]
     pub etcd_password_file: Option<String>,
+
+    /// Reach etcd on other hosts by plain http, where whoever is on the way can read and change everything
+    #[arg(
+        long,
+        global = true,
+        env = "FLANNELD_ETCD_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = go_bool
+    )]
+    pub etcd_insecure: bool,
+}
+
+/// true and false as flanneld reads them from its flags and environment; an empty variable is one that is not set.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
 }
 
 impl EtcdArguments {

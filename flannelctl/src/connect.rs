@@ -1,7 +1,6 @@
 //! From the command line to a store.
 
-use anyhow::Context;
-use flannel_store::{EtcdOptions, EtcdStore, Secret};
+use flannel_store::{EtcdOptions, EtcdStore, Password, Secret};
 
 use crate::cli::EtcdArguments;
 use crate::failure::Failure;
@@ -12,11 +11,11 @@ const PASSWORD_VARIABLE: &str = "FLANNELD_ETCD_PASSWORD";
 /// A client for the given options; nothing is sent yet.
 pub fn store(arguments: &EtcdArguments) -> Result<EtcdStore, Failure> {
     let environment = std::env::var(PASSWORD_VARIABLE).ok();
-    Ok(EtcdStore::connect(options(arguments, environment)?)?)
+    Ok(EtcdStore::connect(options(arguments, environment))?)
 }
 
 /// Empty texts count as not given: flanneld ignores empty environment variables.
-fn options(arguments: &EtcdArguments, environment: Option<String>) -> Result<EtcdOptions, Failure> {
+fn options(arguments: &EtcdArguments, environment: Option<String>) -> EtcdOptions {
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let default = EtcdOptions::default();
     let endpoints = match arguments.etcd_endpoints.as_str() {
@@ -25,25 +24,22 @@ fn options(arguments: &EtcdArguments, environment: Option<String>) -> Result<Etc
     };
     let username = given(&arguments.etcd_username);
     let password = match given(&arguments.etcd_password_file) {
-        Some(file) => Some(password_of(&file)?),
+        Some(file) => Some(Password::File(file.into())),
         // The variable may be set for other nodes' sake; without a user it means nothing.
-        None if username.is_some() => environment.filter(|text| !text.is_empty()),
+        None if username.is_some() => environment
+            .filter(|text| !text.is_empty())
+            .map(|text| Password::Text(Secret::new(text))),
         None => None,
     };
-    Ok(EtcdOptions {
+    EtcdOptions {
         endpoints,
         ca_file: given(&arguments.etcd_cafile).map(Into::into),
         cert_file: given(&arguments.etcd_certfile).map(Into::into),
         key_file: given(&arguments.etcd_keyfile).map(Into::into),
         username,
-        password: password.map(Secret::new),
-    })
-}
-
-fn password_of(file: &str) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the etcd password from {file} (--etcd-password-file)"))?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+        password,
+        insecure: arguments.etcd_insecure,
+    }
 }
 
 #[cfg(test)]
@@ -60,28 +56,22 @@ mod tests {
     fn empty_texts_are_not_given() {
         let arguments =
             parse("flannelctl --etcd-endpoints= --etcd-cafile= --etcd-username= --etcd-prefix= subnets");
-        let options = options(&arguments, Some("unused".to_owned())).unwrap();
+        let options = options(&arguments, Some("unused".to_owned()));
         assert_eq!(options, EtcdOptions::default());
         assert_eq!(arguments.prefix().to_string(), "/coreos.com/network");
     }
 
     #[test]
     fn the_password_comes_from_a_file_or_the_environment() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, "from file\n").unwrap();
-        let path = file.path().to_str().unwrap();
-        let with_file = parse(&format!(
-            "flannelctl --etcd-username u --etcd-password-file {path} subnets"
-        ));
+        let with_file = "flannelctl --etcd-username u --etcd-password-file /run/password subnets";
         let environment = Some("from environment".to_owned());
-        let password = |arguments| options(arguments, environment.clone()).unwrap().password;
-        assert_eq!(password(&with_file), Some(Secret::new("from file")));
-        assert_eq!(
-            password(&parse("flannelctl --etcd-username u subnets")),
-            Some(Secret::new("from environment"))
-        );
-        let missing = parse("flannelctl --etcd-password-file /nonexistent subnets");
-        let Err(Failure::Usage(error)) = options(&missing, None) else {
+        let password = |line: &str| options(&parse(line), environment.clone()).password;
+        assert_eq!(password(with_file), Some(Password::File("/run/password".into())));
+        let text = Password::Text(Secret::new("from environment"));
+        assert_eq!(password("flannelctl --etcd-username u subnets"), Some(text));
+        assert_eq!(password("flannelctl subnets"), None);
+        let missing = parse("flannelctl --etcd-username u --etcd-password-file /nonexistent subnets");
+        let Err(Failure::Usage(error)) = store(&missing) else {
             panic!("a missing file is taken");
         };
         assert!(error.to_string().contains("/nonexistent"), "{error}");

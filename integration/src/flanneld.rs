@@ -33,7 +33,11 @@ impl Flanneld {
         let notify = NotifySocket::bind(&format!("{}-flanneld", node.name()))?;
         let program = format!("{}/flanneld", sandbox::BINARIES);
         let endpoints = format!("--etcd-endpoints={}", etcd::ENDPOINT);
-        let argv = [&[program.as_str(), endpoints.as_str()], arguments].concat();
+        let argv = [
+            &[program.as_str(), endpoints.as_str(), "--etcd-insecure"],
+            arguments,
+        ]
+        .concat();
         let mut set = vec![("NOTIFY_SOCKET".to_owned(), notify.path().to_owned())];
         set.extend(variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         let log = format!("{}-flanneld", node.name());

@@ -160,7 +160,12 @@ impl Lab {
     /// Runs flannelctl on the operator's machine against the lab's etcd.
     pub fn flannelctl(&self, arguments: &[&str]) -> Result<crate::Output> {
         let program = format!("{}/flannelctl", sandbox::BINARIES);
-        let fixed = [program.as_str(), "--etcd-endpoints", etcd::ENDPOINT];
+        let fixed = [
+            program.as_str(),
+            "--etcd-insecure",
+            "--etcd-endpoints",
+            etcd::ENDPOINT,
+        ];
         self.operator().exec(&[&fixed, arguments].concat())
     }
 }

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::StoreError;
-
 /// One address: `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -20,12 +18,12 @@ impl fmt::Display for Address {
 
 impl Address {
     /// `tls` tells whether a TLS file was given: then an address without a scheme is https, and http is refused.
-    pub(crate) fn parse(text: &str, tls: bool) -> Result<Self, StoreError> {
+    pub(crate) fn parse(text: &str, tls: bool) -> Result<Self, String> {
         let bad = |problem: &str| {
-            StoreError::config(format!(
+            format!(
                 "etcd endpoint {:?} {problem}; expected a form like http://127.0.0.1:2379",
                 without_user(text)
-            ))
+            )
         };
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
@@ -34,11 +32,11 @@ impl Address {
         let https = match scheme.as_deref() {
             Some("https") => true,
             Some("http") if tls => {
-                return Err(StoreError::config(format!(
+                return Err(format!(
                     "etcd endpoint {:?} is not encrypted, but TLS files are given \
                      (--etcd-cafile, --etcd-certfile, --etcd-keyfile); write https:// or leave the files out",
                     without_user(text)
-                )));
+                ));
             }
             Some("http") => false,
             Some(_) => return Err(bad("has a scheme other than http and https")),
@@ -57,6 +55,15 @@ impl Address {
             https,
             authority: authority.to_owned(),
         })
+    }
+
+    /// Whether it is this host: then nobody is on the way.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.host();
+        match host.parse::<std::net::IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost"),
+        }
     }
 
     /// The name that the server's certificate must bear; an IPv6 address stands without its brackets.
@@ -153,11 +160,9 @@ mod tests {
         ] {
             assert!(Address::parse(bad, false).is_err(), "{bad}");
         }
-        let error = Address::parse("http://u:hunter2@a:1", false)
-            .unwrap_err()
-            .to_string();
+        let error = Address::parse("http://u:hunter2@a:1", false).unwrap_err();
         assert!(!error.contains("hunter2"), "{error}");
-        let error = Address::parse("http://a:1", true).unwrap_err().to_string();
+        let error = Address::parse("http://a:1", true).unwrap_err();
         assert!(error.contains("https://"), "{error}");
     }
 }

@@ -7,13 +7,13 @@
 //! Every call has a deadline of [`CALL_DEADLINE`]; none of them hangs.
 
 mod backoff;
+mod credentials;
 mod endpoint;
 mod error;
 mod etcd;
 mod follow;
 mod options;
 mod store;
-mod tls;
 mod types;
 
 #[cfg(feature = "fixture")]
@@ -24,7 +24,7 @@ pub mod memory;
 pub use error::{ErrorKind, StoreError};
 pub use etcd::{CALL_DEADLINE, EtcdStore};
 pub use follow::{Event, LostReason, follow, follow_since};
-pub use options::{EtcdOptions, Secret};
+pub use options::{EtcdOptions, Password, Secret};
 pub use store::{Change, Position, Store, Watch, WatchEnd, WatchItem};
 pub use types::{
     Created, KeptAlive, KeyValue, LeaseId, Listing, NewLease, Renewal, Replaced, Revision, TimeToLive,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use etcd_client::Client;
 use flannel_store::fixture::{BlackHole, EtcdProcess};
 use flannel_store::{
-    Created, ErrorKind, EtcdOptions, EtcdStore, Event, KeptAlive, LeaseId, LostReason, NewLease, Renewal,
-    Replaced, Secret, Store, TimeToLive, follow,
+    Created, ErrorKind, EtcdOptions, EtcdStore, Event, KeptAlive, LeaseId, LostReason, NewLease, Password,
+    Renewal, Replaced, Secret, Store, TimeToLive, follow,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Receiver;
@@ -423,7 +423,7 @@ async fn a_user_is_authenticated_and_a_wrong_password_is_told() {
     let with = |password: &str| {
         EtcdStore::connect(EtcdOptions {
             username: Some("root".to_owned()),
-            password: Some(Secret::new(password)),
+            password: Some(Password::Text(Secret::new(password))),
             ..etcd.options()
         })
         .unwrap()

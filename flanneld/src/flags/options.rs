@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_model::EtcdPrefix;
-use flannel_store::{EtcdOptions, Secret};
+use flannel_store::{EtcdOptions, Password, Secret};
 
 use super::Typed;
 use crate::services::ServiceMode;
@@ -224,26 +224,29 @@ fn service_mode(typed: &Typed, problems: &mut Vec<String>) -> ServiceMode {
 }
 
 fn etcd(typed: &Typed, problems: &mut Vec<String>) -> EtcdOptions {
-    let endpoints: Vec<String> = typed
-        .text("etcd-endpoints")
-        .split(',')
-        .map(str::trim)
-        .filter(|e| !e.is_empty())
-        .map(Into::into)
-        .collect();
-    if endpoints.is_empty() {
-        problems
-            .push("--etcd-endpoints is empty: expected at least one, such as http://127.0.0.1:2379".into());
-    }
+    let endpoints = EtcdOptions::endpoint_list(&typed.text("etcd-endpoints"));
     let path = |name: &str| typed.optional(name).map(PathBuf::from);
-    EtcdOptions {
+    let options = EtcdOptions {
         endpoints,
         ca_file: path("etcd-cafile"),
         cert_file: path("etcd-certfile"),
         key_file: path("etcd-keyfile"),
         username: typed.optional("etcd-username"),
-        password: typed.optional("etcd-password").map(Secret::new),
+        password: password(typed, problems),
+        insecure: typed.bool("etcd-insecure"),
+    };
+    problems.extend(options.endpoint_problems());
+    options
+}
+
+fn password(typed: &Typed, problems: &mut Vec<String>) -> Option<Password> {
+    let text = typed.optional("etcd-password");
+    let file = typed.optional("etcd-password-file").map(PathBuf::from);
+    if text.is_some() && file.is_some() {
+        problems.push("--etcd-password and --etcd-password-file are both given: leave one out".into());
     }
+    let text = text.map(|text| Password::Text(Secret::new(text)));
+    file.map(Password::File).or(text)
 }
 
 #[cfg(test)]
@@ -282,10 +285,20 @@ mod tests {
             "--healthz-port=70000",
             "--healthz-ip=here",
             "--service-source=kube",
-            "--etcd-endpoints=,",
+            "--etcd-endpoints=ftp://a:1,http://10.0.0.1:2379",
+            "--etcd-password=x",
+            "--etcd-password-file=/y",
         ])
         .unwrap_err();
-        assert_eq!(problems.len(), 8, "{problems:?}");
+        assert_eq!(problems.len(), 10, "{problems:?}");
+    }
+
+    #[test]
+    fn plain_http_to_another_host_needs_leave() {
+        let problems = resolve(&["--etcd-endpoints=http://10.0.0.1:2379"]).unwrap_err();
+        assert!(problems[0].contains("--etcd-insecure"), "{problems:?}");
+        assert!(resolve(&["--etcd-endpoints=http://10.0.0.1:2379", "--etcd-insecure"]).is_ok());
+        assert!(resolve(&["--etcd-endpoints=10.0.0.1:2379", "--etcd-cafile=/etc/ca.pem"]).is_ok());
     }
 
     #[test]

@@ -93,7 +93,19 @@ pub const FLAGS: &[Flag] = &[
         "etcd-password",
         Kind::Text,
         "",
-        "password for etcd; better given as FLANNELD_ETCD_PASSWORD, which `ps` does not show",
+        "password for etcd; better given as FLANNELD_ETCD_PASSWORD or in a file, which `ps` does not show",
+    ),
+    built(
+        "etcd-password-file",
+        Kind::Text,
+        "",
+        "file with the password for etcd, read at each new connection",
+    ),
+    built(
+        "etcd-insecure",
+        Kind::Bool,
+        "false",
+        "reach etcd on other hosts by plain http, where whoever is on the way can read and change leases",
     ),
     built(
         "iface",

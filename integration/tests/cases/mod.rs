@@ -5,6 +5,7 @@ mod clients;
 mod cni;
 mod common;
 mod crash;
+mod etcd_access;
 mod lease;
 mod overlay;
 pub mod selftest;
@@ -51,6 +52,9 @@ pub fn all() -> Vec<Case> {
         case!(plain bad_input::last_subnet_goes_to_one),
         case!(plain lease::many_start_at_once),
         case!(plain lease::deleted_lease_is_claimed_again),
+        case!(plain etcd_access::plain_http_to_another_host_asks_for_a_flag),
+        case!(plain etcd_access::tls_with_any_of_the_files),
+        case!(plain etcd_access::password_comes_from_a_file_and_is_never_told),
         case!(plain overlay::three_nodes_converge),
         case!(plain overlay::every_pod_reaches_every_pod),
         case!(plain overlay::tcp_flows_across_nodes),

@@ -3,14 +3,15 @@
 //! Each endpoint has a client of its own. A balanced channel over all of them would send every second call to a dead
 //! endpoint, and flannel's default endpoints always hold a dead one (port 4001).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error, KvClient, LeaseClient, WatchClient};
 use tokio::sync::Mutex;
 
-use crate::Secret;
+use super::classify::classify;
+use crate::credentials::{Credentials, Material, Version};
 use crate::endpoint::Address;
-use crate::tls::TlsFiles;
 
 /// HTTP/2 pings while a stream is open find a frozen server or a black hole within 15 s. etcd refuses clients that ping
 /// more often than every 5 s (--grpc-keepalive-min-time), or without an open stream.
@@ -29,33 +30,26 @@ pub(super) struct Connection {
 }
 
 pub(super) struct Member {
+    address: Address,
     name: String,
-    options: ConnectOptions,
-    user: Option<(String, Secret)>,
-    connection: Mutex<Option<Connection>>,
+    credentials: Arc<Credentials>,
+    connect_timeout: Duration,
+    connection: Mutex<Option<Open>>,
+}
+
+/// A connection, and the state of the credentials' files that it was made or kept with.
+struct Open {
+    connection: Connection,
+    version: Version,
 }
 
 impl Member {
-    pub(super) fn new(
-        address: &Address,
-        tls: &TlsFiles,
-        user: Option<(String, Secret)>,
-        connect_timeout: Duration,
-    ) -> Self {
-        let options = ConnectOptions::new()
-            .with_connect_timeout(connect_timeout)
-            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-            .with_keep_alive_while_idle(false)
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
-        let options = match address.https {
-            true => options.with_tls(tls.options(address.host()).timeout(connect_timeout)),
-            false => options,
-        };
+    pub(super) fn new(address: Address, credentials: Arc<Credentials>, connect_timeout: Duration) -> Self {
         Self {
             name: address.to_string(),
-            options,
-            user,
+            address,
+            credentials,
+            connect_timeout,
             connection: Mutex::new(None),
         }
     }
@@ -65,20 +59,36 @@ impl Member {
         &self.name
     }
 
-    /// The connection; prepared, and authenticated if there is a user, at the first call.
+    /// The connection; prepared, and authenticated if there is a user, at the first call. When a certificate, a key or the
+    /// password was replaced on disk, a new connection takes its place as soon as it is known to work.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
         let mut slot = self.connection.lock().await;
-        if let Some(connection) = &*slot {
-            return Ok(connection.clone());
-        }
-        let client = self.connect().await?;
-        let connection = Connection {
-            kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
-            lease: client.lease_client(),
-            watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+        let Some(open) = &mut *slot else {
+            let open = self.open().await?.0;
+            let connection = open.connection.clone();
+            *slot = Some(open);
+            return Ok(connection);
         };
-        *slot = Some(connection.clone());
-        Ok(connection)
+        let version = self.credentials.version();
+        if open.version != version {
+            // Whatever comes of it, the same files are tried once.
+            open.version = version;
+            match self.open_proven().await {
+                Ok(proven) => {
+                    tracing::info!(
+                        endpoint = self.name,
+                        "the credentials for etcd were replaced and are in use"
+                    );
+                    *open = proven;
+                }
+                Err(error) => tracing::warn!(
+                    endpoint = self.name,
+                    reason = classify(&error).reason,
+                    "the credentials for etcd were replaced, but etcd does not take them; those from before stay in use"
+                ),
+            }
+        }
+        Ok(open.connection.clone())
     }
 
     /// The next call connects (and authenticates) anew.
@@ -86,16 +96,53 @@ impl Member {
         *self.connection.lock().await = None;
     }
 
-    async fn connect(&self) -> Result<Client, Error> {
-        let Some((name, password)) = &self.user else {
-            return Client::connect([&self.name], Some(self.options.clone())).await;
+    async fn open(&self) -> Result<(Open, Client), Error> {
+        let material = self.credentials.fresh();
+        let client = self.connect(&material).await?;
+        let connection = Connection {
+            kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
+            lease: client.lease_client(),
+            watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
         };
-        let with_user = self.options.clone().with_user(name, password.expose());
+        let version = material.version().clone();
+        Ok((Open { connection, version }, client))
+    }
+
+    /// A connection over which etcd answered. Making one sends nothing by itself.
+    async fn open_proven(&self) -> Result<Open, Error> {
+        let (open, client) = self.open().await?;
+        match client.maintenance_client().status().await {
+            Ok(_) => Ok(open),
+            // It knows us; this call just is not ours to make.
+            Err(Error::GRpcStatus(status)) if status.code() == tonic::Code::PermissionDenied => Ok(open),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn options(&self, material: &Material) -> ConnectOptions {
+        let options = ConnectOptions::new()
+            .with_connect_timeout(self.connect_timeout)
+            .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+            .with_keep_alive_while_idle(false)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        match self.address.https {
+            true => options.with_tls(material.tls(self.address.host()).timeout(self.connect_timeout)),
+            false => options,
+        }
+    }
+
+    async fn connect(&self, material: &Material) -> Result<Client, Error> {
+        let options = self.options(material);
+        let Some((name, password)) = material.user() else {
+            return Client::connect([&self.name], Some(options)).await;
+        };
+        let with_user = options.clone().with_user(name, password.expose());
         match Client::connect([&self.name], Some(with_user)).await {
             // A user for a cluster that has no authentication switched on is no error in flannel either.
             Err(Error::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => {
                 tracing::warn!(endpoint = %self.name, "etcd does not ask for authentication; the user name is not used");
-                Client::connect([&self.name], Some(self.options.clone())).await
+                Client::connect([&self.name], Some(options)).await
             }
             other => other,
         }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::endpoint::Address;
-use crate::tls::TlsFiles;
+use crate::credentials::Credentials;
 use crate::{EtcdOptions, StoreError};
 use member::Member;
 
@@ -44,25 +43,26 @@ impl EtcdStore {
     /// Prepares a client. Nothing is sent before the first call, so success says nothing about etcd.
     ///
     /// # Errors
-    /// Options that cannot work: an endpoint that is no address, a TLS file that cannot be read, a certificate without its
-    /// key, a user name without a password.
+    /// Options that cannot work, all at once: an endpoint that is no address, or plain http to another host without leave, a
+    /// TLS file that cannot be read, a certificate without its key, a user name without a password.
     pub fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
-        let tls_given =
-            options.ca_file.is_some() || options.cert_file.is_some() || options.key_file.is_some();
-        let tls = TlsFiles::read(&options)?;
-        let user = user(&options)?;
-        let endpoints = EtcdOptions::endpoint_list(&options.endpoints.join(","));
-        if endpoints.is_empty() {
-            return Err(StoreError::config("no etcd endpoint is given".to_owned()));
-        }
-        let connect_timeout = connect_timeout(endpoints.len());
-        let members = endpoints
-            .iter()
-            .map(|text| {
-                let address = Address::parse(text, tls_given)?;
-                Ok(Member::new(&address, &tls, user.clone(), connect_timeout))
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
+        let addresses = options.addresses();
+        let (addresses, mut problems) = match addresses {
+            Ok(addresses) => (addresses, Vec::new()),
+            Err(problems) => (Vec::new(), problems),
+        };
+        let credentials = Credentials::read(options)
+            .map_err(|mut more| problems.append(&mut more))
+            .ok();
+        let Some(credentials) = credentials.filter(|_| problems.is_empty()) else {
+            return Err(StoreError::config(problems.join("; ")));
+        };
+        let credentials = Arc::new(credentials);
+        let connect_timeout = connect_timeout(addresses.len());
+        let members = addresses
+            .into_iter()
+            .map(|address| Member::new(address, credentials.clone(), connect_timeout))
+            .collect();
         Ok(Self {
             shared: Arc::new(Shared {
                 members,
@@ -100,20 +100,6 @@ impl EtcdStore {
 fn connect_timeout(members: usize) -> Duration {
     let members = u32::try_from(members).unwrap_or(u32::MAX).max(1);
     (CALL_DEADLINE * 4 / 5 / members).max(Duration::from_millis(200))
-}
-
-fn user(options: &EtcdOptions) -> Result<Option<(String, crate::Secret)>, StoreError> {
-    let name = options.username.clone().filter(|name| !name.is_empty());
-    match (name, options.password.clone()) {
-        (None, None) => Ok(None),
-        (Some(name), Some(password)) => Ok(Some((name, password))),
-        (Some(_), None) => Err(StoreError::config(
-            "--etcd-username is given without a password".to_owned(),
-        )),
-        (None, Some(_)) => Err(StoreError::config(
-            "an etcd password is given without --etcd-username".to_owned(),
-        )),
-    }
 }
 
 #[cfg(test)]

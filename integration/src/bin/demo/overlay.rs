@@ -68,7 +68,10 @@ fn etcdctl(lab: &Lab, arguments: &[&str]) -> Result<String> {
 /// Starts flanneld everywhere with masquerading and waits until all are ready.
 pub fn start(lab: &Lab) -> Result<Vec<Flanneld>> {
     show::command(
-        &format!("flanneld --etcd-endpoints={} --ip-masq", etcd::ENDPOINT),
+        &format!(
+            "flanneld --etcd-endpoints={} --etcd-insecure --ip-masq",
+            etcd::ENDPOINT
+        ),
         "",
     );
     let mut daemons: Vec<Flanneld> = lab
