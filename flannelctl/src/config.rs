@@ -144,7 +144,10 @@ fn view(text: &[u8]) -> Result<View, ConfigErrors> {
     let config = NetworkConfig::parse(text)?;
     let vxlan = match config.backend.settings {
         BackendSettings::Vxlan(vxlan) => Some(vxlan),
-        BackendSettings::Unread => None,
+        BackendSettings::HostGw
+        | BackendSettings::Ipip(_)
+        | BackendSettings::Alloc
+        | BackendSettings::Unread => None,
     };
     let options = serde_json::from_str(config.backend.options.get()).map_err(|error| {
         ConfigErrors(vec![FieldError {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use flannel_model::{
-    Asked, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, Ipv6Pool, NetworkConfig,
-    VxlanOptions,
+    Asked, BackendConfig, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, Ipv6Pool,
+    NetworkConfig,
 };
 use flannel_store::Store;
 
@@ -18,8 +18,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Usable {
     /// How the address space of each family is cut.
     pub pools: Families<Ipv4Pool, Ipv6Pool>,
-    /// Its backend's options.
-    pub vxlan: VxlanOptions,
+    /// Its backend, one that this build has.
+    pub backend: BackendSettings,
 }
 
 impl Usable {
@@ -69,14 +69,10 @@ pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&s
 /// Checks a config and what it asks of this build; all problems at once.
 fn check(text: &[u8]) -> Result<Usable, ConfigErrors> {
     let network = NetworkConfig::parse_for(text, limits)?;
-    match network.backend.settings {
-        BackendSettings::Vxlan(vxlan) => Ok(Usable {
-            pools: network.pools,
-            vxlan,
-        }),
-        // `limits` has named it.
-        BackendSettings::Unread => Err(ConfigErrors(Vec::new())),
-    }
+    Ok(Usable {
+        pools: network.pools,
+        backend: network.backend.settings,
+    })
 }
 
 /// What is asked for and not built yet.
@@ -89,18 +85,40 @@ fn limits(asked: Asked<'_>) -> Vec<FieldError> {
     let Some(backend) = asked.backend else {
         return errors;
     };
-    if backend.kind != "vxlan" {
-        errors.push(FieldError::new(
-            "Backend.Type",
-            &format!("{:?}", backend.kind),
-            "this build carries packets over \"vxlan\" only (flannel takes udp when Backend is left out)",
-        ));
-    }
-    if matches!(backend.settings, BackendSettings::Vxlan(vxlan) if vxlan.direct_routing) {
-        let problem = "direct routes are not built yet; leave it out";
-        errors.push(FieldError::new("Backend.DirectRouting", "true", problem));
+    errors.extend(refused_backend(backend));
+    if asked.ipv6 && matches!(backend.settings, BackendSettings::Ipip(_)) {
+        let problem = "ipip carries IPv4 only, as in flannel; use vxlan or host-gw with IPv6";
+        errors.push(FieldError::new("Backend.Type", "\"ipip\"", problem));
     }
     errors
+}
+
+/// Why a backend that flannel has or had is none of ours, and what serves instead.
+fn refused_backend(backend: &BackendConfig) -> Option<FieldError> {
+    let ours = "vxlan, host-gw, ipip and alloc are there";
+    let problem = match backend.kind.as_str() {
+        "vxlan" | "host-gw" | "ipip" | "alloc" => return None,
+        // flannel's code takes it when Backend is left out.
+        "udp" => format!(
+            "it is not built yet (flannel takes udp when Backend is left out); use vxlan, which the kernel itself carries: {ours}"
+        ),
+        "wireguard" => format!("it is not built yet: {ours}"),
+        "ipsec" => format!(
+            "it needs strongSwan and a key that all nodes share in etcd, and is not offered; encrypt below the overlay: {ours}"
+        ),
+        "extension" => format!(
+            "it runs commands that whoever writes to etcd chooses, and is not offered; use alloc with routes of your own: {ours}"
+        ),
+        "tencent-vpc" | "aws-vpc" | "gce" | "ali-vpc" => format!(
+            "it drives one cloud's routing table, and is not offered; use alloc with that cloud's own controller, or vxlan: {ours}"
+        ),
+        _ => format!("there is no such backend: {ours}"),
+    };
+    Some(FieldError::new(
+        "Backend.Type",
+        &format!("{:?}", backend.kind),
+        &problem,
+    ))
 }
 
 #[cfg(test)]
@@ -117,20 +135,28 @@ mod tests {
     }
 
     #[test]
-    fn a_vxlan_config_is_usable() {
+    fn what_this_build_has_is_usable() {
         let usable = check(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"VXLAN","Port":4789}}"#).unwrap();
-        assert_eq!(usable.vxlan.port, 4789);
+        assert!(matches!(usable.backend, BackendSettings::Vxlan(vxlan) if vxlan.port == 4789));
+        for kind in [
+            "vxlan\",\"DirectRouting\":true,\"x\":\"",
+            "host-gw",
+            "ipip",
+            "alloc",
+        ] {
+            let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+            assert!(check(text.as_bytes()).is_ok(), "{text}");
+        }
     }
 
     #[test]
     fn what_this_build_cannot_do_is_refused_by_field() {
         assert_eq!(fields(r#"{"Network":"10.5.0.0/16"}"#), ["Backend.Type"]);
-        assert_eq!(
-            fields(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}"#),
-            ["Backend.Type"]
-        );
-        let direct = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}"#;
-        assert_eq!(fields(direct), ["Backend.DirectRouting"]);
+        for kind in ["ipsec", "extension", "tencent-vpc", "wireguard", "quic"] {
+            let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+            let error = check(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(kind) && error.contains("host-gw"), "{error}");
+        }
         let both = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":-1,"Port":99999}}"#;
         assert_eq!(fields(both), ["Backend.VNI", "Backend.Port"]);
         let all = r#"{"EnableIPv6":true,"SubnetLen":99,"Backend":{"Type":"udp"}}"#;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use flannel_lease::{
     Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, Protected, Settings, Standing,
 };
-use flannel_model::{Families, IpFamily, Mac, SubnetEnv};
+use flannel_model::{Families, SubnetEnv};
 use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, follow};
 use flannel_telemetry::{Health, notify_ready, notify_status, notify_stopping};
@@ -21,12 +21,12 @@ use crate::flags::{Options, ServiceSource};
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
 use crate::overlay::Facts;
 use crate::peer_feed::PeerFeed;
-use crate::publish::{Publisher, Vtep};
+use crate::publish::{Published, Publisher};
 use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
 use crate::said::Said;
-use crate::underlay::{choose_underlay, device_mac};
-use crate::{clock, node_id, service_feed, signals, stranded, subnet_file};
+use crate::underlay::choose_underlay;
+use crate::{backends, clock, node_id, service_feed, signals, stranded, subnet_file};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
@@ -63,15 +63,13 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     };
     waiting("reading the network config");
     let usable = wait_for_config(&store, &options.prefix.config(), waiting).await;
-    let (underlay, devices) = blocking({
+    let (underlay, published) = blocking({
         let options = options.clone();
-        let vni = usable.vxlan.vni;
-        let families = usable.families();
+        let (families, backend) = (usable.families(), usable.backend);
         move || {
-            Ok((
-                choose_underlay(&options, families)?,
-                (device_mac(vni, IpFamily::V4)?, device_mac(vni, IpFamily::V6)?),
-            ))
+            let underlay = choose_underlay(&options, families)?;
+            backends::check(&backend, &underlay)?;
+            Ok((underlay, backends::published(&backend)?))
         }
     })
     .await?;
@@ -84,7 +82,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
         "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(options, health, store, usable, underlay, devices)
+    Node::start(options, health, store, usable, underlay, published)
         .run()
         .await
 }
@@ -126,7 +124,7 @@ impl<'a> Node<'a> {
         store: EtcdStore,
         usable: Usable,
         underlay: Underlay,
-        devices: (Option<Mac>, Option<Mac>),
+        published: Published,
     ) -> Self {
         let settings = Settings {
             ttl: options.lease_ttl,
@@ -146,9 +144,7 @@ impl<'a> Node<'a> {
         let pools = usable.pools;
         let previous = subnet_file::previous_lease(&options.subnet_file);
         let machine = LeaseMachine::new(settings, pools, identity, previous);
-        let fresh = || Mac::local_unicast(six_random_bytes());
-        let vteps = (Vtep::new(devices.0, fresh()), Vtep::new(devices.1, fresh()));
-        let publisher = Publisher::new(identity, pools, usable.vxlan.vni, vteps);
+        let publisher = Publisher::new(identity, pools, published);
         let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
         let (own_news, seen) = mpsc::channel(OWN_NEWS);
         let (status, lease) = watch::channel(None);
@@ -230,7 +226,7 @@ impl<'a> Node<'a> {
     /// Compares what the store says of our own lease with what we know of it.
     fn tell_lease(&mut self) {
         let held = self.lease.borrow().as_ref().and_then(|status| status.held);
-        if let Some((held, _)) = held
+        if let Some(held) = held
             && let Some(news) = self.feed.own_news(&held, &self.identity)
         {
             self.send_lease(news);
@@ -277,7 +273,7 @@ impl<'a> Node<'a> {
         let Some(status) = self.lease.borrow().clone() else {
             return;
         };
-        let Some((held, macs)) = status.held else { return };
+        let Some(held) = status.held else { return };
         if !self.feed.is_synced() {
             return;
         }
@@ -294,7 +290,7 @@ impl<'a> Node<'a> {
             usable: &self.usable,
             underlay: &self.underlay,
             key: held.key,
-            macs,
+            macs: status.macs,
         };
         let peers: Vec<_> = view.peers.values().collect();
         let Some((facts, useless)) = facts::facts(own, &peers) else {
@@ -350,7 +346,7 @@ impl<'a> Node<'a> {
         }
         let report = self.reports.borrow().clone();
         let Some(report) = report.filter(|report| report.devices_up) else {
-            return self.waiting("bringing up the VXLAN device");
+            return self.waiting("bringing up the tunnel device");
         };
         if let Err(error) = subnet_file::write(&self.options.subnet_file, &self.subnet_env(&report)) {
             let file = self.options.subnet_file.display();
@@ -419,9 +415,4 @@ fn listed<A: ToString, B: ToString>(families: &Families<A, B>) -> String {
         families.ipv6().map(B::to_string),
     );
     [ipv4, ipv6].into_iter().flatten().collect::<Vec<_>>().join(",")
-}
-
-fn six_random_bytes() -> [u8; 6] {
-    let bits = clock::random_bits().to_ne_bytes();
-    [bits[0], bits[1], bits[2], bits[3], bits[4], bits[5]]
 }

@@ -1,9 +1,13 @@
 //! From the lease, the config and the checked peers to the facts of each family's overlay.
 
+use std::net::IpAddr;
+
 use flannel_lease::Peer;
 use flannel_model::{Families, IpFamily, IpSubnet, LeaseKey, Mac};
-use flannel_plan::{OverlayFacts, Underlay, vxlan_peers};
+use flannel_plan::backend::{Backend, FamilyFacts};
+use flannel_plan::{DesiredOverlay, Underlay};
 
+use crate::backends::backend;
 use crate::config_wait::Usable;
 use crate::overlay::Facts;
 
@@ -16,8 +20,8 @@ pub struct Own<'a> {
     pub underlay: &'a Underlay,
     /// The lease.
     pub key: LeaseKey,
-    /// Ethernet address of the VTEP of each family.
-    pub macs: Families<Mac, Mac>,
+    /// Ethernet address of the VTEP of each family, for a backend that has them.
+    pub macs: Option<Families<Mac, Mac>>,
 }
 
 /// A record that is of no use to the backend: its key, and why.
@@ -26,53 +30,54 @@ pub type Useless = (String, String);
 /// The facts, and the peers that are of no use in a family. `None` when the lease does not have the families of the network,
 /// which only lasts until another lease is taken.
 pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
+    let backend = backend(&own.usable.backend, own.macs)?;
     let mut useless = Vec::new();
-    let ipv4 = overlay(own, IpFamily::V4, peers, &mut useless);
-    let ipv6 = overlay(own, IpFamily::V6, peers, &mut useless);
+    let ipv4 = overlay(own, &*backend, IpFamily::V4, peers, &mut useless);
+    let ipv6 = overlay(own, &*backend, IpFamily::V6, peers, &mut useless);
     let overlays = Families::new(ipv4, ipv6)?;
     overlays.same_families(&own.usable.pools).then_some(())?;
     // One record may be of no use in both families.
     useless.sort();
     useless.dedup();
+    let both = [IpFamily::V4, IpFamily::V6];
+    let carriers = both.into_iter().filter_map(|family| own.underlay.carrier(family));
     let facts = Facts {
         own: own.key,
+        addresses: carriers.map(|carrier| carrier.address).collect(),
+        nodes: peers.iter().flat_map(|peer| node_addresses(peer)).collect(),
         overlays,
     };
     Some((facts, useless))
 }
 
+/// Addresses under which a node is reached.
+fn node_addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
+    let ipv4 = Some(IpAddr::from(peer.value.public_ip)).filter(|ip| !ip.is_unspecified());
+    ipv4.into_iter().chain(peer.value.public_ipv6.map(IpAddr::from))
+}
+
 fn overlay(
     own: Own<'_>,
+    backend: &dyn Backend,
     family: IpFamily,
     peers: &[&Peer],
     useless: &mut Vec<Useless>,
-) -> Option<OverlayFacts> {
+) -> Option<DesiredOverlay> {
     let pools = &own.usable.pools;
-    let (network, own_subnet, mac): (IpSubnet, IpSubnet, Mac) = match family {
-        IpFamily::V4 => (
-            pools.ipv4()?.network.into(),
-            own.key.ipv4()?.into(),
-            *own.macs.ipv4()?,
-        ),
-        IpFamily::V6 => (
-            pools.ipv6()?.network.into(),
-            own.key.ipv6()?.into(),
-            *own.macs.ipv6()?,
-        ),
+    let (network, own_subnet): (IpSubnet, IpSubnet) = match family {
+        IpFamily::V4 => (pools.ipv4()?.network.into(), own.key.ipv4()?.into()),
+        IpFamily::V6 => (pools.ipv6()?.network.into(), own.key.ipv6()?.into()),
     };
-    let carrier = own.underlay.carrier(family)?;
-    let (peers, rejects) = vxlan_peers(peers.iter().copied(), family, own.usable.vxlan.vni, mac);
-    useless.extend(
-        rejects
-            .into_iter()
-            .map(|(key, reason)| (key.to_string(), reason.to_string())),
-    );
-    Some(OverlayFacts {
-        own_subnet,
+    let facts = FamilyFacts {
         network,
-        options: own.usable.vxlan,
-        carrier,
-        vtep_mac: mac,
-        peers,
-    })
+        own_subnet,
+        carrier: own.underlay.carrier(family)?,
+        connected: &own.underlay.connected,
+    };
+    let (overlay, rejects) = backend.overlay(&facts, peers);
+    let texts = rejects
+        .into_iter()
+        .map(|(key, reason)| (key.to_string(), reason.to_string()));
+    useless.extend(texts);
+    Some(overlay)
 }

@@ -3,82 +3,126 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use flannel_model::IpSubnet;
 use flannel_netlink::address::{self, Address, AddressSpec};
-use flannel_netlink::link::{self, Link, LinkRef, VxlanSpec};
+use flannel_netlink::link::{self, IpipSpec, Link, LinkRef, VxlanSpec};
 use flannel_netlink::neighbour;
 use flannel_netlink::route::{self, DEFAULT_METRIC_V6, Distance, Filter, Route, RouteKind};
 use flannel_netlink::{Failure, IpFamily, NetlinkError, RouteConn, RouteRequest, fdb};
 use flannel_plan::{
-    CanReach, DefaultRoute, Device, Interface, InterfaceAddress, ObservedLink, ObservedOverlay,
-    ObservedRoute, ObservedVxlan, Op, VxlanLink,
+    CanReach, DefaultRoute, DesiredOverlay, Device, Interface, InterfaceAddress, IpipLink, LinkKind,
+    ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, Op, Out,
+    TunnelLink, Way,
 };
 
 // What the plan takes for ours is what the requests mark as ours.
 const _: () = assert!(flannel_plan::OUR_PROTOCOL == flannel_netlink::OUR_PROTOCOL);
 
-/// The device and everything on it. Empty when there is no device of that name.
+/// What there is of an overlay: the tunnel device with all that is on it, and the routes to pods.
 ///
 /// # Errors
 /// When the kernel cannot be asked; a half-seen overlay would be planned for wrongly.
-pub fn observe(conn: &mut RouteConn, device: Device) -> Result<ObservedOverlay, NetlinkError> {
-    let Some(link) = link::by_name(conn, &device.to_string())? else {
-        return Ok(ObservedOverlay::default());
+pub fn observe(conn: &mut RouteConn, desired: &DesiredOverlay) -> Result<ObservedOverlay, NetlinkError> {
+    let link = match desired.device() {
+        Some(device) => link::by_name(conn, &device.to_string())?,
+        None => None,
     };
+    let mut observed = match &link {
+        Some(link) => observe_device(conn, link, desired.family())?,
+        None => ObservedOverlay::default(),
+    };
+    observed.routes = observe_routes(conn, link.as_ref(), desired)?;
+    Ok(observed)
+}
+
+fn observe_device(
+    conn: &mut RouteConn,
+    link: &Link,
+    family: IpFamily,
+) -> Result<ObservedOverlay, NetlinkError> {
     let index = link.ifindex;
-    let family = device.family;
     let addresses = address::dump(conn, family, Some(index))?;
     let neighbours = neighbour::dump(conn, family, index)?
         .into_iter()
         .filter(|n| n.permanent);
     let fdb = fdb::dump(conn, index)?.into_iter();
     let fdb = fdb.filter(|e| e.permanent && e.plain && e.mac.is_unicast() && IpFamily::of(e.dst) == family);
-    let filter = Filter {
-        family,
-        ifindex: Some(index),
-        kind: Some(RouteKind::Unicast),
-        ..Filter::default()
-    };
-    let routes = route::dump(conn, &filter)?.into_iter();
     Ok(ObservedOverlay {
-        link: Some(observed_link(&link)),
+        link: Some(observed_link(link)),
         addresses: addresses.iter().map(|a| (a.local, a.length)).collect(),
         neighbours: neighbours.filter_map(|n| Some((n.address, n.mac?))).collect(),
         fdb: fdb.map(|e| (e.mac, e.dst)).collect(),
-        routes: routes
-            .filter(|r| !r.multipath)
-            .map(|r| observed_route(&r))
-            .collect(),
+        routes: Vec::new(),
     })
 }
 
+/// Routes over the tunnel, wherever they lead, and routes inside the network, whatever they lead over.
+fn observe_routes(
+    conn: &mut RouteConn,
+    tunnel: Option<&Link>,
+    desired: &DesiredOverlay,
+) -> Result<Vec<ObservedRoute>, NetlinkError> {
+    let filter = Filter {
+        family: desired.family(),
+        kind: Some(RouteKind::Unicast),
+        ..Filter::default()
+    };
+    let tunnel = tunnel.map(|link| link.ifindex);
+    let routes = route::dump(conn, &filter)?.into_iter().filter(|r| !r.multipath);
+    let observed = routes.filter_map(|route| observed_route(&route, tunnel));
+    let concerns =
+        |route: &ObservedRoute| route.way.out == Out::Tunnel || desired.network.contains(&route.destination);
+    Ok(observed.filter(concerns).collect())
+}
+
 fn observed_link(link: &Link) -> ObservedLink {
-    let vxlan = link.vxlan.map(|v| ObservedVxlan {
-        id: v.id,
-        underlay: v.underlay,
-        local: v.local,
-        port: v.port,
-        learning: v.learning,
-        gbp: v.gbp,
-    });
     ObservedLink {
-        vxlan,
+        kind: observed_kind(link),
         mtu: link.mtu,
         mac: link.mac,
         up: link.up,
     }
 }
 
-fn observed_route(route: &Route) -> ObservedRoute {
-    ObservedRoute {
+fn observed_kind(link: &Link) -> ObservedKind {
+    if let Some(v) = link.vxlan {
+        return ObservedKind::Vxlan(ObservedVxlan {
+            id: v.id,
+            underlay: v.underlay,
+            local: v.local,
+            port: v.port,
+            learning: v.learning,
+            gbp: v.gbp,
+        });
+    }
+    if let Some(ipip) = link.ipip {
+        return ObservedKind::Ipip(ObservedIpip {
+            local: ipip.local,
+            remote: ipip.remote,
+        });
+    }
+    ObservedKind::Other(link.kind.clone())
+}
+
+fn observed_route(route: &Route, tunnel: Option<u32>) -> Option<ObservedRoute> {
+    let ifindex = route.ifindex?;
+    Some(ObservedRoute {
         destination: route.destination,
-        gateway: route.gateway,
-        onlink: route.onlink,
+        way: Way {
+            out: if tunnel == Some(ifindex) {
+                Out::Tunnel
+            } else {
+                Out::Interface(ifindex)
+            },
+            gateway: route.gateway,
+            onlink: route.onlink,
+        },
         protocol: route.protocol,
         metric: match (route.destination.is_ipv4(), route.metric) {
             (false, DEFAULT_METRIC_V6) => 0,
             (_, metric) => metric,
         },
-    }
+    })
 }
 
 /// All interfaces with their addresses.
@@ -107,6 +151,7 @@ pub fn interfaces(conn: &mut RouteConn) -> Result<Vec<Interface>, NetlinkError> 
 fn interface_address(address: &Address) -> InterfaceAddress {
     InterfaceAddress {
         address: address.local,
+        length: address.length,
         host_scope: address.scope == address::Scope::Host,
         permanent: address.permanent,
         deprecated: address.deprecated,
@@ -152,26 +197,43 @@ pub fn can_reach(conn: &mut RouteConn, target: IpAddr) -> Result<CanReach, Netli
 /// rest. Deleting what is gone already is a success.
 pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkError>)> {
     // Operations on the device come first and go by its name; the index that all others need is known only afterwards.
-    let (of_link, of_entries): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| op.is_link());
+    let (of_link, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| op.is_link());
     let mut results = run(conn, &of_link, 0);
-    if let Some(first) = of_entries.first() {
-        match index_of(conn, device_of(first)) {
-            Ok(ifindex) => results.extend(run(conn, &of_entries, ifindex)),
-            Err(error) => {
-                let failed = |op: &&Op| {
-                    (
-                        (*op).clone(),
-                        Err(NetlinkError {
-                            what: op.to_string(),
-                            ..error.clone()
-                        }),
-                    )
+    let index = match others.iter().find_map(|op| device_of(op)) {
+        Some(device) => index_of(conn, device),
+        None => Ok(0),
+    };
+    match index {
+        Ok(ifindex) => results.extend(run(conn, &others, ifindex)),
+        Err(error) => {
+            // Without the tunnel the ways that lead elsewhere still serve.
+            let (elsewhere, over_it): (Vec<&Op>, Vec<&Op>) =
+                others.iter().partition(|op| leads_elsewhere(op));
+            results.extend(run(conn, &elsewhere, 0));
+            let failed = |op: &&Op| {
+                let error = NetlinkError {
+                    what: op.to_string(),
+                    ..error.clone()
                 };
-                results.extend(of_entries.iter().map(failed));
-            }
+                ((*op).clone(), Err(error))
+            };
+            results.extend(over_it.iter().map(failed));
         }
     }
     results
+}
+
+/// Whether it is about a route over another interface than the tunnel.
+fn leads_elsewhere(op: &Op) -> bool {
+    match op {
+        Op::RouteAdd { way, .. }
+        | Op::RouteReplace { way, .. }
+        | Op::RouteDelete {
+            route: ObservedRoute { way, .. },
+            ..
+        } => way.out != Out::Tunnel,
+        _ => false,
+    }
 }
 
 fn run(conn: &mut RouteConn, ops: &[&Op], ifindex: u32) -> Vec<(Op, Result<(), NetlinkError>)> {
@@ -219,9 +281,10 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
     if done { Ok(()) } else { Err(error) }
 }
 
-fn device_of(op: &Op) -> Device {
+/// The tunnel that an operation is about.
+fn device_of(op: &Op) -> Option<Device> {
     match op {
-        Op::LinkCreate(VxlanLink { device, .. })
+        Op::LinkCreate(TunnelLink { device, .. })
         | Op::LinkDelete { device, .. }
         | Op::LinkSetMac { device, .. }
         | Op::LinkSetMtu { device, .. }
@@ -233,20 +296,21 @@ fn device_of(op: &Op) -> Device {
         | Op::NeighbourReplace { device, .. }
         | Op::NeighbourDelete { device, .. }
         | Op::FdbReplace { device, .. }
-        | Op::FdbDelete { device, .. }
-        | Op::RouteAdd { device, .. }
-        | Op::RouteReplace { device, .. }
-        | Op::RouteDelete { device, .. } => *device,
+        | Op::FdbDelete { device, .. } => Some(*device),
+        Op::RouteAdd { device, .. } | Op::RouteReplace { device, .. } | Op::RouteDelete { device, .. } => {
+            *device
+        }
     }
 }
 
-/// The request that carries out an operation. Its text for errors is that of the operation, with names for numbers.
+/// The request that carries out an operation; `ifindex` is that of the tunnel. Its text for errors is that of the operation,
+/// with names for numbers.
 fn request(op: &Op, ifindex: u32) -> RouteRequest {
-    let device = device_of(op).to_string();
+    let device = device_of(op).map(|device| device.to_string()).unwrap_or_default();
     let name = LinkRef::Name(&device);
     let request = match op {
         Op::LinkDelete { .. } => link::delete(name),
-        Op::LinkCreate(wanted) => link::create_vxlan(&vxlan_spec(&device, wanted)),
+        Op::LinkCreate(wanted) => create(&device, wanted),
         Op::LinkSetMac { mac, .. } => link::set_mac(name, *mac),
         Op::LinkSetMtu { mtu, .. } => link::set_mtu(name, *mtu),
         Op::LinkSetLearning { learning, .. } => link::set_vxlan_learning(name, *learning),
@@ -260,12 +324,8 @@ fn request(op: &Op, ifindex: u32) -> RouteRequest {
         Op::NeighbourDelete { address, .. } => neighbour::delete(ifindex, *address),
         Op::FdbReplace { mac, dst, .. } => fdb::replace(ifindex, *mac, *dst),
         Op::FdbDelete { mac, dst, .. } => fdb::delete(ifindex, *mac, *dst),
-        Op::RouteAdd {
-            destination, gateway, ..
-        } => route::add(&Route::via_onlink(*destination, *gateway, ifindex)),
-        Op::RouteReplace {
-            destination, gateway, ..
-        } => route::replace(&Route::via_onlink(*destination, *gateway, ifindex)),
+        Op::RouteAdd { destination, way, .. } => route::add(&route_by(*destination, way, ifindex)),
+        Op::RouteReplace { destination, way, .. } => route::replace(&route_by(*destination, way, ifindex)),
         Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
     };
     RouteRequest {
@@ -274,17 +334,24 @@ fn request(op: &Op, ifindex: u32) -> RouteRequest {
     }
 }
 
-fn vxlan_spec<'a>(name: &'a str, link: &VxlanLink) -> VxlanSpec<'a> {
-    VxlanSpec {
-        name,
-        id: link.id,
-        underlay: link.underlay,
-        local: link.local,
-        port: link.port,
-        mtu: link.mtu,
-        mac: link.mac,
-        learning: link.learning,
-        gbp: link.gbp,
+fn create(name: &str, link: &TunnelLink) -> RouteRequest {
+    match link.kind {
+        LinkKind::Vxlan(vxlan) => link::create_vxlan(&VxlanSpec {
+            name,
+            id: vxlan.id,
+            underlay: vxlan.underlay,
+            local: vxlan.local,
+            port: vxlan.port,
+            mtu: link.mtu,
+            mac: vxlan.mac,
+            learning: vxlan.learning,
+            gbp: vxlan.gbp,
+        }),
+        LinkKind::Ipip(IpipLink { local }) => link::create_ipip(&IpipSpec {
+            name,
+            local,
+            mtu: link.mtu,
+        }),
     }
 }
 
@@ -297,22 +364,33 @@ fn address_spec(ifindex: u32, local: IpAddr, length: u8) -> AddressSpec {
     }
 }
 
-fn route_of(route: &ObservedRoute, ifindex: u32) -> Route {
-    let scope = if route.gateway.is_some() {
+/// A route that goes this way, marked as ours.
+fn route_by(destination: IpSubnet, way: &Way, tunnel: u32) -> Route {
+    let ifindex = match way.out {
+        Out::Tunnel => tunnel,
+        Out::Interface(ifindex) => ifindex,
+    };
+    let scope = if way.gateway.is_some() {
         Distance::Universe
     } else {
         Distance::Link
     };
     Route {
-        gateway: route.gateway,
-        onlink: route.onlink,
+        gateway: way.gateway,
+        onlink: way.onlink,
+        scope,
+        ..Route::on_link(destination, ifindex)
+    }
+}
+
+fn route_of(route: &ObservedRoute, tunnel: u32) -> Route {
+    Route {
         protocol: route.protocol,
         // 0 would match every metric there (ip6_route_del).
         metric: match (route.destination.is_ipv4(), route.metric) {
             (false, 0) => DEFAULT_METRIC_V6,
             (_, metric) => metric,
         },
-        scope,
-        ..Route::on_link(route.destination, ifindex)
+        ..route_by(route.destination, &route.way, tunnel)
     }
 }

@@ -27,8 +27,10 @@ pub struct LeaseStatus {
     pub situation: Situation,
     /// Whether pods may be added.
     pub standing: Standing,
-    /// The subnet in use, if there was ever one, with the VTEP addresses published for it.
-    pub held: Option<(Holding, Families<Mac, Mac>)>,
+    /// The subnet in use, if there was ever one.
+    pub held: Option<Holding>,
+    /// The VTEP addresses published for it, by a backend that has them.
+    pub macs: Option<Families<Mac, Mac>>,
     /// Subnets that went to other nodes while this one had them.
     pub lost: Vec<LeaseKey>,
 }
@@ -90,7 +92,8 @@ impl<S: Store> LeaseDriver<S> {
         LeaseStatus {
             situation: self.machine.situation(),
             standing: self.machine.standing(now),
-            held: self.machine.holding().copied().zip(self.operator.macs()),
+            held: self.machine.holding().copied(),
+            macs: self.operator.macs(),
             lost: self.machine.lost().to_vec(),
         }
     }

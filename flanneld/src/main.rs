@@ -1,5 +1,6 @@
 //! flanneld: the node daemon. This file reads the command line and starts the runtime; `daemon` joins the parts.
 
+mod backends;
 mod clock;
 mod config_wait;
 mod daemon;

@@ -1,11 +1,13 @@
 //! One pass over the overlays of all families: observe, compare, apply.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use flannel_model::{Families, IpFamily, LeaseKey};
 use flannel_netlink::monitor::Change;
 use flannel_netlink::{NetlinkError, RouteConn, link};
-use flannel_plan::{DesiredOverlay, Device, Op, OverlayFacts, desired_overlay, diff_overlay};
+use flannel_plan::{DesiredOverlay, Device, Op, diff_overlay};
 
 use crate::kernel;
 use crate::reconciler::Report;
@@ -16,18 +18,22 @@ use crate::said::chain;
 pub struct Facts {
     /// Our lease.
     pub own: LeaseKey,
-    /// What the overlay of each family is made from.
-    pub overlays: Families<OverlayFacts, OverlayFacts>,
+    /// Our address of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of the other nodes.
+    pub nodes: BTreeSet<IpAddr>,
+    /// The overlay that each family should have.
+    pub overlays: Families<DesiredOverlay, DesiredOverlay>,
 }
 
 impl Facts {
     /// The overlays, IPv4 first.
-    pub fn overlays(&self) -> impl Iterator<Item = &OverlayFacts> {
+    pub fn overlays(&self) -> impl Iterator<Item = &DesiredOverlay> {
         self.overlays.ipv4().into_iter().chain(self.overlays.ipv6())
     }
 
     /// The overlay of a family; `None` when the network does not have it.
-    pub fn overlay(&self, family: IpFamily) -> Option<&OverlayFacts> {
+    pub fn overlay(&self, family: IpFamily) -> Option<&DesiredOverlay> {
         match family {
             IpFamily::V4 => self.overlays.ipv4(),
             IpFamily::V6 => self.overlays.ipv6(),
@@ -49,18 +55,13 @@ pub struct Pass {
 /// Compares the kernel with the facts and writes the difference. A failed write stops no other, and the families do not wait
 /// for each other.
 pub fn reconcile(facts: &Facts) -> Pass {
-    let desired: Vec<DesiredOverlay> = facts.overlays().map(desired_overlay).collect();
     let report = Report {
         own: facts.own,
         devices_up: true,
         devices: Vec::new(),
         // Pods have one MTU for both families.
-        mtu: desired.iter().map(|overlay| overlay.link.mtu).min().unwrap_or(0),
-        peers: facts
-            .overlays()
-            .map(|overlay| overlay.peers.len())
-            .max()
-            .unwrap_or(0),
+        mtu: facts.overlays().map(|overlay| overlay.mtu).min().unwrap_or(0),
+        peers: facts.overlays().map(|overlay| overlay.peers).max().unwrap_or(0),
         failed: 0,
     };
     let mut pass = Pass {
@@ -68,7 +69,7 @@ pub fn reconcile(facts: &Facts) -> Pass {
         done: Vec::new(),
         problems: Vec::new(),
     };
-    for overlay in &desired {
+    for overlay in facts.overlays() {
         if let Err(error) = write_difference(overlay, &mut pass) {
             pass.problems.push(chain(&error));
             pass.report.devices_up = false;
@@ -79,9 +80,8 @@ pub fn reconcile(facts: &Facts) -> Pass {
 }
 
 fn write_difference(desired: &DesiredOverlay, pass: &mut Pass) -> Result<(), NetlinkError> {
-    let device = desired.link.device;
     let mut conn = RouteConn::open()?;
-    let observed = kernel::observe(&mut conn, device)?;
+    let observed = kernel::observe(&mut conn, desired)?;
     let ops = diff_overlay(desired, &observed);
     let mut link_failed = false;
     for (op, result) in kernel::apply(&mut conn, &ops) {
@@ -93,6 +93,9 @@ fn write_difference(desired: &DesiredOverlay, pass: &mut Pass) -> Result<(), Net
             }
         }
     }
+    let Some(device) = desired.device() else {
+        return Ok(());
+    };
     let link = link::by_name(&mut conn, &device.to_string())?;
     pass.report.devices_up &= !link_failed && link.is_some();
     pass.report.devices.extend(link.map(|link| link.ifindex));

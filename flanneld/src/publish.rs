@@ -4,16 +4,32 @@ use flannel_lease::Identity;
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, VxlanLeaseData};
 use serde_json::value::RawValue;
 
-/// The node's addresses and VTEPs. The VTEPs' Ethernet addresses are settled with the first lease and stay: every peer has
-/// them in its neighbour table.
+/// The node's addresses, and what its backend tells peers.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     identity: Identity,
     families: Families<Ipv4Pool, Ipv6Pool>,
-    vni: u32,
-    ipv4: Vtep,
-    ipv6: Vtep,
+    backend: Published,
     reserved: bool,
+}
+
+/// What a backend tells peers beside the addresses.
+#[derive(Debug, Clone)]
+pub enum Published {
+    /// The VXLAN network, and the VTEP of each family; only those of the network's families are used. Their Ethernet addresses
+    /// are settled with the first lease and stay: every peer has them in its neighbour table.
+    Vxlan {
+        /// The VXLAN network identifier.
+        vni: u32,
+        /// The VTEP of IPv4.
+        ipv4: Vtep,
+        /// The VTEP of IPv6.
+        ipv6: Vtep,
+    },
+    /// Its name and nothing else.
+    Name(&'static str),
+    /// Not even its name: flannel's udp and alloc.
+    Nothing,
 }
 
 /// Where the Ethernet address of one family's VTEP comes from.
@@ -44,19 +60,12 @@ impl Vtep {
 }
 
 impl Publisher {
-    /// For a network of these families; of `vteps` only theirs are used.
-    pub fn new(
-        identity: Identity,
-        families: Families<Ipv4Pool, Ipv6Pool>,
-        vni: u32,
-        (ipv4, ipv6): (Vtep, Vtep),
-    ) -> Self {
+    /// For a network of these families.
+    pub fn new(identity: Identity, families: Families<Ipv4Pool, Ipv6Pool>, backend: Published) -> Self {
         Self {
             identity,
             families,
-            vni,
-            ipv4,
-            ipv6,
+            backend,
             reserved: false,
         }
     }
@@ -66,38 +75,46 @@ impl Publisher {
         &self.families
     }
 
-    /// The VTEPs' addresses once they are settled.
+    /// The VTEPs' addresses once they are settled; `None` also for a backend that has none.
     pub fn macs(&self) -> Option<Families<Mac, Mac>> {
+        let Published::Vxlan { ipv4, ipv6, .. } = &self.backend else {
+            return None;
+        };
         match self.families {
-            Families::Ipv4(_) => self.ipv4.settled.map(Families::Ipv4),
-            Families::Ipv6(_) => self.ipv6.settled.map(Families::Ipv6),
-            Families::Dual(..) => Some(Families::Dual(self.ipv4.settled?, self.ipv6.settled?)),
+            Families::Ipv4(_) => ipv4.settled.map(Families::Ipv4),
+            Families::Ipv6(_) => ipv6.settled.map(Families::Ipv6),
+            Families::Dual(..) => Some(Families::Dual(ipv4.settled?, ipv6.settled?)),
         }
     }
 
     /// What to publish, given what an earlier run published.
     pub fn value(&mut self, published: Option<&LeaseValue>) -> LeaseValue {
-        let vni = self.vni;
-        let data = |vtep_mac| {
-            let text = serde_json::to_string(&VxlanLeaseData { vni, vtep_mac }).ok()?;
-            RawValue::from_string(text).ok()
-        };
-        let ipv4 = self.families.ipv4().is_some().then(|| {
-            let earlier = published.and_then(|value| value.backend_data.as_deref());
-            self.ipv4.settle(earlier)
-        });
-        let ipv6 = self.families.ipv6().is_some().then(|| {
-            let earlier = published.and_then(|value| value.backend_v6_data.as_deref());
-            self.ipv6.settle(earlier)
-        });
         // A reservation stays one.
         self.reserved = published.map_or(self.reserved, |value| value.reserved);
+        let (backend_type, backend_data, backend_v6_data) = match &mut self.backend {
+            Published::Vxlan { vni, ipv4, ipv6 } => {
+                let data = |vtep: &mut Vtep, earlier: Option<&RawValue>| {
+                    let vtep_mac = vtep.settle(earlier);
+                    let text = serde_json::to_string(&VxlanLeaseData { vni: *vni, vtep_mac }).ok()?;
+                    RawValue::from_string(text).ok()
+                };
+                let earlier4 = published.and_then(|value| value.backend_data.as_deref());
+                let earlier6 = published.and_then(|value| value.backend_v6_data.as_deref());
+                (
+                    Some("vxlan"),
+                    self.families.ipv4().and_then(|_| data(ipv4, earlier4)),
+                    self.families.ipv6().and_then(|_| data(ipv6, earlier6)),
+                )
+            }
+            Published::Name(name) => (Some(*name), None, None),
+            Published::Nothing => (None, None, None),
+        };
         LeaseValue {
             public_ip: self.identity.public_ip,
             public_ipv6: self.identity.public_ipv6,
-            backend_type: Some("vxlan".to_owned()),
-            backend_data: ipv4.and_then(data),
-            backend_v6_data: ipv6.and_then(data),
+            backend_type: backend_type.map(ToOwned::to_owned),
+            backend_data,
+            backend_v6_data,
             node_id: self.identity.node,
             reserved: self.reserved,
         }
@@ -128,7 +145,12 @@ mod tests {
                 Mac::new([2, 0, 0, 0, 0, last]),
             )
         };
-        Publisher::new(identity, pools, 1, (vtep(9), vtep(10)))
+        let vxlan = Published::Vxlan {
+            vni: 1,
+            ipv4: vtep(9),
+            ipv6: vtep(10),
+        };
+        Publisher::new(identity, pools, vxlan)
     }
 
     const IPV4: &str = r#"{"Network":"10.5.0.0/16"}"#;
@@ -177,5 +199,21 @@ mod tests {
         let text = publisher(IPV4, me, None).value(Some(&earlier)).to_json();
         let end = r#""NodeID":"00000000000000000000000000000abc","Reserved":true}"#;
         assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn other_backends_publish_their_name_or_nothing() {
+        let pools = NetworkConfig::parse(IPV4.as_bytes()).unwrap().pools;
+        let text = |backend| {
+            Publisher::new(identity(None), pools, backend)
+                .value(None)
+                .to_json()
+        };
+        let addresses = r#"{"PublicIP":"192.168.50.11","PublicIPv6":null"#;
+        assert_eq!(
+            text(Published::Name("host-gw")),
+            format!(r#"{addresses},"BackendType":"host-gw"}}"#)
+        );
+        assert_eq!(text(Published::Nothing), format!("{addresses}}}"));
     }
 }

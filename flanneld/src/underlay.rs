@@ -37,7 +37,7 @@ pub fn choose_underlay(options: &Options, families: Families<(), ()>) -> anyhow:
 /// When the kernel cannot be asked.
 pub fn device_mac(vni: u32, family: IpFamily) -> anyhow::Result<Option<Mac>> {
     let mut conn = RouteConn::open()?;
-    let device = link::by_name(&mut conn, &Device { vni, family }.to_string())?;
+    let device = link::by_name(&mut conn, &Device::Vxlan { vni, family }.to_string())?;
     Ok(device
         .filter(|link| link.vxlan.is_some())
         .and_then(|link| link.mac))

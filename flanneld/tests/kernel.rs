@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Instant;
 
-use flannel_model::{Families, IpFamily, Ipv4Subnet, Ipv6Subnet, Mac, VxlanOptions};
+use flannel_lease::{Peer as LeasePeer, Revisions};
+use flannel_model::{Families, IpFamily, LeaseValue, Mac, VxlanOptions};
 use flannel_netlink::RouteConn;
-use flannel_plan::{
-    DesiredOverlay, Op, OverlayFacts, Peer, UnderlayOptions, choose_underlay, desired_overlay, diff_overlay,
-};
+use flannel_plan::backend::{Backend, FamilyFacts, HostGw, Vxlan};
+use flannel_plan::{DesiredOverlay, LinkKind, Op, Underlay, UnderlayOptions, choose_underlay, diff_overlay};
 use serde_json::Value;
 
 fn in_fresh_netns(work: impl FnOnce(&mut RouteConn) + Send) {
@@ -63,37 +63,64 @@ fn json(command: &str) -> Vec<Value> {
     }
 }
 
-/// The overlay of a node with `count` peers, on the interface of the default route.
-fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
+fn underlay(conn: &mut RouteConn, families: Families<(), ()>) -> Underlay {
     let interfaces = kernel::interfaces(conn).unwrap();
     let defaults = kernel::default_routes(conn).unwrap();
-    let underlay = choose_underlay(
-        &interfaces,
-        &defaults,
-        &UnderlayOptions::for_families(Families::Ipv4(())),
-    )
-    .unwrap();
+    let underlay = choose_underlay(&interfaces, &defaults, &UnderlayOptions::for_families(families)).unwrap();
     assert_eq!((underlay.name.as_str(), underlay.mtu), ("u0", 1500));
-    let peer = |n: u32| Peer {
-        subnet: Ipv4Subnet::new(Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8)), 24)
-            .unwrap()
-            .into(),
-        public_ip: Ipv4Addr::from(0xc633_0000 + n).into(),
-        vtep_mac: Mac::local_unicast([0x8a, 0, 0, 0, (n >> 8) as u8, n as u8]),
-    };
-    desired_overlay(&OverlayFacts {
-        own_subnet: "10.0.1.0/24".parse().unwrap(),
-        network: "10.0.0.0/8".parse().unwrap(),
+    underlay
+}
+
+fn lease(key: &str, value: &str) -> LeasePeer {
+    LeasePeer {
+        key: key.parse().unwrap(),
+        value: LeaseValue::parse(value.as_bytes()).unwrap(),
+        revisions: Revisions {
+            created: 1,
+            modified: 1,
+        },
+    }
+}
+
+fn overlay(backend: &dyn Backend, facts: &FamilyFacts<'_>, peers: &[LeasePeer]) -> DesiredOverlay {
+    let (overlay, useless) = backend.overlay(facts, &peers.iter().collect::<Vec<_>>());
+    assert_eq!((overlay.peers, useless), (peers.len(), vec![]));
+    overlay
+}
+
+fn vxlan() -> Vxlan {
+    Vxlan {
         options: VxlanOptions::default(),
+        macs: Families::Dual(Mac::new([0x8a, 1, 1, 1, 1, 1]), Mac::new([0x8a, 1, 1, 1, 1, 6])),
+    }
+}
+
+/// The VXLAN overlay of a node with `count` peers, on the interface of the default route.
+fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
+    let underlay = underlay(conn, Families::Ipv4(()));
+    let peer = |n: u32| {
+        let subnet = Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8));
+        let address = Ipv4Addr::from(0xc633_0000 + n);
+        let mac = Mac::local_unicast([0x8a, 0, 0, 0, (n >> 8) as u8, n as u8]);
+        lease(
+            &format!("{subnet}-24"),
+            &format!(
+                r#"{{"PublicIP":"{address}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+            ),
+        )
+    };
+    let facts = FamilyFacts {
+        network: "10.0.0.0/8".parse().unwrap(),
+        own_subnet: "10.0.1.0/24".parse().unwrap(),
         carrier: underlay.carrier(IpFamily::V4).unwrap(),
-        vtep_mac: Mac::new([0x8a, 1, 1, 1, 1, 1]),
-        peers: (0..count).map(peer).collect(),
-    })
+        connected: &underlay.connected,
+    };
+    overlay(&vxlan(), &facts, &(0..count).map(peer).collect::<Vec<_>>())
 }
 
 /// One pass; gives the operations, all of which have to succeed.
 fn settle(conn: &mut RouteConn, desired: &DesiredOverlay) -> Vec<Op> {
-    let observed = kernel::observe(conn, desired.link.device).unwrap();
+    let observed = kernel::observe(conn, desired).unwrap();
     let ops = diff_overlay(desired, &observed);
     let results = kernel::apply(conn, &ops);
     assert_eq!(
@@ -155,25 +182,25 @@ fn an_overlay_is_made_adopted_repaired_and_thinned_out() {
 
 /// The IPv6 overlay of a node with `count` peers, on the interface of the IPv6 default route.
 fn wanted_v6(conn: &mut RouteConn, count: u16) -> DesiredOverlay {
-    let interfaces = kernel::interfaces(conn).unwrap();
-    let defaults = kernel::default_routes(conn).unwrap();
-    let options = UnderlayOptions::for_families(Families::Dual((), ()));
-    let underlay = choose_underlay(&interfaces, &defaults, &options).unwrap();
-    let peer = |n: u16| Peer {
-        subnet: Ipv6Subnet::new(Ipv6Addr::new(0xfd00, 5, 0, n + 2, 0, 0, 0, 0), 64)
-            .unwrap()
-            .into(),
-        public_ip: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n + 2).into(),
-        vtep_mac: Mac::local_unicast([0x8a, 0, 0, 0, 6, n as u8]),
+    let underlay = underlay(conn, Families::Dual((), ()));
+    let peer = |n: u16| {
+        let subnet = Ipv6Addr::new(0xfd00, 5, 0, n + 2, 0, 0, 0, 0);
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n + 2);
+        let mac = Mac::local_unicast([0x8a, 0, 0, 0, 6, n as u8]);
+        lease(
+            &format!("10.5.{n}.0-24&{subnet}-64"),
+            &format!(
+                r#"{{"PublicIP":"192.0.2.2","PublicIPv6":"{address}","BackendType":"vxlan","BackendV6Data":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+            ),
+        )
     };
-    desired_overlay(&OverlayFacts {
-        own_subnet: "fd00:5:0:1::/64".parse().unwrap(),
+    let facts = FamilyFacts {
         network: "fd00:5::/48".parse().unwrap(),
-        options: VxlanOptions::default(),
+        own_subnet: "fd00:5:0:1::/64".parse().unwrap(),
         carrier: underlay.carrier(IpFamily::V6).unwrap(),
-        vtep_mac: Mac::new([0x8a, 1, 1, 1, 1, 6]),
-        peers: (0..count).map(peer).collect(),
-    })
+        connected: &underlay.connected,
+    };
+    overlay(&vxlan(), &facts, &(0..count).map(peer).collect::<Vec<_>>())
 }
 
 #[test]
@@ -302,7 +329,10 @@ fn a_source_address_is_changed_without_a_new_device() {
         let mut desired = wanted(conn, 2);
         settle(conn, &desired);
         run("ip addr add 192.0.2.7/24 dev u0");
-        desired.link.local = IpAddr::from([192, 0, 2, 7]);
+        let link = &mut desired.tunnel.as_mut().unwrap().link;
+        if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+            vxlan.local = IpAddr::from([192, 0, 2, 7]);
+        }
         let ops = settle(conn, &desired);
         assert_eq!(
             ops.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -318,7 +348,7 @@ fn a_failure_is_told_and_does_not_stop_the_rest() {
         let desired = wanted(conn, 3);
         // Somebody else's route to the second peer's subnet.
         run("ip route add 10.0.3.0/24 dev u0");
-        let observed = kernel::observe(conn, desired.link.device).unwrap();
+        let observed = kernel::observe(conn, &desired).unwrap();
         let results = kernel::apply(conn, &diff_overlay(&desired, &observed));
         let failed: Vec<_> = results.iter().filter_map(|(_, r)| r.as_ref().err()).collect();
         assert_eq!(failed.len(), 1);
@@ -378,5 +408,68 @@ fn five_thousand_peers_are_programmed_in_seconds() {
             begin.elapsed()
         );
         assert!(made.as_secs() < 20, "{made:?}");
+    });
+}
+
+/// The overlay of a backend whose leases carry no data, with two nodes on the link and one behind a router.
+fn plain(conn: &mut RouteConn, backend: &dyn Backend, name: &str) -> (DesiredOverlay, usize) {
+    let underlay = underlay(conn, Families::Ipv4(()));
+    let value = |address: &str| format!(r#"{{"PublicIP":"{address}","BackendType":"{name}"}}"#);
+    let peers = [
+        lease("10.0.2.0-24", &value("192.0.2.2")),
+        lease("10.0.3.0-24", &value("192.0.2.3")),
+        lease("10.0.4.0-24", &value("198.51.100.4")),
+    ];
+    let facts = FamilyFacts {
+        network: "10.0.0.0/8".parse().unwrap(),
+        own_subnet: "10.0.1.0/24".parse().unwrap(),
+        carrier: underlay.carrier(IpFamily::V4).unwrap(),
+        connected: &underlay.connected,
+    };
+    let (overlay, useless) = backend.overlay(&facts, &peers.iter().collect::<Vec<_>>());
+    (overlay, useless.len())
+}
+
+#[test]
+fn host_gw_makes_adopts_and_repairs_plain_routes() {
+    in_fresh_netns(|conn| {
+        let (desired, useless) = plain(conn, &HostGw, "host-gw");
+        assert_eq!(useless, 1, "the node behind the router");
+        // As flannel leaves them: one that is right, one of a node that left.
+        run("ip route add 10.0.2.0/24 via 192.0.2.2 dev u0");
+        run("ip route add 10.0.9.0/24 via 192.0.2.9 dev u0");
+        // An operator's.
+        run("ip route add 10.0.7.0/24 via 192.0.2.9 dev u0 proto static");
+        let index = &json("ip -j link show u0")[0]["ifindex"];
+        let texts: Vec<String> = settle(conn, &desired).iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("route delete 10.0.9.0/24 via 192.0.2.9 dev if{index} proto 3"),
+            format!("route replace 10.0.2.0/24 via 192.0.2.2 dev if{index}"),
+            format!("route add 10.0.3.0/24 via 192.0.2.3 dev if{index}"),
+        ];
+        assert_eq!(texts, expected);
+        assert_eq!(json("ip -j -N route show proto 70").len(), 2);
+        assert_eq!(settle(conn, &desired), []);
+        run("ip route del 10.0.3.0/24");
+        assert_eq!(settle(conn, &desired).len(), 1);
+    });
+}
+
+#[test]
+fn a_change_of_the_backend_moves_the_routes_in_place() {
+    in_fresh_netns(|conn| {
+        let (host_gw, _) = plain(conn, &HostGw, "host-gw");
+        settle(conn, &host_gw);
+        let mut vxlan = wanted(conn, 2);
+        vxlan
+            .routes
+            .retain(|destination, _| host_gw.routes.contains_key(destination));
+        let texts: Vec<String> = settle(conn, &vxlan).iter().map(ToString::to_string).collect();
+        let replaced = texts.iter().filter(|text| text.starts_with("route replace"));
+        assert_eq!(replaced.count(), 2, "no moment without a route: {texts:?}");
+        assert_eq!(json("ip -j -N route show proto 70 dev flannel.1").len(), 2);
+        assert_eq!(settle(conn, &vxlan), []);
+        settle(conn, &host_gw);
+        assert_eq!(json("ip -j -N route show proto 70 dev u0").len(), 2);
     });
 }

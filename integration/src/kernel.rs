@@ -17,3 +17,14 @@ pub fn has_ipvs() -> bool {
     }
     Path::new(IPVS_PROC).exists()
 }
+
+/// Whether the running kernel can make IPIP tunnels, tried in a namespace of its own.
+pub fn has_ipip() -> bool {
+    let script = "ip link add probe type ipip local 192.0.2.1";
+    Command::new("unshare")
+        .args(["--net", "sh", "-c", script])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

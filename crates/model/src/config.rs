@@ -5,13 +5,19 @@ use serde_json::value::RawValue;
 use crate::config_error::Reader;
 use crate::json::Fields;
 use crate::pool::{self, Ipv4Pool, Ipv6Pool};
-use crate::{ConfigErrors, Families, FieldError, VxlanOptions};
+use crate::{ConfigErrors, Families, FieldError, IpipOptions, VxlanOptions};
 
 /// What the backend's options say, for the backends that this crate knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendSettings {
     /// `"Type": "vxlan"`.
     Vxlan(VxlanOptions),
+    /// `"Type": "host-gw"`, which has no options.
+    HostGw,
+    /// `"Type": "ipip"`.
+    Ipip(IpipOptions),
+    /// `"Type": "alloc"`, which has no options.
+    Alloc,
     /// Any other backend; its options were not read.
     Unread,
 }
@@ -122,15 +128,16 @@ fn backend(reader: &mut Reader<'_>) -> Option<BackendConfig> {
     };
     let kind = kind.to_lowercase();
     let settings = match kind.as_str() {
-        "vxlan" => match VxlanOptions::parse(&options) {
-            Ok(vxlan) => BackendSettings::Vxlan(vxlan),
-            Err(errors) => {
-                reader.errors.extend(errors);
-                BackendSettings::Unread
-            }
-        },
-        _ => BackendSettings::Unread,
+        "vxlan" => VxlanOptions::parse(&options).map(BackendSettings::Vxlan),
+        "host-gw" => Ok(BackendSettings::HostGw),
+        "ipip" => IpipOptions::parse(&options).map(BackendSettings::Ipip),
+        "alloc" => Ok(BackendSettings::Alloc),
+        _ => Ok(BackendSettings::Unread),
     };
+    let settings = settings.unwrap_or_else(|errors| {
+        reader.errors.extend(errors);
+        BackendSettings::Unread
+    });
     Some(BackendConfig {
         kind,
         options,

@@ -21,6 +21,14 @@ pub enum IpSubnet {
 pub struct IpSubnetError(String);
 
 impl IpSubnet {
+    /// The range of this length around an address; `None` when the family has no such length.
+    pub fn around(address: IpAddr, length: u8) -> Option<Self> {
+        match address {
+            IpAddr::V4(address) => Ipv4Subnet::new(address, length).map(Self::V4),
+            IpAddr::V6(address) => Ipv6Subnet::new(address, length).map(Self::V6),
+        }
+    }
+
     /// Whether `address` lies inside.
     pub fn holds(&self, address: IpAddr) -> bool {
         match (self, address) {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::FieldError;
 use crate::Mac;
 use crate::json::Fields;
+use crate::options::Options;
 
 /// Bytes that VXLAN adds to a packet on an IPv4 underlay: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (RFC 7348 §5).
 pub const VXLAN_OVERHEAD_V4: u32 = 50;
@@ -57,71 +58,21 @@ impl VxlanOptions {
     /// # Errors
     /// Every field that holds what it cannot hold.
     pub fn parse(backend: &RawValue) -> Result<Self, Vec<FieldError>> {
-        let mut errors = Vec::new();
-        let fields: Fields = match serde_json::from_str(backend.get()) {
-            Ok(fields) => fields,
-            Err(_) => {
-                return Err(vec![FieldError::new(
-                    "Backend",
-                    backend.get(),
-                    "expected a JSON object",
-                )]);
-            }
-        };
+        let fields = Options::fields(backend)?;
+        let mut read = Options::new(&fields);
         let default = Self::default();
-        let mut number = |name: &'static str, range: std::ops::RangeInclusive<u64>| -> Option<u64> {
-            let raw = fields.get(name).filter(|raw| raw.get() != "null")?;
-            let value = serde_json::from_str::<u64>(raw.get())
-                .ok()
-                .filter(|v| range.contains(v));
-            if value.is_none() {
-                let problem = format!(
-                    "expected a whole number from {} to {}",
-                    range.start(),
-                    range.end()
-                );
-                errors.push(FieldError::new(&format!("Backend.{name}"), raw.get(), &problem));
-            }
-            value
-        };
-        let vni = number("VNI", 0..=MAX_VNI).map_or(default.vni, |v| u32::try_from(v).unwrap_or(default.vni));
-        let port = number("Port", 0..=u64::from(u16::MAX))
-            .and_then(|v| u16::try_from(v).ok())
-            .filter(|p| *p != 0);
-        let mtu = number("MTU", 0..=*MTU_RANGE.end()).filter(|m| *m != 0);
-        if let Some(small) = mtu.filter(|m| !MTU_RANGE.contains(m)) {
-            let problem = format!(
-                "expected at least {} (0 or nothing: the interface's own)",
-                MTU_RANGE.start()
-            );
-            errors.push(FieldError::new("Backend.MTU", &small.to_string(), &problem));
-        }
-        let mut flag = |name: &'static str| -> bool {
-            let Some(raw) = fields.get(name).filter(|raw| raw.get() != "null") else {
-                return false;
-            };
-            serde_json::from_str(raw.get()).unwrap_or_else(|_| {
-                errors.push(FieldError::new(
-                    &format!("Backend.{name}"),
-                    raw.get(),
-                    "expected true or false",
-                ));
-                false
-            })
-        };
         let options = Self {
-            vni,
-            port: port.unwrap_or(default.port),
-            mtu: mtu.and_then(|m| u32::try_from(m).ok()),
-            gbp: flag("GBP"),
-            learning: flag("Learning"),
-            direct_routing: flag("DirectRouting"),
+            vni: read
+                .number("VNI", 0..=MAX_VNI)
+                .and_then(|vni| u32::try_from(vni).ok())
+                .unwrap_or(default.vni),
+            port: read.port("Port").unwrap_or(default.port),
+            mtu: read.mtu("MTU", MTU_RANGE),
+            gbp: read.flag("GBP"),
+            learning: read.flag("Learning"),
+            direct_routing: read.flag("DirectRouting"),
         };
-        if errors.is_empty() {
-            Ok(options)
-        } else {
-            Err(errors)
-        }
+        read.finish(options)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod create;
 mod read;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use flannel_model::Mac;
 
@@ -12,7 +13,9 @@ pub use change::{
     delete, delete_group, detach, set_alias, set_down, set_hairpin, set_isolated, set_mac, set_master,
     set_mtu, set_up, set_vxlan_learning, set_vxlan_local,
 };
-pub use create::{BridgeSpec, VethSpec, VxlanSpec, create_bridge, create_veth, create_vxlan};
+pub use create::{
+    BridgeSpec, IpipSpec, VethSpec, VxlanSpec, create_bridge, create_ipip, create_veth, create_vxlan,
+};
 pub use read::{by_index, by_name, dump, get_request, read_link};
 
 /// A network device as the kernel shows it.
@@ -46,6 +49,8 @@ pub struct Link {
     pub kind: String,
     /// Details of a VXLAN device.
     pub vxlan: Option<Vxlan>,
+    /// Details of an IPIP device.
+    pub ipip: Option<Ipip>,
     /// Hairpin mode, where the device is a port of a bridge.
     pub hairpin: Option<bool>,
     /// Isolation from other isolated ports, where the device is a port of a bridge.
@@ -60,7 +65,7 @@ pub struct Vxlan {
     /// Index of the device that carries the tunnel; `None` when it is not bound to one.
     pub underlay: Option<u32>,
     /// Source address of the outer packets.
-    pub local: Option<std::net::IpAddr>,
+    pub local: Option<IpAddr>,
     /// UDP destination port.
     pub port: u16,
     /// Source addresses are learned from received packets.
@@ -69,6 +74,15 @@ pub struct Vxlan {
     pub gbp: bool,
     /// The device reports unknown MAC addresses to user space.
     pub l2miss: bool,
+}
+
+/// What makes an IPIP device what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ipip {
+    /// Source address of the outer packets; `None` for any.
+    pub local: Option<IpAddr>,
+    /// The other end; `None` when each route names one.
+    pub remote: Option<IpAddr>,
 }
 
 /// Which link a request is about. A name lets one batch make a link and go on with it, before its index is known.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use flannel_model::{IpSubnet, Mac};
 
-use crate::diff::ObservedRoute;
-use crate::vxlan::{Device, VxlanLink};
+use crate::device::Device;
+use crate::observed::ObservedRoute;
+use crate::overlay::{IpipLink, LinkKind, TunnelLink, VxlanLink, Way, WayText};
 
 /// One change of the overlay in the kernel. Its text reads like an argument of `ip` or `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub enum Op {
         reason: String,
     },
     /// Make the device.
-    LinkCreate(VxlanLink),
+    LinkCreate(TunnelLink),
     /// Give the device another Ethernet address. The kernel forgets the neighbours on it.
     LinkSetMac {
         /// The device.
@@ -107,26 +108,26 @@ pub enum Op {
     },
     /// Add a route; it fails when somebody else has one to the same destination.
     RouteAdd {
-        /// The device.
-        device: Device,
+        /// The overlay's tunnel, if it has one.
+        device: Option<Device>,
         /// Where to.
         destination: IpSubnet,
-        /// The peer's first address.
-        gateway: IpAddr,
+        /// How.
+        way: Way,
     },
     /// Put a route in the place of one of ours.
     RouteReplace {
-        /// The device.
-        device: Device,
+        /// The overlay's tunnel, if it has one.
+        device: Option<Device>,
         /// Where to.
         destination: IpSubnet,
-        /// The peer's first address.
-        gateway: IpAddr,
+        /// How.
+        way: Way,
     },
     /// Delete a route of ours.
     RouteDelete {
-        /// The device.
-        device: Device,
+        /// The overlay's tunnel, if it has one.
+        device: Option<Device>,
         /// The route as it is.
         route: ObservedRoute,
     },
@@ -218,48 +219,57 @@ impl fmt::Display for Op {
             Self::RouteAdd {
                 device,
                 destination,
-                gateway,
-            } => {
-                write!(f, "route add {destination} via {gateway} dev {device} onlink")
-            }
+                way,
+            } => write!(f, "route add {destination} {}", WayText(way, *device)),
             Self::RouteReplace {
                 device,
                 destination,
-                gateway,
-            } => {
-                write!(f, "route replace {destination} via {gateway} dev {device} onlink")
-            }
+                way,
+            } => write!(f, "route replace {destination} {}", WayText(way, *device)),
             Self::RouteDelete { device, route } => fmt_route_delete(*device, route, f),
         }
     }
 }
 
-fn fmt_create(link: &VxlanLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn fmt_create(link: &TunnelLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let TunnelLink { device, mtu, kind } = link;
+    write!(f, "link add {device} mtu {mtu} ")?;
+    match kind {
+        LinkKind::Vxlan(vxlan) => fmt_vxlan(vxlan, f),
+        LinkKind::Ipip(IpipLink { local }) => write!(f, "type ipip local {local}"),
+    }
+}
+
+fn fmt_vxlan(link: &VxlanLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let VxlanLink {
-        device,
         id,
         underlay,
         local,
         port,
-        mtu,
         mac,
         learning,
         gbp,
     } = link;
     write!(
         f,
-        "link add {device} mtu {mtu} address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}",
+        "address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}",
         learning_text(*learning),
         if *gbp { " gbp" } else { "" }
     )
 }
 
-fn fmt_route_delete(device: Device, route: &ObservedRoute, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "route delete {}", route.destination)?;
-    if let Some(gateway) = route.gateway {
-        write!(f, " via {gateway}")?;
-    }
-    write!(f, " dev {device} proto {}", route.protocol)?;
+fn fmt_route_delete(
+    device: Option<Device>,
+    route: &ObservedRoute,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    // A route is deleted by where it leads; how it was made does not matter.
+    let way = Way {
+        onlink: false,
+        ..route.way
+    };
+    write!(f, "route delete {} {}", route.destination, WayText(&way, device))?;
+    write!(f, " proto {}", route.protocol)?;
     if route.metric != 0 {
         write!(f, " metric {}", route.metric)?;
     }
@@ -277,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_texts_are_those_of_iproute2() {
-        let device = Device {
+        let device = Device::Vxlan {
             vni: 1,
             family: IpFamily::V4,
         };
@@ -286,33 +296,37 @@ mod tests {
         let mac = Mac::new([0x8a, 0x55, 0x6f, 1, 2, 3]);
         let route = ObservedRoute {
             destination,
-            gateway: Some(gateway),
-            onlink: true,
+            way: Way::tunnel(gateway),
             protocol: 3,
             metric: 0,
         };
-        let link = VxlanLink {
+        let link = TunnelLink {
             device,
-            id: 1,
-            underlay: 2,
-            local: "192.0.2.1".parse().unwrap(),
-            port: 8472,
             mtu: 1450,
-            mac,
-            learning: false,
-            gbp: false,
+            kind: LinkKind::Vxlan(VxlanLink {
+                id: 1,
+                underlay: 2,
+                local: "192.0.2.1".parse().unwrap(),
+                port: 8472,
+                mac,
+                learning: false,
+                gbp: false,
+            }),
         };
         let texts = [
             (
                 Op::RouteReplace {
-                    device,
+                    device: Some(device),
                     destination,
-                    gateway,
+                    way: Way::tunnel(gateway),
                 },
                 "route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink",
             ),
             (
-                Op::RouteDelete { device, route },
+                Op::RouteDelete {
+                    device: Some(device),
+                    route,
+                },
                 "route delete 10.5.2.0/24 via 10.5.2.0 dev flannel.1 proto 3",
             ),
             (
@@ -322,6 +336,14 @@ mod tests {
                     mac,
                 },
                 "neighbour replace 10.5.2.0 lladdr 8a:55:6f:01:02:03 dev flannel.1 permanent",
+            ),
+            (
+                Op::RouteAdd {
+                    device: None,
+                    destination,
+                    way: Way::direct(2, "192.0.2.12".parse().unwrap()),
+                },
+                "route add 10.5.2.0/24 via 192.0.2.12 dev if2",
             ),
             (
                 Op::LinkCreate(link),

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use flannel_model::{Families, IpFamily};
+use flannel_model::{Families, IpFamily, IpSubnet};
 use regex::Regex;
 
-use crate::vxlan::Carrier;
+use crate::overlay::Carrier;
 
 /// An interface of the node, as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Interface {
 pub struct InterfaceAddress {
     /// The address.
     pub address: IpAddr,
+    /// Length of the prefix that it shares with its neighbours, in bits.
+    pub length: u8,
     /// Valid on this host only (scope host).
     pub host_scope: bool,
     /// Not bound to a lifetime, as addresses from DHCP are.
@@ -109,6 +111,8 @@ pub struct Underlay {
     pub address: Families<Ipv4Addr, Ipv6Addr>,
     /// The address of each family that peers send to: what the lease publishes. Differs from `address` behind NAT.
     pub public_ip: Families<Ipv4Addr, Ipv6Addr>,
+    /// What it reaches without a router, by its addresses.
+    pub connected: Vec<IpSubnet>,
 }
 
 impl Underlay {
@@ -354,7 +358,21 @@ fn underlay(
             Families::Ipv6(ipv6) => Families::Ipv6(public6(ipv6)),
             Families::Dual(ipv4, ipv6) => Families::Dual(public4(ipv4), public6(ipv6)),
         },
+        connected: connected(interface),
     })
+}
+
+/// The prefixes of the interface's addresses; an address alone has no neighbours.
+fn connected(interface: &Interface) -> Vec<IpSubnet> {
+    let mut subnets: Vec<IpSubnet> = interface
+        .addresses
+        .iter()
+        .filter(|a| a.length < IpFamily::of(a.address).bits())
+        .filter_map(|a| IpSubnet::around(a.address, a.length))
+        .collect();
+    subnets.sort();
+    subnets.dedup();
+    subnets
 }
 
 fn best(interface: &Interface, family: IpFamily) -> Option<IpAddr> {

@@ -11,6 +11,7 @@ use crate::underlay::{
 fn address(text: &str) -> InterfaceAddress {
     InterfaceAddress {
         address: text.parse().unwrap(),
+        length: if text.contains(':') { 64 } else { 24 },
         host_scope: text.starts_with("127.") || text == "::1",
         permanent: true,
         deprecated: false,

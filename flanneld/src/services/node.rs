@@ -11,13 +11,10 @@ use crate::overlay::Facts;
 pub fn service_node(facts: &Facts) -> ServiceNode {
     ServiceNode {
         name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        primary: facts.overlays().map(|overlay| overlay.carrier.address).collect(),
+        primary: facts.addresses.clone(),
         networks: facts.overlays().map(|overlay| overlay.network).collect(),
         pods: facts.overlays().map(|overlay| overlay.own_subnet).collect(),
-        peers: facts
-            .overlays()
-            .flat_map(|overlay| overlay.peers.iter().map(|peer| peer.public_ip))
-            .collect(),
+        peers: facts.nodes.iter().copied().collect(),
         ..ServiceNode::default()
     }
 }

@@ -1,5 +1,6 @@
 //! The tests, by topic. To add one: write `pub fn what_holds() -> Result<()>` in its topic's file and add its line here.
 
+mod backend;
 mod bad_input;
 mod clients;
 mod cni;
@@ -23,8 +24,8 @@ macro_rules! case {
     };
 }
 
-/// Every test. `plain` runs on any kernel, `ipvs` needs IPVS (and runs in the guest where this machine has none), `no_ipvs` the
-/// opposite.
+/// Every test. `plain` runs on any kernel; `ipvs` and `ipip` need those (and run in the guest where this machine has none);
+/// `no_ipvs` is about a kernel without.
 pub fn all() -> Vec<Case> {
     vec![
         case!(plain selftest::underlay_is_reachable),
@@ -55,6 +56,12 @@ pub fn all() -> Vec<Case> {
         case!(plain etcd_access::plain_http_to_another_host_asks_for_a_flag),
         case!(plain etcd_access::tls_with_any_of_the_files),
         case!(plain etcd_access::password_comes_from_a_file_and_is_never_told),
+        case!(plain backend::host_gw_routes_by_the_nodes_themselves),
+        case!(plain backend::host_gw_refuses_an_address_that_is_not_its_own),
+        case!(plain backend::direct_routing_avoids_the_tunnel_on_one_link),
+        case!(plain backend::alloc_gives_a_subnet_and_touches_nothing),
+        case!(plain backend::other_types_are_refused_with_what_serves_instead),
+        case!(ipip backend::ipip_carries_packets_between_nodes),
         case!(plain overlay::three_nodes_converge),
         case!(plain overlay::every_pod_reaches_every_pod),
         case!(plain overlay::tcp_flows_across_nodes),

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use flannel_lab::{limit, sandbox};
+use flannel_lab::{kernel, limit, sandbox};
 
 /// Longest that a test may take on an ordinary machine, in seconds, unless it says otherwise.
 const CASE_SECONDS: u64 = 120;
@@ -22,8 +22,22 @@ pub enum Needs {
     Plain,
     /// IPVS besides.
     Ipvs,
+    /// IPIP tunnels besides.
+    Ipip,
     /// A kernel without IPVS: what happens there cannot be shown on one that has it.
     NoIpvs,
+}
+
+impl Needs {
+    /// Whether this kernel has it.
+    pub fn are_met(self) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Ipvs => kernel::has_ipvs(),
+            Self::Ipip => kernel::has_ipip(),
+            Self::NoIpvs => !kernel::has_ipvs(),
+        }
+    }
 }
 
 /// One test.
@@ -55,6 +69,16 @@ impl Case {
         Self {
             name,
             needs: Needs::Ipvs,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
+    /// A test that needs IPIP tunnels.
+    pub const fn ipip(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::Ipip,
             seconds: CASE_SECONDS,
             run,
         }

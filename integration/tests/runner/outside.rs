@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use flannel_lab::kernel;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::guest::Guest;
@@ -16,24 +15,18 @@ const AT_ONCE: usize = 2;
 pub fn run() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(AT_ONCE).min(AT_ONCE));
-    let (ipvs, plain): (Vec<Case>, Vec<Case>) =
-        cases::all().into_iter().partition(|c| c.needs == Needs::Ipvs);
-    let has_ipvs = kernel::has_ipvs();
-    let mut trials: Vec<Trial> = plain
+    let (here, elsewhere): (Vec<Case>, Vec<Case>) =
+        cases::all().into_iter().partition(|case| case.needs.are_met());
+    let (impossible, guest): (Vec<Case>, Vec<Case>) = elsewhere
         .into_iter()
-        .map(|case| {
-            if case.needs == Needs::NoIpvs && has_ipvs {
-                left_out(case)
-            } else {
-                native(case)
-            }
-        })
-        .collect();
-    if ipvs.is_empty() || arguments.list || has_ipvs {
-        trials.extend(ipvs.into_iter().map(native));
+        .partition(|case| case.needs == Needs::NoIpvs);
+    let mut trials: Vec<Trial> = here.into_iter().map(native).collect();
+    trials.extend(impossible.into_iter().map(left_out));
+    if arguments.list {
+        trials.extend(guest.into_iter().map(native));
     } else {
         // last: the guest then runs beside the end of the list at most
-        trials.extend(in_guest(&arguments, &ipvs));
+        trials.extend(in_guest(&arguments, &guest));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use flannel_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoIpTunnel, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::LinkRef;
@@ -35,6 +35,17 @@ pub struct VxlanSpec<'a> {
     pub learning: bool,
     /// Carry the group policy extension.
     pub gbp: bool,
+}
+
+/// An IPIP link to be made, without an other end of its own: each route over it names one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpipSpec<'a> {
+    /// Name, at most 15 bytes.
+    pub name: &'a str,
+    /// Source address of the outer packets.
+    pub local: IpAddr,
+    /// Largest inner packet in bytes.
+    pub mtu: u32,
 }
 
 /// A bridge to be made. It is set up at once.
@@ -106,6 +117,20 @@ pub(super) fn local_attribute(local: IpAddr) -> InfoVxlan {
         IpAddr::V4(address) => InfoVxlan::Local(address),
         IpAddr::V6(address) => InfoVxlan::Local6(address),
     }
+}
+
+/// Makes an IPIP link, not yet up; EEXIST when the name is taken or another link has the same source address and no other end.
+pub fn create_ipip(spec: &IpipSpec<'_>) -> RouteRequest {
+    let attributes = vec![
+        InfoIpTunnel::Local(spec.local),
+        // The kernel forbids fragments of outer packets only where the path's MTU may be learned (ipip_tunnel_setup, ip_tunnel_newlink).
+        InfoIpTunnel::PMtuDisc(true),
+    ];
+    let mut message = message_for(LinkRef::Name(spec.name));
+    message.attributes.push(LinkAttribute::Mtu(spec.mtu));
+    let data = InfoData::IpTunnel(attributes);
+    message.attributes.push(info(InfoKind::IpIp, Some(data)));
+    create(message, format!("create IPIP link {}", spec.name))
 }
 
 /// Makes a bridge and sets it up.

@@ -3,12 +3,12 @@
 use flannel_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkLayerType, LinkMessage,
+    InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::change::message_for;
-use super::{Link, LinkRef, Vxlan};
+use super::{Ipip, Link, LinkRef, Vxlan};
 use crate::error::NetlinkError;
 use crate::route_conn::{RouteConn, RouteRequest};
 
@@ -84,6 +84,7 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         peer: None,
         kind: String::new(),
         vxlan: None,
+        ipip: None,
         hairpin: None,
         isolated: None,
     };
@@ -109,6 +110,9 @@ fn read_info(info: &LinkInfo, link: &mut Link) {
     match info {
         LinkInfo::Kind(kind) => link.kind = kind.to_string(),
         LinkInfo::Data(InfoData::Vxlan(attributes)) => link.vxlan = Some(read_vxlan(attributes)),
+        LinkInfo::Data(InfoData::IpTunnel(attributes)) if link.kind == "ipip" => {
+            link.ipip = Some(read_ipip(attributes));
+        }
         LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
             link.hairpin = attributes.iter().find_map(|a| match a {
                 InfoBridgePort::HairpinMode(on) => Some(*on),
@@ -140,4 +144,17 @@ fn read_vxlan(attributes: &[InfoVxlan]) -> Vxlan {
         }
     }
     vxlan
+}
+
+fn read_ipip(attributes: &[InfoIpTunnel]) -> Ipip {
+    let mut ipip = Ipip::default();
+    for attribute in attributes {
+        match attribute {
+            // The unspecified address stands for any.
+            InfoIpTunnel::Local(address) => ipip.local = Some(*address).filter(|a| !a.is_unspecified()),
+            InfoIpTunnel::Remote(address) => ipip.remote = Some(*address).filter(|a| !a.is_unspecified()),
+            _ => {}
+        }
+    }
+    ipip
 }

@@ -3,12 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use flannel_model::{IpSubnet, Ipv4Subnet, Mac, VxlanOptions};
+use flannel_model::{IpFamily, IpSubnet, Ipv4Subnet, Mac};
 use proptest::prelude::*;
 
-use crate::diff::{OUR_PROTOCOL, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, diff_overlay};
+use super::diff_overlay;
+use crate::device::Device;
+use crate::observed::{
+    OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
+};
 use crate::op::Op;
-use crate::vxlan::{Carrier, DesiredOverlay, OverlayFacts, Peer, VxlanLink, desired_overlay};
+use crate::overlay::{DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way};
+
+/// A node that the tests have as a peer.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    subnet: IpSubnet,
+    public_ip: IpAddr,
+    mac: Mac,
+    /// Reached without the tunnel.
+    direct: bool,
+}
 
 fn subnet(n: u8) -> IpSubnet {
     Ipv4Subnet::new([10, 5, n, 0].into(), 24).unwrap().into()
@@ -22,28 +36,65 @@ fn peer(n: u8, ip: u8, station: u8) -> Peer {
     Peer {
         subnet: subnet(n),
         public_ip: IpAddr::from([192, 0, 2, ip]),
-        vtep_mac: mac(station),
+        mac: mac(station),
+        direct: false,
+    }
+}
+
+fn vxlan_link() -> VxlanLink {
+    VxlanLink {
+        id: 1,
+        underlay: 2,
+        local: IpAddr::from([192, 0, 2, 1]),
+        port: 8472,
+        mac: mac(1),
+        learning: false,
+        gbp: false,
     }
 }
 
 fn wanted(peers: &[Peer]) -> DesiredOverlay {
-    desired_overlay(&OverlayFacts {
-        own_subnet: subnet(1),
-        network: "10.5.0.0/16".parse().unwrap(),
-        options: VxlanOptions::default(),
-        carrier: Carrier {
-            ifindex: 2,
-            mtu: 1500,
-            address: IpAddr::from([192, 0, 2, 1]),
+    let mut tunnel = Tunnel {
+        link: TunnelLink {
+            device: Device::Vxlan {
+                vni: 1,
+                family: IpFamily::V4,
+            },
+            mtu: 1450,
+            kind: LinkKind::Vxlan(vxlan_link()),
         },
-        vtep_mac: mac(1),
-        peers: peers.to_vec(),
-    })
+        address: subnet(1).network(),
+        neighbours: BTreeMap::new(),
+        fdb: BTreeMap::new(),
+    };
+    let mut routes = BTreeMap::new();
+    for peer in peers {
+        let gateway = peer.subnet.network();
+        if peer.direct {
+            routes.insert(peer.subnet, Way::direct(2, peer.public_ip));
+        } else {
+            tunnel.neighbours.insert(gateway, peer.mac);
+            tunnel.fdb.insert(peer.mac, peer.public_ip);
+            routes.insert(peer.subnet, Way::tunnel(gateway));
+        }
+    }
+    DesiredOverlay {
+        network: "10.5.0.0/16".parse().unwrap(),
+        own_subnet: subnet(1),
+        mtu: 1450,
+        tunnel: Some(tunnel),
+        peers: routes.len(),
+        routes,
+    }
 }
 
-fn link_of(link: &VxlanLink) -> ObservedLink {
-    ObservedLink {
-        vxlan: Some(ObservedVxlan {
+fn tunnel(desired: &DesiredOverlay) -> &Tunnel {
+    desired.tunnel.as_ref().unwrap()
+}
+
+fn kind_of(kind: &LinkKind) -> ObservedKind {
+    match kind {
+        LinkKind::Vxlan(link) => ObservedKind::Vxlan(ObservedVxlan {
             id: link.id,
             underlay: Some(link.underlay),
             local: Some(link.local),
@@ -51,9 +102,29 @@ fn link_of(link: &VxlanLink) -> ObservedLink {
             learning: link.learning,
             gbp: link.gbp,
         }),
+        LinkKind::Ipip(link) => ObservedKind::Ipip(ObservedIpip {
+            local: Some(link.local),
+            remote: None,
+        }),
+    }
+}
+
+fn link_of(link: &TunnelLink) -> ObservedLink {
+    ObservedLink {
+        kind: kind_of(&link.kind),
         mtu: link.mtu,
-        mac: Some(link.mac),
+        mac: match link.kind {
+            LinkKind::Vxlan(vxlan) => Some(vxlan.mac),
+            LinkKind::Ipip(_) => None,
+        },
         up: true,
+    }
+}
+
+fn vxlan_of(link: &mut ObservedLink) -> &mut ObservedVxlan {
+    match &mut link.kind {
+        ObservedKind::Vxlan(vxlan) => vxlan,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -61,8 +132,7 @@ fn route(n: u8, protocol: u8) -> ObservedRoute {
     let destination = subnet(n);
     ObservedRoute {
         destination,
-        gateway: Some(destination.network()),
-        onlink: true,
+        way: Way::tunnel(destination.network()),
         protocol,
         metric: 0,
     }
@@ -84,7 +154,11 @@ fn texts(ops: &[Op]) -> Vec<String> {
 /// What a kernel does with an operation.
 fn apply(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
     match op {
-        Op::LinkDelete { .. } => *kernel = ObservedOverlay::default(),
+        Op::LinkDelete { .. } => {
+            let routes = std::mem::take(&mut kernel.routes);
+            *kernel = ObservedOverlay::default();
+            kernel.routes = routes.into_iter().filter(|r| r.way.out != Out::Tunnel).collect();
+        }
         Op::LinkCreate(link) if kernel.link.is_none() => {
             kernel.link = Some(ObservedLink {
                 up: false,
@@ -92,24 +166,28 @@ fn apply(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
             });
         }
         Op::LinkCreate(_) => return Err("EEXIST"),
-        other => {
-            let link = kernel.link.as_mut().ok_or("ENODEV")?;
-            match other {
-                Op::LinkSetMac { mac, .. } => {
-                    link.mac = Some(*mac);
-                    kernel.neighbours.clear();
-                }
-                Op::LinkSetMtu { mtu, .. } => link.mtu = *mtu,
-                Op::LinkSetLearning { learning, .. } => {
-                    link.vxlan.as_mut().ok_or("EOPNOTSUPP")?.learning = *learning;
-                }
-                Op::LinkSetLocal { local, .. } => {
-                    link.vxlan.as_mut().ok_or("EOPNOTSUPP")?.local = Some(*local)
-                }
-                Op::LinkUp { .. } => link.up = true,
-                entry => return apply_entry(kernel, entry),
-            }
+        Op::LinkSetMac { .. }
+        | Op::LinkSetMtu { .. }
+        | Op::LinkSetLearning { .. }
+        | Op::LinkSetLocal { .. }
+        | Op::LinkUp { .. } => return apply_link(kernel, op),
+        entry => return apply_entry(kernel, entry),
+    }
+    Ok(())
+}
+
+fn apply_link(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
+    let link = kernel.link.as_mut().ok_or("ENODEV")?;
+    match op {
+        Op::LinkSetMac { mac, .. } => {
+            link.mac = Some(*mac);
+            kernel.neighbours.clear();
         }
+        Op::LinkSetMtu { mtu, .. } => link.mtu = *mtu,
+        Op::LinkSetLearning { learning, .. } => vxlan_of(link).learning = *learning,
+        Op::LinkSetLocal { local, .. } => vxlan_of(link).local = Some(*local),
+        Op::LinkUp { .. } => link.up = true,
+        _ => return Err("not a link"),
     }
     Ok(())
 }
@@ -123,7 +201,7 @@ fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str
         Op::AddressDelete { address, length, .. } => {
             kernel.addresses.retain(|a| *a != (*address, *length));
             if kernel.addresses.is_empty() {
-                kernel.routes.clear();
+                kernel.routes.retain(|r| r.way.out != Out::Tunnel);
             }
         }
         Op::NeighbourReplace { address, mac, .. } => {
@@ -144,26 +222,19 @@ fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str
         Op::RouteAdd { destination, .. } if at(&kernel.routes, *destination).is_some() => {
             return Err("EEXIST");
         }
-        Op::RouteAdd {
-            destination, gateway, ..
-        }
-        | Op::RouteReplace {
-            destination, gateway, ..
-        } => {
-            if !kernel.link.as_ref().is_some_and(|l| l.up) {
+        Op::RouteAdd { destination, way, .. } | Op::RouteReplace { destination, way, .. } => {
+            if way.out == Out::Tunnel && !kernel.link.as_ref().is_some_and(|l| l.up) {
                 return Err("ENETDOWN");
             }
             if let Some(i) = at(&kernel.routes, *destination) {
                 kernel.routes.remove(i);
             }
-            let route = ObservedRoute {
+            kernel.routes.push(ObservedRoute {
                 destination: *destination,
-                gateway: Some(*gateway),
-                onlink: true,
+                way: *way,
                 protocol: OUR_PROTOCOL,
                 metric: 0,
-            };
-            kernel.routes.push(route);
+            });
         }
         Op::RouteDelete { route, .. } => {
             let i = kernel.routes.iter().position(|r| r == route).ok_or("ESRCH")?;
@@ -264,23 +335,19 @@ fn what_can_be_corrected_in_place_is_and_the_rest_is_made_anew_with_its_reason()
     let mut link = kernel.link.clone().unwrap();
     link.mtu = 1400;
     link.up = false;
-    if let Some(vxlan) = link.vxlan.as_mut() {
-        vxlan.learning = true;
-        vxlan.local = Some(IpAddr::from([192, 0, 2, 99]));
-    }
+    vxlan_of(&mut link).learning = true;
+    vxlan_of(&mut link).local = Some(IpAddr::from([192, 0, 2, 99]));
     kernel.link = Some(link.clone());
     let expected = [
-        "link set flannel.1 mtu 1450",
         "link set flannel.1 type vxlan nolearning",
         "link set flannel.1 type vxlan local 192.0.2.1",
+        "link set flannel.1 mtu 1450",
         "link set flannel.1 up",
     ];
     assert_eq!(texts(&diff_overlay(&desired, &kernel)), expected);
 
-    if let Some(vxlan) = link.vxlan.as_mut() {
-        vxlan.port = 4789;
-        vxlan.underlay = Some(7);
-    }
+    vxlan_of(&mut link).port = 4789;
+    vxlan_of(&mut link).underlay = Some(7);
     kernel.link = Some(link.clone());
     let ops = texts(&diff_overlay(&desired, &kernel));
     assert_eq!(
@@ -288,7 +355,10 @@ fn what_can_be_corrected_in_place_is_and_the_rest_is_made_anew_with_its_reason()
         "link delete flannel.1 (underlay is link 7, not 2, port is 4789, not 8472)"
     );
     assert_eq!(ops.len(), 7, "and everything anew: {ops:?}");
-    kernel.link = Some(ObservedLink { vxlan: None, ..link });
+    kernel.link = Some(ObservedLink {
+        kind: ObservedKind::Other("bridge".to_owned()),
+        ..link
+    });
     assert_eq!(
         texts(&diff_overlay(&desired, &kernel))[0],
         "link delete flannel.1 (it is not a VXLAN device)"
@@ -300,7 +370,11 @@ fn another_own_address_comes_before_the_old_one_goes() {
     let desired = wanted(&[]);
     let mut kernel = settled(&desired);
     let foreign = (IpAddr::from([172, 16, 0, 1]), 24);
-    kernel.addresses = vec![(IpAddr::from([10, 5, 8, 0]), 32), (desired.address, 24), foreign];
+    kernel.addresses = vec![
+        (IpAddr::from([10, 5, 8, 0]), 32),
+        (tunnel(&desired).address, 24),
+        foreign,
+    ];
     let expected = [
         "address add 10.5.1.0/32 dev flannel.1",
         "address delete 10.5.8.0/32 dev flannel.1",
@@ -316,11 +390,14 @@ fn foreign_routes_are_left_and_serve_if_they_lead_the_right_way() {
     kernel.routes = vec![
         route(2, 4), // static, the right way
         ObservedRoute {
-            gateway: Some([10, 5, 9, 9].into()),
+            way: Way::tunnel([10, 5, 9, 9].into()),
             ..route(3, 4)
         }, // static, another way
         ObservedRoute {
-            onlink: false,
+            way: Way {
+                onlink: false,
+                ..route(7, 3).way
+            },
             ..route(7, 3)
         }, // by hand, not of flannel's shape
         ObservedRoute {
@@ -334,29 +411,155 @@ fn foreign_routes_are_left_and_serve_if_they_lead_the_right_way() {
     );
 }
 
+#[test]
+fn a_peer_on_the_same_link_is_reached_without_the_tunnel_and_back() {
+    let far = [peer(2, 12, 2), peer(3, 13, 3)];
+    let near = [
+        Peer {
+            direct: true,
+            ..far[0]
+        },
+        far[1],
+    ];
+    let mut kernel = settled(&wanted(&far));
+    let expected = [
+        "route replace 10.5.2.0/24 via 192.0.2.12 dev if2",
+        "fdb delete 8a:00:00:00:00:02 dev flannel.1 dst 192.0.2.12 self",
+        "neighbour delete 10.5.2.0 dev flannel.1",
+    ];
+    let ops = diff_overlay(&wanted(&near), &kernel);
+    assert_eq!(texts(&ops), expected);
+    ops.iter().for_each(|op| apply(&mut kernel, op).unwrap());
+    let expected = [
+        "fdb replace 8a:00:00:00:00:02 dev flannel.1 dst 192.0.2.12 self permanent",
+        "neighbour replace 10.5.2.0 lladdr 8a:00:00:00:00:02 dev flannel.1 permanent",
+        "route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink",
+    ];
+    assert_eq!(texts(&diff_overlay(&wanted(&far), &kernel)), expected);
+}
+
+/// An overlay without a tunnel, with one peer on the link.
+fn plain() -> DesiredOverlay {
+    DesiredOverlay {
+        tunnel: None,
+        ..wanted(&[Peer {
+            direct: true,
+            ..peer(2, 12, 2)
+        }])
+    }
+}
+
+#[test]
+fn without_a_tunnel_there_are_only_routes() {
+    let mut kernel = ObservedOverlay::default();
+    let ops = diff_overlay(&plain(), &kernel);
+    assert_eq!(texts(&ops), ["route add 10.5.2.0/24 via 192.0.2.12 dev if2"]);
+    ops.iter().for_each(|op| apply(&mut kernel, op).unwrap());
+    assert_eq!(diff_overlay(&plain(), &kernel), []);
+    let way = |last: u8| Way::direct(2, IpAddr::from([192, 0, 2, last]));
+    let of = |n: u8, way: Way, protocol: u8| ObservedRoute {
+        way,
+        ..route(n, protocol)
+    };
+    kernel.routes = vec![
+        of(2, way(12), 3),            // flannel's, and right
+        of(3, way(13), 3),            // flannel's, of a peer that left
+        of(4, way(14), OUR_PROTOCOL), // ours, of a peer that left
+        of(5, way(15), 4),            // an operator's
+    ];
+    let expected = [
+        "route delete 10.5.3.0/24 via 192.0.2.13 dev if2 proto 3",
+        "route delete 10.5.4.0/24 via 192.0.2.14 dev if2 proto 70",
+        "route replace 10.5.2.0/24 via 192.0.2.12 dev if2",
+    ];
+    assert_eq!(texts(&diff_overlay(&plain(), &kernel)), expected);
+}
+
+#[test]
+fn a_backend_without_plain_routes_leaves_those_that_may_be_an_operators() {
+    let desired = wanted(&[peer(2, 12, 2)]);
+    let mut kernel = settled(&desired);
+    kernel.routes.push(ObservedRoute {
+        way: Way::direct(2, IpAddr::from([192, 0, 2, 13])),
+        ..route(3, 3)
+    });
+    assert_eq!(diff_overlay(&desired, &kernel), []);
+}
+
+fn ipip(local: [u8; 4]) -> DesiredOverlay {
+    let link = TunnelLink {
+        device: Device::Ipip,
+        mtu: 1480,
+        kind: LinkKind::Ipip(IpipLink { local: local.into() }),
+    };
+    let mut desired = wanted(&[]);
+    desired.tunnel = Some(Tunnel {
+        link,
+        ..tunnel(&desired).clone()
+    });
+    desired
+        .routes
+        .insert(subnet(2), Way::tunnel([192, 0, 2, 12].into()));
+    desired
+}
+
+#[test]
+fn an_ipip_device_names_the_other_end_in_each_route() {
+    let desired = ipip([192, 0, 2, 1]);
+    let expected = [
+        "link add flannel.ipip mtu 1480 type ipip local 192.0.2.1",
+        "link set flannel.ipip up",
+        "address add 10.5.1.0/32 dev flannel.ipip",
+        "route add 10.5.2.0/24 via 192.0.2.12 dev flannel.ipip onlink",
+    ];
+    assert_eq!(
+        texts(&diff_overlay(&desired, &ObservedOverlay::default())),
+        expected
+    );
+    let mut kernel = settled(&desired);
+    assert_eq!(diff_overlay(&desired, &kernel), []);
+    kernel.routes[0].protocol = 3;
+    let adopted = diff_overlay(&desired, &kernel);
+    assert_eq!(
+        texts(&adopted),
+        ["route replace 10.5.2.0/24 via 192.0.2.12 dev flannel.ipip onlink"]
+    );
+    let moved = texts(&diff_overlay(&ipip([192, 0, 2, 77]), &kernel));
+    assert_eq!(
+        moved[0],
+        "link delete flannel.ipip (local is 192.0.2.1, not 192.0.2.77)"
+    );
+    assert_eq!(moved.len(), 5, "and everything anew: {moved:?}");
+}
+
 prop_compose! {
-    fn any_peers()(stations in prop::collection::vec((2u8..30, 2u8..12), 0..20)) -> Vec<Peer> {
+    fn any_peers()(stations in prop::collection::vec((2u8..30, 2u8..12, any::<bool>()), 0..20)) -> Vec<Peer> {
         let mut subnets = BTreeSet::new();
-        // One public address a station, as the checks before this crate's diff see to it.
-        let peers = stations.into_iter().filter(|(n, _)| subnets.insert(*n));
-        peers.map(|(n, station)| peer(n, station, station)).collect()
+        let mut ways = BTreeMap::new();
+        // One public address a station, and one way to it, as the backends see to it.
+        let peers = stations.into_iter().filter(|(n, _, _)| subnets.insert(*n));
+        peers.map(|(n, station, direct)| {
+            let direct = *ways.entry(station).or_insert(direct);
+            Peer { direct, ..peer(n, station, station) }
+        }).collect()
     }
 }
 
 prop_compose! {
     fn any_route()(n in 2u8..30, protocol in prop::sample::select(vec![3u8, 4, 70]),
-                   onlink in any::<bool>(), metric in prop::sample::select(vec![0u32, 0, 9]),
+                   onlink in any::<bool>(), metric in prop::sample::select(vec![0u32, 0, 9]), plain in any::<bool>(),
                    gateway in prop::option::of(1u8..4)) -> ObservedRoute {
         let usual = route(n, protocol);
-        let gateway = gateway.map_or(usual.gateway, |last| Some(IpAddr::from([10, 5, n, last])));
-        ObservedRoute { onlink, metric, gateway, ..usual }
+        let gateway = gateway.map_or(usual.way.gateway, |last| Some(IpAddr::from([10, 5, n, last])));
+        let out = if plain { Out::Interface(2) } else { Out::Tunnel };
+        ObservedRoute { metric, way: Way { out, gateway, onlink }, ..usual }
     }
 }
 
 prop_compose! {
     fn any_link()(differs in 0u8..9) -> Option<ObservedLink> {
-        let mut link = link_of(&wanted(&[]).link);
-        let mut vxlan = link.vxlan.unwrap();
+        let mut link = link_of(&tunnel(&wanted(&[])).link);
+        let vxlan = vxlan_of(&mut link);
         match differs {
             0 => return None,
             1 => vxlan.id = 2,
@@ -368,7 +571,6 @@ prop_compose! {
             7 => link.up = false,
             _ => {}
         }
-        link.vxlan = Some(vxlan);
         Some(link)
     }
 }
@@ -399,9 +601,20 @@ prop_compose! {
     }
 }
 
+/// Whether a route is ours or flannel's, as the rule is written down beside the code.
+fn is_ours(desired: &DesiredOverlay, route: &ObservedRoute) -> bool {
+    let plain = desired.routes.values().any(|way| way.out != Out::Tunnel);
+    let shape = match route.way.out {
+        Out::Tunnel => route.way.onlink && route.way.gateway == Some(route.destination.network()),
+        Out::Interface(_) => plain && !route.way.onlink,
+    };
+    route.protocol == OUR_PROTOCOL || (route.protocol == 3 && route.metric == 0 && shape)
+}
+
 /// The foreign routes: they may vanish only together with the device.
-fn foreign(kernel: &ObservedOverlay) -> BTreeSet<ObservedRoute> {
-    kernel.routes.iter().filter(|r| !r.is_ours()).copied().collect()
+fn foreign(desired: &DesiredOverlay, kernel: &ObservedOverlay, recreated: bool) -> BTreeSet<ObservedRoute> {
+    let goes = |r: &ObservedRoute| is_ours(desired, r) || (recreated && r.way.out == Out::Tunnel);
+    kernel.routes.iter().filter(|r| !goes(r)).copied().collect()
 }
 
 proptest! {
@@ -410,7 +623,7 @@ proptest! {
         let desired = wanted(&peers);
         let ops = diff_overlay(&desired, &before);
         let recreated = ops.iter().any(|op| matches!(op, Op::LinkCreate(_)));
-        let taken: BTreeSet<_> = if recreated { BTreeSet::new() } else { foreign(&before) };
+        let taken = foreign(&desired, &before, recreated);
         let mut kernel = before.clone();
         for op in &ops {
             match (apply(&mut kernel, op), op) {
@@ -420,17 +633,17 @@ proptest! {
                 }
                 (result, op) => prop_assert_eq!(result, Ok(()), "{}", op),
             }
-            if let Op::RouteAdd { gateway, .. } | Op::RouteReplace { gateway, .. } = op {
-                let station = kernel.neighbours.get(gateway);
-                prop_assert!(station.is_some_and(|m| kernel.fdb.contains_key(m)), "a route to nowhere: {}", op);
+            if let Op::RouteAdd { way, .. } | Op::RouteReplace { way, .. } = op {
+                prop_assert!(leads_somewhere(&kernel, way), "a route to nowhere: {}", op);
             }
         }
-        prop_assert_eq!(foreign(&kernel), taken.clone());
-        prop_assert_eq!(kernel.link.as_ref(), Some(&link_of(&desired.link)));
-        prop_assert_eq!(&kernel.neighbours, &desired.neighbours);
-        prop_assert_eq!(&kernel.fdb, &desired.fdb);
-        prop_assert!(kernel.addresses.contains(&(desired.address, 32)));
-        let ours: BTreeSet<_> = kernel.routes.iter().filter(|r| r.is_ours()).map(|r| r.destination).collect();
+        prop_assert_eq!(foreign(&desired, &kernel, false), taken.clone());
+        let wanted_tunnel = tunnel(&desired);
+        prop_assert_eq!(kernel.link.as_ref(), Some(&link_of(&wanted_tunnel.link)));
+        prop_assert_eq!(&kernel.neighbours, &wanted_tunnel.neighbours);
+        prop_assert_eq!(&kernel.fdb, &wanted_tunnel.fdb);
+        prop_assert!(kernel.addresses.contains(&(wanted_tunnel.address, 32)));
+        let ours: BTreeSet<_> = kernel.routes.iter().filter(|r| is_ours(&desired, r)).map(|r| r.destination).collect();
         let blocked = |d: &IpSubnet| taken.iter().any(|r| r.destination == *d && r.metric == 0);
         let expected: BTreeSet<_> = desired.routes.keys().filter(|d| !blocked(d)).copied().collect();
         prop_assert_eq!(ours, expected);
@@ -453,10 +666,15 @@ proptest! {
         for op in diff_overlay(&desired, &kernel) {
             apply(&mut kernel, &op).unwrap();
             for peer in &staying {
-                let station = kernel.neighbours.get(&peer.subnet.network());
-                prop_assert!(kernel.routes.iter().any(|r| r.destination == peer.subnet));
-                prop_assert!(station.is_some_and(|m| kernel.fdb.contains_key(m)), "{} cuts {:?}", op, peer);
+                let route = kernel.routes.iter().find(|r| r.destination == peer.subnet);
+                prop_assert!(route.is_some_and(|r| leads_somewhere(&kernel, &r.way)), "{} cuts {:?}", op, peer);
             }
         }
     }
+}
+
+/// Whether a packet that goes this way leaves the node.
+fn leads_somewhere(kernel: &ObservedOverlay, way: &Way) -> bool {
+    let station = || way.gateway.and_then(|gateway| kernel.neighbours.get(&gateway));
+    way.out != Out::Tunnel || station().is_some_and(|mac| kernel.fdb.contains_key(mac))
 }

@@ -1,0 +1,36 @@
+//! From the overlay that a kernel has to the one that it should have.
+
+mod entries;
+mod link;
+#[cfg(test)]
+mod tests;
+
+use crate::observed::ObservedOverlay;
+use crate::op::Op;
+use crate::overlay::DesiredOverlay;
+
+/// The changes that lead from `observed` to `desired`, in the order in which they are to be made.
+///
+/// What is as it should be is adopted. Superfluous entries go first: a route before its FDB entry and neighbour. New ones
+/// come in the order FDB entry, neighbour, route, so that no packet takes a way whose end is unknown; and a peer's old
+/// FDB entry goes only when its neighbour has the new address.
+///
+/// Never changed: routes that are neither marked nor of flannel's shape, anything outside the network, and whatever the
+/// observation leaves out (learned neighbours, FDB entries without a destination).
+pub fn diff_overlay(desired: &DesiredOverlay, observed: &ObservedOverlay) -> Vec<Op> {
+    let mut ops = match &desired.tunnel {
+        Some(tunnel) => link::ops(&tunnel.link, observed.link.as_ref()),
+        None => Vec::new(),
+    };
+    let fresh = ops.iter().any(|op| matches!(op, Op::LinkCreate(_)));
+    let forgets_neighbours = ops.iter().any(|op| matches!(op, Op::LinkSetMac { .. }));
+    let emptied;
+    let observed = if fresh {
+        emptied = entries::without_device(observed);
+        &emptied
+    } else {
+        observed
+    };
+    entries::Changes::new(desired, observed, forgets_neighbours).write(&mut ops);
+    ops
+}
