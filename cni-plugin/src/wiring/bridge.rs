@@ -27,6 +27,12 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniEr
         conn.run(&pod::set_promiscuous(bridge.ifindex, true))
             .map_err(|e| kernel(&e))?;
     }
+    if let Some(mtu) = plan.bridge.mtu.filter(|mtu| *mtu != bridge.mtu) {
+        // It has changed since the bridge was made; full packets of the new container would vanish in it.
+        conn.run(&link::set_mtu(bridge.ifindex, mtu))
+            .map_err(|e| kernel(&e))?;
+        bridge.mtu = mtu;
+    }
     if !bridge.up {
         conn.run(&link::set_up(bridge.ifindex)).map_err(|e| kernel(&e))?;
         bridge.up = true;

@@ -198,6 +198,10 @@ pub fn del_killed_anywhere_is_finished_by_del() -> Result<()> {
     sweep("DEL", delete)
 }
 
+pub fn add_killed_anywhere_is_undone_by_gc() -> Result<()> {
+    sweep("ADD", |node, _| collect_garbage(node))
+}
+
 pub fn del_killed_anywhere_is_finished_by_gc() -> Result<()> {
     sweep("DEL", |node, _| collect_garbage(node))
 }

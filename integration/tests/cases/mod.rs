@@ -9,6 +9,7 @@ mod crash;
 mod etcd_access;
 mod lease;
 mod overlay;
+mod probes;
 pub mod selftest;
 mod service;
 
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Case> {
         case!(plain cni::many_adds_at_once),
         case!(plain crash::add_killed_anywhere_is_undone_by_del),
         case!(plain crash::del_killed_anywhere_is_finished_by_del),
+        case!(plain crash::add_killed_anywhere_is_undone_by_gc),
         case!(plain crash::del_killed_anywhere_is_finished_by_gc),
         case!(plain crash::a_thousand_pods_a_hundred_at_a_time),
         case!(plain crash::vanishing_namespace_leaves_nothing),
@@ -92,6 +94,17 @@ pub fn all() -> Vec<Case> {
         case!(plain clients::containerd_pods_come_and_go_at_once),
         case!(plain clients::ctr_runs_a_container),
         case!(plain clients::podman_runs_containers),
+        case!(plain probes::del_without_namespace_removes_veth_and_rules),
+        case!(plain probes::exhausted_pool_leaves_nothing_and_del_succeeds),
+        case!(plain probes::bridge_without_hardware_address_works),
+        case!(plain probes::given_default_route_and_default_gateway_agree),
+        case!(plain probes::empty_lease_file_is_no_lost_address),
+        case!(plain probes::changed_subnet_serves_new_pods_and_keeps_old_ones),
+        case!(plain probes::del_without_namespace_takes_the_address_from_a_living_pod),
+        case!(plain probes::lost_leases_give_no_address_twice),
+        case!(plain probes::check_sees_lost_rules),
+        case!(plain probes::changed_mtu_reaches_the_bridge),
+        case!(plain probes::own_namespace_is_never_touched),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),
