@@ -42,6 +42,7 @@ lab_needs() {
   program ping iputils-ping "pings between pods"
   program unshare util-linux "puts the lab into namespaces of its own"
   program setpriv util-linux "ends the lab with the program that started it"
+  program kubectl kubernetes-client "asks the lab's API server as an independent client"
   program modprobe kmod "loads IPVS where the kernel has it as a module"
   program strace strace "counts what a call of a CNI plugin asks of the kernel"
 }

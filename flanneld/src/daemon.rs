@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config_wait::{Usable, wait_for_config};
 use crate::facts::{self, Own};
 use crate::filter::{self, FilterState};
-use crate::flags::{Options, ServiceSource};
+use crate::flags::Options;
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
 use crate::overlay::Facts;
 use crate::peer_feed::PeerFeed;
@@ -25,8 +25,9 @@ use crate::publish::{Published, Publisher};
 use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
 use crate::said::Said;
+use crate::service_feed::ServiceFeed;
 use crate::underlay::choose_underlay;
-use crate::{backends, clock, node_id, service_feed, signals, stranded, subnet_file};
+use crate::{backends, clock, node_id, signals, stranded, subnet_file};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
@@ -57,6 +58,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
 async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     let store = EtcdStore::connect(options.etcd.clone())?;
+    let services = ServiceFeed::new(options)?;
     let waiting = |reason: &str| {
         health.set_waiting(reason);
         notify_status(&format!("waiting: {reason}"));
@@ -82,7 +84,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
         "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(options, health, store, usable, underlay, published)
+    Node::start(options, health, store, services, usable, underlay, published)
         .run()
         .await
 }
@@ -122,6 +124,7 @@ impl<'a> Node<'a> {
         options: &'a Options,
         health: &'a Health,
         store: EtcdStore,
+        services: ServiceFeed,
         usable: Usable,
         underlay: Underlay,
         published: Published,
@@ -154,9 +157,7 @@ impl<'a> Node<'a> {
         let (facts, facts_seen) = watch::channel(None);
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
-        if options.services == ServiceSource::Etcd {
-            service_feed::start(store, options.prefix.clone(), options.service_mode, facts_seen);
-        }
+        services.start(store, facts_seen);
         let patience = Patience {
             hold: options.delete_hold,
             grace: options.reset_grace,

@@ -1,17 +1,27 @@
-//! From what the store says of `<prefix>/services/v1/` to the programmer of virtual servers.
+//! From the source of Services to their programmer: takes changes as they come and lets a pass carry them out.
 
-use std::collections::BTreeMap;
+mod etcd;
+mod kube;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
+use flannel_kube::Client;
 use flannel_model::EtcdPrefix;
-use flannel_store::{Event, KeyValue, Store, follow};
-use tokio::sync::watch;
+use flannel_store::Store;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
+#[cfg(test)]
+pub use etcd::etcd_record;
+use kube::KubeSource;
+
+use crate::flags::{Options, ServiceSource};
 use crate::overlay::Facts;
 use crate::rejects::RejectLog;
-use crate::services::{RawRecord, ServiceMode, Services, Status, programmer, service_node};
+use crate::said::Said;
+use crate::services::{Record, ServiceMode, Services, Status, programmer, service_node};
 
 /// IPVS has no notifications: what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -21,130 +31,226 @@ const LOOK: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(2);
 /// Endpoints change in bursts; a pass waits this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Events that are taken at once.
+/// News that are taken at once.
 const BURST: usize = 4096;
+/// News that wait for a pass to end before the source itself is held up.
+const QUEUE: usize = 1024;
 
-/// Starts the task. Services are programmed once a lease is held and a complete list was seen.
-pub fn start<S: Store>(
-    store: S,
-    prefix: EtcdPrefix,
+/// What a source tells.
+#[derive(Debug)]
+pub enum News {
+    /// A record came or changed.
+    Put(Box<Record>, Stamp),
+    /// The record of this name is gone.
+    Gone(String),
+    /// Everything that there is was told once: absence means something from now on.
+    Complete,
+    /// The zone of this node.
+    Zone(Option<String>),
+    /// The source cannot be followed, and why; what is known stays.
+    Lost(String),
+    /// It can be followed again.
+    Resumed,
+}
+
+/// Where and when a change happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Revision of the source.
+    pub revision: u64,
+    /// When the cause of the change happened, in milliseconds since 1970, where the source says so.
+    pub triggered: Option<i64>,
+}
+
+/// The source of Services that the options name, ready to be followed.
+pub struct ServiceFeed {
+    source: Source,
+    node_name: String,
     mode: ServiceMode,
-    facts: watch::Receiver<Option<Arc<Facts>>>,
-) {
-    tokio::spawn(run(store, prefix.services(), mode, facts));
 }
 
-/// Every record of the range, as the store has it.
-struct Records {
-    range: String,
-    map: BTreeMap<String, RawRecord>,
-    listing: BTreeMap<String, RawRecord>,
-    synced: bool,
+enum Source {
+    Etcd(EtcdPrefix),
+    Kube(Box<KubeSource>),
+    None,
 }
 
-impl Records {
-    fn new(range: String) -> Self {
+impl ServiceFeed {
+    /// Reads credentials, if the source needs any; nothing is asked yet.
+    ///
+    /// # Errors
+    /// Credentials that cannot be read or used.
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
+        let own = || {
+            rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .to_lowercase()
+        };
+        let node_name = options.node_name.clone().unwrap_or_else(own);
+        let source = match &options.services {
+            ServiceSource::None => Source::None,
+            ServiceSource::Etcd => Source::Etcd(options.prefix.clone()),
+            ServiceSource::Kube { server, config } => {
+                let client =
+                    Client::new(server.clone()).context("Services cannot be read from Kubernetes")?;
+                Source::Kube(Box::new(KubeSource {
+                    client,
+                    node_name: node_name.clone(),
+                    config: (**config).clone(),
+                }))
+            }
+        };
+        Ok(Self {
+            source,
+            node_name,
+            mode: options.service_mode,
+        })
+    }
+
+    /// Starts to follow the source and to program what it tells.
+    pub fn start<S: Store>(self, store: S, facts: watch::Receiver<Option<Arc<Facts>>>) {
+        let (sender, news) = mpsc::channel(QUEUE);
+        match self.source {
+            Source::None => return,
+            Source::Etcd(prefix) => drop(tokio::spawn(etcd::feed(store, prefix.services(), sender))),
+            Source::Kube(source) => drop(tokio::spawn(source.feed(sender))),
+        }
+        tokio::spawn(Feed::new(self.node_name, self.mode).run(news, facts));
+    }
+}
+
+/// What is known between passes.
+struct Feed {
+    /// Name by which endpoints refer to this node.
+    node_name: String,
+    mode: ServiceMode,
+    /// Changes that no pass has seen.
+    changes: Vec<Change>,
+    complete: bool,
+    zone: Option<String>,
+    /// What was taken so far.
+    seen: u64,
+    /// Causes of changes that no pass has carried out, in milliseconds since 1970.
+    triggers: Vec<i64>,
+    log: StatusLog,
+}
+
+/// A change of one record.
+enum Change {
+    Put(Box<Record>),
+    Gone(String),
+}
+
+impl Feed {
+    fn new(node_name: String, mode: ServiceMode) -> Self {
         Self {
-            range,
-            map: BTreeMap::new(),
-            listing: BTreeMap::new(),
-            synced: false,
+            node_name,
+            mode,
+            changes: Vec::new(),
+            complete: false,
+            zone: None,
+            seen: 0,
+            triggers: Vec::new(),
+            log: StatusLog::default(),
         }
     }
 
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Init => self.listing.clear(),
-            Event::InitApply(kv) => {
-                let entry = self.entry(kv);
-                self.listing.extend(entry);
-            }
-            Event::InitDone { .. } => {
-                self.map = std::mem::take(&mut self.listing);
-                self.synced = true;
-            }
-            Event::Apply(kv) => {
-                let entry = self.entry(kv);
-                self.map.extend(entry);
-            }
-            Event::Delete { key, .. } => {
-                if let Some(key) = key.strip_prefix(&self.range) {
-                    self.map.remove(key);
+    /// Services are programmed once a lease is held and everything was told once.
+    async fn run(mut self, mut news: mpsc::Receiver<News>, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
+        let mut services = Services::new(programmer(self.mode));
+        let mut burst = Vec::new();
+        let mut due = Instant::now() + AUDIT;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = facts.changed() => if changed.is_err() { return },
+                count = news.recv_many(&mut burst, BURST) => {
+                    if count == 0 {
+                        return;
+                    }
+                    if self.complete {
+                        tokio::time::sleep(SETTLE).await;
+                    }
+                    while let Ok(next) = news.try_recv() {
+                        burst.push(next);
+                    }
+                    burst.drain(..).for_each(|news| self.take(news));
                 }
+                () = sleep_until(due) => services.verify(),
+                _ = look.tick() => if !services.disturbed() { continue },
             }
-            Event::Lost { reason } => {
-                tracing::warn!("Services cannot be followed: {reason}; they stay as they are")
-            }
-            Event::Resumed { .. } => tracing::info!("Services are followed again"),
-        }
-    }
-
-    fn entry(&self, kv: KeyValue) -> Option<(String, RawRecord)> {
-        let key = kv.key.strip_prefix(&self.range)?.to_owned();
-        Some((
-            key,
-            RawRecord {
-                value: kv.value,
-                create_revision: kv.create_revision,
-            },
-        ))
-    }
-}
-
-async fn run<S: Store>(
-    store: S,
-    range: String,
-    mode: ServiceMode,
-    mut facts: watch::Receiver<Option<Arc<Facts>>>,
-) {
-    let (_, mut events) = follow(store, range.clone());
-    let mut records = Records::new(range);
-    let mut services = Services::new(programmer(mode));
-    let mut log = StatusLog::default();
-    let mut burst = Vec::new();
-    let mut due = Instant::now() + AUDIT;
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            changed = facts.changed() => if changed.is_err() { return },
-            count = events.recv_many(&mut burst, BURST) => {
-                if count == 0 {
+            due = Instant::now() + AUDIT;
+            let node = facts.borrow_and_update().as_deref().map(|facts| self.node(facts));
+            let node = node.filter(|_| self.complete);
+            let changes = std::mem::take(&mut self.changes);
+            let pass = tokio::task::spawn_blocking(move || {
+                for change in changes {
+                    match change {
+                        Change::Put(record) => services.put(*record),
+                        Change::Gone(name) => services.gone(&name),
+                    }
+                }
+                let status = node.map(|node| services.pass(&node));
+                (services, status)
+            });
+            match pass.await {
+                Ok((back, status)) => {
+                    services = back;
+                    let Some(status) = status else { continue };
+                    if !status.failed.is_empty() {
+                        due = Instant::now() + RETRY;
+                    }
+                    self.log.tell(&status, self.seen);
+                    if status.failed.is_empty() {
+                        self.measure();
+                    }
+                }
+                // What was known is lost with it, and the source tells it only once.
+                Err(error) => {
+                    tracing::error!(%error, "a pass over the Services ended early; they are not programmed any more until a restart");
                     return;
                 }
-                tokio::time::sleep(SETTLE).await;
-                while let Ok(event) = events.try_recv() {
-                    burst.push(event);
-                }
-                burst.drain(..).for_each(|event| records.take(event));
-            }
-            () = sleep_until(due) => services.verify(),
-            _ = look.tick() => if !services.disturbed() { continue },
-        }
-        due = Instant::now() + AUDIT;
-        let node = facts.borrow_and_update().as_deref().map(service_node);
-        let Some(node) = node.filter(|_| records.synced) else {
-            continue;
-        };
-        let map = records.map.clone();
-        let pass = tokio::task::spawn_blocking(move || {
-            let status = services.sync(&map, &node);
-            (services, status)
-        });
-        match pass.await {
-            Ok((back, status)) => {
-                services = back;
-                if !status.failed.is_empty() {
-                    due = Instant::now() + RETRY;
-                }
-                log.tell(&status);
-            }
-            Err(error) => {
-                tracing::error!(%error, "a pass over the Services ended early");
-                services = Services::new(programmer(mode));
-                due = Instant::now() + RETRY;
             }
         }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Put(record, stamp) => {
+                self.seen = self.seen.max(stamp.revision);
+                // What was there before this process is no news.
+                self.triggers.extend(stamp.triggered.filter(|_| self.complete));
+                self.changes.push(Change::Put(record));
+            }
+            News::Gone(name) => self.changes.push(Change::Gone(name)),
+            News::Complete => self.complete = true,
+            News::Zone(zone) => self.zone = zone,
+            News::Lost(reason) => {
+                tracing::warn!("Services cannot be followed: {reason}; they stay as they are")
+            }
+            News::Resumed => tracing::info!("Services are followed again"),
+        }
+    }
+
+    /// How long it took from the causes of changes to the kernel.
+    fn measure(&mut self) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        for trigger in self.triggers.drain(..) {
+            let latency = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(trigger);
+            tracing::debug!(latency_ms = latency, "a change of endpoints is programmed");
+        }
+    }
+
+    fn node(&self, facts: &Facts) -> flannel_plan::ServiceNode {
+        let mut node = service_node(facts);
+        node.name.clone_from(&self.node_name);
+        node.zone.clone_from(&self.zone);
+        node
     }
 }
 
@@ -152,11 +258,11 @@ async fn run<S: Store>(
 #[derive(Default)]
 struct StatusLog {
     rejects: RejectLog,
-    failures: crate::said::Said,
+    failures: Said,
 }
 
 impl StatusLog {
-    fn tell(&mut self, status: &Status) {
+    fn tell(&mut self, status: &Status, revision: u64) {
         self.rejects.update(
             "service record",
             "is not, or not wholly, programmed",
@@ -167,6 +273,7 @@ impl StatusLog {
                 added = status.added,
                 removed = status.removed,
                 unchanged = status.unchanged,
+                revision,
                 "virtual servers are programmed"
             );
         }

@@ -4,31 +4,21 @@
 //! translates that for its part of the kernel.
 
 mod ipvs;
-mod memory;
 mod mode;
 mod nftables;
 mod node;
 mod programmer;
-
-use std::collections::BTreeMap;
+mod records;
 
 use flannel_plan::{FrontendChanges, ServiceFacts, ServiceNode, ServiceTable};
 
 use ipvs::IpvsProgrammer;
-use memory::RecordMemory;
 pub use mode::{ServiceMode, programmer};
 use nftables::NftProgrammer;
 pub use node::service_node;
 pub use programmer::{Programmer, Scope, Status, View};
-
-/// A record of the services prefix as etcd has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawRecord {
-    /// The value.
-    pub value: Vec<u8>,
-    /// Revision in which the key was made: the older of two Services that claim one address wins.
-    pub create_revision: i64,
-}
+use records::RecordMemory;
+pub use records::{CONFIG, Record};
 
 /// Programs Services, pass by pass. It remembers records that were good, and what stands in the kernel.
 pub struct Services {
@@ -60,21 +50,36 @@ impl Services {
         self.due = None;
     }
 
-    /// Brings the kernel to what `records` ask for. They must be complete: what is absent is removed. Keys are those
-    /// behind `<prefix>/services/v1/`.
+    /// A record came or changed.
+    pub fn put(&mut self, record: Record) {
+        self.memory.put(record, &mut self.table);
+    }
+
+    /// The record that its source calls `name` is gone.
+    pub fn gone(&mut self, name: &str) {
+        self.memory.gone(name, &mut self.table);
+    }
+
+    /// What the sources call the records.
+    #[cfg(test)]
+    fn names(&self) -> Vec<String> {
+        self.memory.names()
+    }
+
+    /// Brings the kernel to what the records ask for. They must be complete: what is absent is removed.
     ///
     /// Without a configured service CIDR nothing is touched, except for what an earlier configuration left. A config that
     /// cannot be read leaves everything as it is.
-    pub fn sync(&mut self, records: &BTreeMap<String, RawRecord>, node: &ServiceNode) -> Status {
+    pub fn pass(&mut self, node: &ServiceNode) -> Status {
         let mut status = Status::default();
         let mut node = node.clone();
         if let Err(error) = node::add_kernel_addresses(&mut node) {
             status.fail(&error);
             return status;
         }
-        if let Some(facts) = self.memory.facts(records, &mut status.rejects) {
+        status.rejects.extend(self.memory.faults());
+        if self.memory.is_usable() {
             self.table.set_node(node);
-            self.table.set_facts(facts);
             let changes = self.table.refresh();
             let notes = self.table.notes().into_iter().map(|n| (n.subject, n.text));
             status.rejects.extend(notes);

@@ -30,7 +30,8 @@ pub const SUBNETS_PREFIX: &str = "/coreos.com/network/subnets/";
 pub const DEFAULT_CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
 const ROUTER_ADDRESS: &str = "192.168.50.1";
-const OPERATOR_ADDRESS: &str = "192.168.50.3";
+/// The address of the operator, which is the sandbox itself.
+pub const OPERATOR_ADDRESS: &str = "192.168.50.3";
 /// The infrastructure hosts; `underlay` is the switch.
 const INFRASTRUCTURE: [&str; 4] = ["underlay", "router", "outside", "etcd"];
 /// The last byte of the last node's address is at most 254.

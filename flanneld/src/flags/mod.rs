@@ -4,8 +4,10 @@
 mod man;
 mod options;
 mod parse;
+mod services;
 mod table;
 
-pub use options::{Options, ServiceSource};
+pub use options::Options;
 pub use parse::{Parsed, Typed, parse};
+pub use services::ServiceSource;
 pub use table::help;

@@ -8,16 +8,8 @@ use flannel_model::EtcdPrefix;
 use flannel_store::{EtcdOptions, Password, Secret};
 
 use super::Typed;
+use super::services::{ServiceSource, node_name};
 use crate::services::ServiceMode;
-
-/// Where Services come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceSource {
-    /// From etcd, below `<prefix>/services/v1/`.
-    Etcd,
-    /// Nowhere: Services are somebody else's.
-    None,
-}
 
 /// flanneld's settings, checked.
 #[derive(Debug, Clone)]
@@ -62,6 +54,8 @@ pub struct Options {
     pub services: ServiceSource,
     /// How Services are programmed.
     pub service_mode: ServiceMode,
+    /// Name of this node in Services, where it is not the host's own.
+    pub node_name: Option<String>,
 }
 
 impl Options {
@@ -113,8 +107,9 @@ impl Options {
             forward_rules: typed.bool("iptables-forward-rules"),
             nft_resync: Duration::from_secs(resync),
             healthz: healthz(typed, &mut problems),
-            services: services(typed, &mut problems),
+            services: ServiceSource::resolve(typed, &mut problems),
             service_mode: service_mode(typed, &mut problems),
+            node_name: node_name(typed),
         };
         if problems.is_empty() {
             Ok(options)
@@ -198,17 +193,6 @@ fn healthz(typed: &Typed, problems: &mut Vec<String>) -> Option<SocketAddr> {
     }
 }
 
-fn services(typed: &Typed, problems: &mut Vec<String>) -> ServiceSource {
-    match typed.text("service-source").as_str() {
-        "etcd" => ServiceSource::Etcd,
-        "none" => ServiceSource::None,
-        other => {
-            problems.push(format!("--service-source={other:?}: expected etcd or none"));
-            ServiceSource::None
-        }
-    }
-}
-
 fn service_mode(typed: &Typed, problems: &mut Vec<String>) -> ServiceMode {
     match typed.text("service-mode").as_str() {
         "auto" => ServiceMode::Auto,
@@ -284,7 +268,7 @@ mod tests {
             "--iface-can-reach=there",
             "--healthz-port=70000",
             "--healthz-ip=here",
-            "--service-source=kube",
+            "--service-source=consul",
             "--etcd-endpoints=ftp://a:1,http://10.0.0.1:2379",
             "--etcd-password=x",
             "--etcd-password-file=/y",

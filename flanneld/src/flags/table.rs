@@ -192,7 +192,12 @@ pub const FLAGS: &[Flag] = &[
         "take subnets from Kubernetes instead of etcd",
         NO_KUBE,
     ),
-    refused("kube-api-url", Kind::Text, "", "Kubernetes API server", NO_KUBE),
+    built(
+        "kube-api-url",
+        Kind::Text,
+        "",
+        "address of the Kubernetes API server, instead of the one in the kubeconfig or the pod's environment",
+    ),
     refused(
         "kube-annotation-prefix",
         Kind::Text,
@@ -200,7 +205,12 @@ pub const FLAGS: &[Flag] = &[
         "prefix of node annotations",
         NO_KUBE,
     ),
-    refused("kubeconfig-file", Kind::Text, "", "kubeconfig file", NO_KUBE),
+    built(
+        "kubeconfig-file",
+        Kind::Text,
+        "",
+        "kubeconfig file; without one the pod's own credentials are used",
+    ),
     refused(
         "net-config-path",
         Kind::Text,
@@ -250,7 +260,49 @@ pub const FLAGS: &[Flag] = &[
         "service-source",
         Kind::Text,
         "etcd",
-        "where Services come from: etcd or none",
+        "where Services come from: etcd, kube (a Kubernetes API server) or none",
+    ),
+    built(
+        "service-cluster-ip-range",
+        Kind::Text,
+        "",
+        "ranges of cluster addresses, joined by commas, instead of the API server's ServiceCIDRs (with --service-source=kube)",
+    ),
+    built(
+        "service-external-ip-range",
+        Kind::Text,
+        "",
+        "ranges that external and load balancer addresses may come from, joined by commas (with --service-source=kube)",
+    ),
+    built(
+        "service-node-port-range",
+        Kind::Text,
+        "",
+        "ports that Services may take on every node, such as 30000-32767 (with --service-source=kube)",
+    ),
+    built(
+        "nodeport-addresses",
+        Kind::Text,
+        "",
+        "addresses of the node that answer on these ports: primary, all, or ranges (with --service-source=kube)",
+    ),
+    built(
+        "ipvs-scheduler",
+        Kind::Text,
+        "",
+        "scheduler of every Service that names none (with --service-source=kube)",
+    ),
+    built(
+        "ipvs-drain-timeout",
+        Kind::Text,
+        "",
+        "seconds for which a connection may hold an endpoint that leaves, 0 to 86400 (with --service-source=kube)",
+    ),
+    built(
+        "hostname-override",
+        Kind::Text,
+        "",
+        "name of this node in Services; $NODE_NAME or the host's own name when not given",
     ),
     built(
         "service-mode",

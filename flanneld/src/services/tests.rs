@@ -8,7 +8,8 @@ use flannel_netlink::Netns;
 
 use flannel_plan::ServiceNode;
 
-use super::{IpvsProgrammer, RawRecord, Services, Status};
+use super::{IpvsProgrammer, Record, Services, Status};
+use crate::service_feed::etcd_record;
 
 /// A node with two pods on a bridge and a neighbour outside, as network namespaces that go away with this value.
 struct Lab {
@@ -109,7 +110,7 @@ impl Lab {
         panic!("{ns} → {address}: no answer with {wanted:?} among {seen:?}");
     }
 
-    fn sync(&self, programmer: &mut Services, records: &BTreeMap<String, RawRecord>) -> Status {
+    fn sync(&self, programmer: &mut Services, records: &BTreeMap<String, Record>) -> Status {
         let node = ServiceNode {
             name: "n1".into(),
             primary: vec!["192.0.2.1".parse().unwrap()],
@@ -118,7 +119,13 @@ impl Lab {
             ..ServiceNode::default()
         };
         let netns = Netns::open(format!("/run/netns/{}", self.netns("node"))).unwrap();
-        netns.run(|| programmer.sync(records, &node)).unwrap()
+        let known: Vec<String> = programmer.names();
+        known
+            .iter()
+            .filter(|name| !records.contains_key(*name))
+            .for_each(|name| programmer.gone(name));
+        records.values().for_each(|record| programmer.put(record.clone()));
+        netns.run(|| programmer.pass(&node)).unwrap()
     }
 }
 
@@ -144,13 +151,9 @@ fn text(out: &Output) -> String {
     )
 }
 
-fn records(list: &[(&str, String)]) -> BTreeMap<String, RawRecord> {
-    let raw = |value: &String| RawRecord {
-        value: value.clone().into_bytes(),
-        create_revision: 1,
-    };
+fn records(list: &[(&str, String)]) -> BTreeMap<String, Record> {
     list.iter()
-        .map(|(key, value)| ((*key).to_owned(), raw(value)))
+        .map(|(key, value)| ((*key).to_owned(), etcd_record(key, value.as_bytes(), 1)))
         .collect()
 }
 
@@ -158,7 +161,7 @@ fn programmer() -> Services {
     Services::new(Box::new(IpvsProgrammer::default()))
 }
 
-fn cluster(endpoints: &[u8]) -> BTreeMap<String, RawRecord> {
+fn cluster(endpoints: &[u8]) -> BTreeMap<String, Record> {
     let endpoints: Vec<String> = endpoints
         .iter()
         .map(|n| format!(r#"{{"addresses":["10.5.1.{n}"]}}"#))

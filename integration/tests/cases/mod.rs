@@ -7,6 +7,7 @@ mod cni;
 mod common;
 mod crash;
 mod etcd_access;
+mod kube;
 mod lease;
 mod overlay;
 mod probes;
@@ -105,6 +106,9 @@ pub fn all() -> Vec<Case> {
         case!(plain probes::check_sees_lost_rules),
         case!(plain probes::changed_mtu_reaches_the_bridge),
         case!(plain probes::own_namespace_is_never_touched),
+        case!(plain kube::kubectl_finds_an_api_server),
+        case!(plain kube::services_are_followed_and_bad_ones_named),
+        case!(ipvs kube::pods_answer_for_services_of_the_api_server),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),
