@@ -8,6 +8,7 @@ pub mod clock;
 pub mod command;
 pub mod etcd;
 pub mod flanneld;
+pub mod held;
 pub mod http;
 pub mod kernel;
 pub mod kubectl;
@@ -23,7 +24,7 @@ pub mod sandbox;
 pub mod transfer;
 
 pub use clock::{eventually, limit};
-pub use command::Output;
+pub use command::{Environment, Output};
 pub use etcd::Etcd;
 pub use flanneld::Flanneld;
 pub use kubectl::Kubectl;

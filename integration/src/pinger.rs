@@ -27,13 +27,15 @@ pub struct PingerReport {
     pub lost: Vec<u64>,
     /// The longest time without an answer, in milliseconds.
     pub longest_silence_ms: u64,
+    /// The first number after [`Pinger::mark`].
+    pub mark: Option<u64>,
 }
 
 /// A running stream of 100 packets a second.
 #[derive(Debug)]
 pub struct Pinger {
     sender: Process,
-    _echo: Process,
+    _echo: Option<Process>,
     files: String,
 }
 
@@ -45,23 +47,31 @@ impl Pinger {
 
     /// Starts the stream from one place to another, which has the address `ip`, and back.
     pub fn between(from: &Place, to: &Place, ip: &str) -> Result<Self> {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let echo = pod::respond(to, to.name(), PORT)?;
+        Self::spawn(from, &format!("{ip}:{PORT}"), Some(echo))
+    }
+
+    /// Starts the stream to an address (`ip:port`) where a responder answers.
+    pub fn to(from: &Place, address: &str) -> Result<Self> {
+        Self::spawn(from, address, None)
+    }
+
+    fn spawn(from: &Place, address: &str, echo: Option<Process>) -> Result<Self> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let files = format!("{}/pinger{number}", sandbox::SCRATCH);
         let program = format!("{}/lab-tool", sandbox::BINARIES);
-        let argv = [
-            &program,
-            "ping",
-            &format!("{ip}:{PORT}"),
-            &RATE.to_string(),
-            &files,
-        ];
+        let argv = [&program, "ping", address, &RATE.to_string(), &files];
         let sender = from.spawn(&format!("pinger{number}"), &argv, &Environment::default())?;
         Ok(Self {
             sender,
             _echo: echo,
             files,
         })
+    }
+
+    /// Notes which packet is the next.
+    pub fn mark(&self) -> Result<()> {
+        std::fs::write(format!("{}.mark", self.files), "").context("cannot mark the stream")
     }
 
     /// Ends the stream, waits for what is still under way, and counts.
@@ -91,6 +101,7 @@ impl Pinger {
             sent: number("sent")?,
             lost,
             longest_silence_ms: number("longest_silence_ms")?,
+            mark: report["mark"].as_u64(),
         })
     }
 }

@@ -3,6 +3,8 @@
 //! Numbers are those of linux/netfilter/nf_tables.h; integers inside attributes are big-endian.
 
 mod conn;
+mod draw;
+mod expression;
 mod remember;
 mod set;
 mod watch;
@@ -19,6 +21,7 @@ use crate::error::{Failure, NetlinkError};
 use crate::wire::{self, Answer, Frame, Frames};
 
 pub use conn::{NftConn, TRANSACTION_BYTES};
+pub use draw::{Draw, DrawBy, draw_chain};
 pub use remember::remember_chain;
 pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
 pub use watch::TableWatch;

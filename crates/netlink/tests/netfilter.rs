@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 
 use flannel_netlink::conntrack;
 use flannel_netlink::nftables::{
-    Data, Element, Family, NftConn, TableWatch, add_elements, delete_elements, remember_chain,
+    Data, Draw, DrawBy, Element, Family, NftConn, TableWatch, add_elements, delete_elements, draw_chain,
+    remember_chain,
 };
 use support::{in_fresh_netns, run};
 
@@ -189,5 +190,95 @@ fn single_flows_are_found_and_ended() {
         let left = run("conntrack -L");
         assert_eq!(left.lines().count(), 2, "{left}");
         assert!(left.contains("sport=40002") && left.contains("tcp"), "{left}");
+    });
+}
+
+/// nft takes them for what they are: `th dport` and nothing that restricts them to one protocol.
+#[test]
+fn rules_that_draw_an_endpoint_are_what_nft_understands() {
+    in_fresh_netns(|_| {
+        let mut nft = NftConn::open().unwrap();
+        for (family, word, address) in [
+            (Family::Ipv4, "ip", "ipv4_addr"),
+            (Family::Ipv6, "ip6", "ipv6_addr"),
+        ] {
+            run(&format!("nft add table {word} t"));
+            run(&format!(
+                "nft add chain {word} t nat {{ type nat hook prerouting priority -105 ; }}"
+            ));
+            let data = format!("{word} daddr . th dport");
+            run(&format!(
+                "nft add map {word} t backends {{ typeof {word} daddr . meta l4proto . th dport . numgen random mod 65536 : {data} ; }}"
+            ));
+            run(&format!(
+                "nft add map {word} t ports {{ typeof meta l4proto . th dport . numgen random mod 65536 : {data} ; }}"
+            ));
+            run(&format!(
+                "nft add map {word} t affinity {{ type {address} . {address} . inet_proto . inet_service : {address} . inet_service ; size 1000 ; flags dynamic,timeout ; }}"
+            ));
+            let plain = Draw {
+                map: "backends",
+                by_address: true,
+                by: DrawBy::Random,
+                slots: 3,
+                offset: 0,
+                remembered: None,
+            };
+            let at = format!("{word} daddr . meta l4proto . th dport");
+            let cases = [
+                (
+                    plain,
+                    format!("dnat {word} to {at} . numgen random mod 3 map @backends"),
+                ),
+                (
+                    Draw {
+                        by: DrawBy::Source,
+                        ..plain
+                    },
+                    format!("dnat {word} to {at} . jhash {word} saddr mod 3 seed 0x666c616e map @backends"),
+                ),
+                (
+                    Draw {
+                        by: DrawBy::SourcePort,
+                        offset: 0x8000,
+                        ..plain
+                    },
+                    format!(
+                        "dnat {word} to {at} . jhash {word} saddr . th sport mod 3 seed 0x666c616e offset 32768 map @backends"
+                    ),
+                ),
+                (
+                    Draw {
+                        by: DrawBy::Destination,
+                        slots: 1,
+                        ..plain
+                    },
+                    format!("dnat {word} to {at} . numgen random mod 1 map @backends"),
+                ),
+                (
+                    Draw {
+                        map: "ports",
+                        by_address: false,
+                        remembered: Some("affinity"),
+                        ..plain
+                    },
+                    format!("dnat {word} to {word} saddr . {at} map @affinity"),
+                ),
+            ];
+            for (number, (draw, expected)) in cases.into_iter().enumerate() {
+                let name = format!("draw-{number}");
+                for _ in 0..2 {
+                    nft.commit(family, &draw_chain(family, TABLE, &name, &draw), "draw")
+                        .unwrap();
+                }
+                let text = run(&format!("nft list chain {word} t {name}"));
+                assert_eq!(text.matches(&expected).count(), 1, "{expected}\n{text}");
+                let rules = 1 + usize::from(draw.slots > 1) + usize::from(draw.remembered.is_some());
+                assert_eq!(text.matches("dnat").count(), rules, "{text}");
+            }
+            // a base chain leads there, as in the real table
+            run(&format!("nft add rule {word} t nat jump draw-0"));
+            run("nft -j list ruleset");
+        }
     });
 }

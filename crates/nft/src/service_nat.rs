@@ -1,5 +1,5 @@
 //! The table that carries Services on kernels without IPVS, as far as it does not depend on the Services: sets and maps without
-//! their elements, base chains, and a chain for each number of endpoints that occurs.
+//! their elements, and the chains that lead to those that draw an endpoint.
 //!
 //! Every rule is one that the `nft` program can express, so that `nft list ruleset` goes on to work for everybody.
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use flannel_model::IpSubnet;
-use flannel_plan::nft::{AFFINITY, NftSet, OUTSIDE_SLOTS, PickChain, Place, Spread};
+use flannel_plan::nft::{AFFINITY, NftSet};
 
 use crate::table::{Family, Table, TableName};
 
@@ -20,10 +20,6 @@ const GUARD: i32 = -95;
 const MASQUERADE: i32 = 95;
 /// Clients that can be remembered at once; the memory is taken only as they come.
 const CLIENTS: u32 = 1 << 20;
-/// Sizes whose chains are there from the start, so that most changes need elements alone.
-const USUAL_SLOTS: u32 = 16;
-/// The same on all nodes, so that they agree about what is drawn by a hash.
-const HASH_SEED: &str = "0x666c616e";
 
 /// What the rules are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +28,8 @@ pub struct ServiceNat {
     pub family: Family,
     /// Whether source ports are chosen at random.
     pub fully_random: bool,
-    /// The pods of this node, where frames between them pass by the packet filter: an answer must come through the node then.
+    /// The pods of this node, where the packet filter does not see frames between them: an answer must be sent to the node then.
     pub bridged: Option<IpSubnet>,
-    /// Chains that frontends need, besides the usual ones.
-    pub chains: BTreeSet<PickChain>,
 }
 
 impl ServiceNat {
@@ -83,8 +77,7 @@ impl ServiceNat {
     fn declare(&self, set: NftSet) -> String {
         let (name, ip, address) = (set.name(), self.ip(), self.address());
         let at = format!("{address} . inet_proto . inet_service");
-        // for their types only: nft cannot read back a map of `th dport`
-        let endpoint = format!("{ip} daddr . tcp dport");
+        let endpoint = format!("{ip} daddr . th dport");
         match set {
             NftSet::Cidrs | NftSet::Pods => format!("set {name} {{ type {address}; flags interval; }}"),
             NftSet::NodeAddresses => format!("set {name} {{ type {address}; }}"),
@@ -100,10 +93,10 @@ impl ServiceNat {
                 format!("map {name} {{ type inet_proto . inet_service : verdict; }}")
             }
             NftSet::Backends => format!(
-                "map {name} {{ typeof {ip} daddr . meta l4proto . tcp dport . numgen random mod 65536 : {endpoint}; }}"
+                "map {name} {{ typeof {ip} daddr . meta l4proto . th dport . numgen random mod 65536 : {endpoint}; }}"
             ),
             NftSet::NodePortBackends => format!(
-                "map {name} {{ typeof meta l4proto . tcp dport . numgen random mod 65536 : {endpoint}; }}"
+                "map {name} {{ typeof meta l4proto . th dport . numgen random mod 65536 : {endpoint}; }}"
             ),
             NftSet::Refused | NftSet::RefusedOutside | NftSet::Restricted => {
                 format!("set {name} {{ type {at}; }}")
@@ -136,19 +129,6 @@ impl ServiceNat {
         out
     }
 
-    /// Commands that add chains to the table that stands.
-    pub fn add_chains(&self, chains: &BTreeSet<PickChain>) -> String {
-        let name = self.name();
-        let mut out = String::new();
-        for (chain, rules) in chains.iter().map(|chain| self.pick(chain)) {
-            let _ = writeln!(out, "add chain {name} {chain}\nflush chain {name} {chain}");
-            for rule in rules {
-                let _ = writeln!(out, "add rule {name} {chain} {rule}");
-            }
-        }
-        out
-    }
-
     /// Commands that remove chains, which no element may name any more.
     pub fn delete_chains<'a>(&self, chains: impl IntoIterator<Item = &'a str>) -> String {
         let name = self.name();
@@ -156,18 +136,6 @@ impl ServiceNat {
             .into_iter()
             .map(|chain| format!("flush chain {name} {chain}\ndelete chain {name} {chain}\n"));
         lines.collect()
-    }
-
-    /// The chains that are there whatever the Services are.
-    pub fn usual_chains() -> BTreeSet<PickChain> {
-        let usual = |slots| PickChain {
-            place: Place::Address,
-            outside: false,
-            spread: Spread::Random,
-            sticky: false,
-            slots,
-        };
-        (1..=USUAL_SLOTS).map(usual).collect()
     }
 
     /// Names of all chains that [`Self::script`] writes rules into.
@@ -194,8 +162,6 @@ impl ServiceNat {
                 vec![format!("fib saddr type local {}", self.masquerade_statement())],
             ),
         ];
-        let chains: BTreeSet<PickChain> = Self::usual_chains().union(&self.chains).copied().collect();
-        out.extend(chains.iter().map(|pick| self.pick(pick)));
         let ip = self.ip();
         let from_outside = format!("{ip} saddr != @pods fib saddr type != local");
         out.extend([
@@ -219,18 +185,29 @@ impl ServiceNat {
 
     /// The order of the first two matters: a frontend that only some may use is closed to the rest whoever answers it.
     fn services(&self) -> Vec<String> {
-        let (at, ip, node) = (self.at(), self.ip(), self.to_node());
+        let (at, node) = (self.at(), self.to_node());
         vec![
-            format!("{at} @restricted {at} . {ip} saddr != @allowed drop"),
+            self.restricted(),
             format!("{at} vmap @frontends"),
             format!("{node} {PORT} vmap @node-ports"),
         ]
     }
 
+    /// The protocol is read from the packet here: nft would turn the bytes of `meta l4proto` around for a set of ranges, which
+    /// kernels of late refuse for a field of one byte. A packet with extension headers before its protocol is dropped.
+    fn restricted(&self) -> String {
+        let (at, ip) = (self.at(), self.ip());
+        let protocol = match self.family {
+            Family::Ip => "ip protocol",
+            Family::Ip6 => "ip6 nexthdr",
+        };
+        format!("{at} @restricted {ip} daddr . {protocol} . th dport . {ip} saddr != @allowed drop")
+    }
+
     fn outside(&self) -> Vec<String> {
-        let (at, ip, node) = (self.at(), self.ip(), self.to_node());
+        let (at, node) = (self.at(), self.to_node());
         vec![
-            format!("{at} @restricted {at} . {ip} saddr != @allowed drop"),
+            self.restricted(),
             format!("{at} vmap @frontends-outside"),
             format!("{node} {PORT} vmap @node-ports-outside"),
         ]
@@ -299,38 +276,6 @@ impl ServiceNat {
         } else {
             "masquerade"
         }
-    }
-
-    /// The chain that draws. Its last rule is for a packet that comes between two sizes: slot 0 is in each of them.
-    fn pick(&self, chain: &PickChain) -> (String, Vec<String>) {
-        let (ip, slots) = (self.ip(), chain.slots);
-        let (at, map) = match chain.place {
-            Place::Address => (self.at(), NftSet::Backends.name()),
-            Place::NodePort => (PORT.to_owned(), NftSet::NodePortBackends.name()),
-        };
-        let offset = if chain.outside {
-            format!(" offset {OUTSIDE_SLOTS}")
-        } else {
-            String::new()
-        };
-        let hash = |of: &str| format!("jhash {of} mod {slots} seed {HASH_SEED}{offset}");
-        let number = match chain.spread {
-            Spread::Random => format!("numgen random mod {slots}{offset}"),
-            // a hash of one field without a choice is refused by some kernels
-            _ if slots == 1 => format!("numgen random mod 1{offset}"),
-            Spread::Source => hash(&format!("{ip} saddr")),
-            Spread::SourcePort => hash(&format!("{ip} saddr . th sport")),
-            Spread::Destination => hash(&format!("{ip} daddr")),
-        };
-        let mut rules = Vec::new();
-        if chain.sticky {
-            rules.push(format!("dnat to {ip} saddr . {} map @{AFFINITY}", self.at()));
-        }
-        rules.push(format!("dnat to {at} . {number} map @{map}"));
-        if slots > 1 {
-            rules.push(format!("dnat to {at} . numgen random mod 1{offset} map @{map}"));
-        }
-        (chain.name(), rules)
     }
 
     fn ip(&self) -> Family {

@@ -15,8 +15,10 @@ fn main() -> ExitCode {
         ["respond", name, port] => respond(name, port),
         ["ask", protocol, address, count, patience] => ask(protocol, address, count, patience),
         ["ping", address, rate, files] => ping(address, rate, files),
+        ["echo", name, port] => flannel_lab::held::serve(name, port),
+        ["hold", address, count, files] => flannel_lab::held::hold(address, count, files),
         _ => Err(anyhow::anyhow!(
-            "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES"
+            "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | hold ADDRESS COUNT FILES"
         )),
     };
     match result {
@@ -105,11 +107,14 @@ fn ping(address: &str, rate: &str, files: &str) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(address).context("bad address")?;
     let gap = Duration::from_secs(1) / rate.parse::<u32>().context("bad rate")?.max(1);
-    let stop = format!("{files}.stop");
+    let (stop, mark) = (format!("{files}.stop"), format!("{files}.mark"));
     let mut answers = Answers::new();
     let start = Instant::now();
     while !Path::new(&stop).exists() {
         let number = answers.seen.len();
+        if answers.mark.is_none() && Path::new(&mark).exists() {
+            answers.mark = Some(number);
+        }
         // A refused or unroutable packet counts as lost; the stream goes on.
         socket.send(number.to_string().as_bytes()).ok();
         answers.seen.push(false);
@@ -129,6 +134,8 @@ struct Answers {
     seen: Vec<bool>,
     last: Instant,
     silence: Duration,
+    /// The first packet after the mark.
+    mark: Option<usize>,
 }
 
 impl Answers {
@@ -137,6 +144,7 @@ impl Answers {
             seen: Vec::new(),
             last: Instant::now(),
             silence: Duration::ZERO,
+            mark: None,
         }
     }
 
@@ -173,6 +181,6 @@ impl Answers {
             .map(|(n, _)| n)
             .collect();
         let silence = u64::try_from(self.silence.as_millis()).unwrap_or(u64::MAX);
-        serde_json::json!({"sent": self.seen.len(), "lost": lost, "longest_silence_ms": silence}).to_string()
+        serde_json::json!({"sent": self.seen.len(), "lost": lost, "longest_silence_ms": silence, "mark": self.mark}).to_string()
     }
 }

@@ -13,6 +13,7 @@ mod overlay;
 mod probes;
 pub mod selftest;
 mod service;
+mod services_matrix;
 
 use crate::runner::Case;
 
@@ -29,7 +30,7 @@ macro_rules! case {
 /// Every test. `plain` runs on any kernel; `ipvs` and `ipip` need those (and run in the guest where this machine has none);
 /// `no_ipvs` is about a kernel without.
 pub fn all() -> Vec<Case> {
-    vec![
+    let mut all = vec![
         case!(plain selftest::underlay_is_reachable),
         case!(plain selftest::etcd_answers_and_obeys),
         case!(plain selftest::nodes_have_their_own_files),
@@ -116,5 +117,7 @@ pub fn all() -> Vec<Case> {
         case!(ipvs service::endpoints_come_and_go),
         case!(ipvs service::foreign_virtual_servers_stay),
         case!(ipvs service::restart_adopts),
-    ]
+    ];
+    all.extend(services_matrix::cases());
+    all
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_model::IpSubnet;
 use flannel_netlink::NetlinkError;
-use flannel_netlink::nftables::{Family, NftConn, TableWatch, remember_chain};
+use flannel_netlink::nftables::{Draw, DrawBy, Family, NftConn, TableWatch, draw_chain, remember_chain};
 use flannel_nft::{Applied, Nft, NftError, ServiceNat};
 use flannel_plan::nft::{
-    self, AFFINITY, KernelElements, NftElement, NftSet, PickChain, TABLE, Translated, elements,
-    general_elements, translate,
+    self, AFFINITY, KernelElements, NftElement, NftSet, OUTSIDE_SLOTS, PickChain, Place, Spread, TABLE,
+    Translated, elements, general_elements, translate,
 };
 use flannel_plan::{Frontend, FrontendChanges, FrontendKey};
 
@@ -113,7 +113,6 @@ impl FamilyTable {
             },
             fully_random: true,
             bridged: pods.filter(|_| bridged).copied(),
-            chains: self.chains.clone(),
         }
     }
 
@@ -146,7 +145,7 @@ impl FamilyTable {
             let before = kernel.frontend(key);
             known.insert(*key, translate(frontend, before.as_ref()));
         }
-        self.provide_chains(tools, view, known.iter())?;
+        self.provide_chains(tools, known.iter())?;
         let mut batch = Batch::new(self.family());
         let general = self.general_of(view);
         let mut objects = general.len();
@@ -192,7 +191,7 @@ impl FamilyTable {
                 Some((**key, translate(frontend, self.known.get(key))))
             })
             .collect();
-        self.provide_chains(tools, view, after.iter())?;
+        self.provide_chains(tools, after.iter())?;
         let mut batch = Batch::new(self.family());
         if all_general {
             let general = self.general_of(view);
@@ -244,9 +243,9 @@ impl FamilyTable {
             status.added += 1;
         }
         self.made_from = Some(nat);
-        for seconds in self.remembering.clone() {
-            self.remember(tools.conn, seconds)?;
-        }
+        // those that are needed are written again, too
+        self.chains.clear();
+        self.remembering.clear();
         self.rules = tools.conn.rules(self.family(), TABLE)?;
         Ok(())
     }
@@ -275,36 +274,30 @@ impl FamilyTable {
     fn provide_chains<'a>(
         &mut self,
         tools: &mut Tools<'_>,
-        view: &View<'_>,
         frontends: impl Iterator<Item = (&'a FrontendKey, &'a Translated)>,
     ) -> anyhow::Result<()> {
-        let usual = ServiceNat::usual_chains();
         let (mut chains, mut remember) = (BTreeSet::new(), BTreeSet::new());
         for (key, translated) in frontends {
-            chains.extend(
-                translated
-                    .chains(key)
-                    .filter(|c| !usual.contains(c) && !self.chains.contains(c)),
-            );
+            chains.extend(translated.chains(key).filter(|c| !self.chains.contains(c)));
             remember.extend(translated.affinity().filter(|s| !self.remembering.contains(s)));
         }
         if chains.is_empty() && remember.is_empty() {
             return Ok(());
         }
-        if !chains.is_empty() {
-            let nat = self.nat(view, tools.bridged);
-            tools.script(
-                &format!("add chains to table {}", nat.name()),
-                &nat.add_chains(&chains),
-            )?;
-            self.chains.append(&mut chains);
+        let family = self.family();
+        let mut messages = Vec::new();
+        for chain in &chains {
+            messages.extend(draw_chain(family, TABLE, &chain.name(), &draw(chain)));
         }
         for seconds in &remember {
-            self.remember(tools.conn, *seconds)?;
+            let name = nft::remember_chain(*seconds);
+            messages.extend(remember_chain(family, TABLE, &name, AFFINITY, *seconds));
         }
+        let what = format!("write {} chains of table {TABLE}", chains.len() + remember.len());
+        tools.conn.commit(family, &messages, &what)?;
+        self.chains.append(&mut chains);
         self.remembering.append(&mut remember);
-        self.made_from = Some(self.nat(view, tools.bridged));
-        self.rules = tools.conn.rules(self.family(), TABLE)?;
+        self.rules = tools.conn.rules(family, TABLE)?;
         Ok(())
     }
 
@@ -342,15 +335,26 @@ impl FamilyTable {
         self.rules = tools.conn.rules(self.family(), TABLE)?;
         Ok(())
     }
+}
 
-    fn remember(&self, conn: &mut NftConn, seconds: u32) -> Result<(), NetlinkError> {
-        let chain = nft::remember_chain(seconds);
-        let messages = remember_chain(self.family(), TABLE, &chain, AFFINITY, seconds);
-        conn.commit(
-            self.family(),
-            &messages,
-            &format!("write chain {chain} of table {TABLE}"),
-        )
+/// What a chain's rules are.
+fn draw(chain: &PickChain) -> Draw<'static> {
+    let (map, by_address) = match chain.place {
+        Place::Address => (NftSet::Backends.name(), true),
+        Place::NodePort => (NftSet::NodePortBackends.name(), false),
+    };
+    Draw {
+        map,
+        by_address,
+        by: match chain.spread {
+            Spread::Random => DrawBy::Random,
+            Spread::Source => DrawBy::Source,
+            Spread::SourcePort => DrawBy::SourcePort,
+            Spread::Destination => DrawBy::Destination,
+        },
+        slots: chain.slots,
+        offset: if chain.outside { OUTSIDE_SLOTS } else { 0 },
+        remembered: chain.sticky.then_some(AFFINITY),
     }
 }
 
