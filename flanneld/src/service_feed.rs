@@ -24,7 +24,7 @@ use crate::said::Said;
 use crate::services::{Record, ServiceMode, Services, Status, programmer, service_node};
 
 /// IPVS has no notifications: what stands is compared this often.
-const AUDIT: Duration = Duration::from_secs(60);
+const AUDIT: Duration = Duration::from_secs(10);
 /// Where the kernel does tell of changes by others, it is asked this often whether there were any.
 const LOOK: Duration = Duration::from_millis(50);
 /// After a failed pass.
@@ -160,7 +160,8 @@ impl Feed {
     async fn run(mut self, mut news: mpsc::Receiver<News>, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
         let mut services = Services::new(programmer(self.mode));
         let mut burst = Vec::new();
-        let mut due = Instant::now() + AUDIT;
+        let mut audit = Instant::now() + AUDIT;
+        let mut due = audit;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -178,10 +179,14 @@ impl Feed {
                     }
                     burst.drain(..).for_each(|news| self.take(news));
                 }
-                () = sleep_until(due) => services.verify(),
+                () = sleep_until(due) => {}
                 _ = look.tick() => if !services.disturbed() { continue },
             }
-            due = Instant::now() + AUDIT;
+            if audit <= Instant::now() {
+                services.verify();
+                audit = Instant::now() + AUDIT;
+            }
+            due = audit;
             let node = facts.borrow_and_update().as_deref().map(|facts| self.node(facts));
             let node = node.filter(|_| self.complete);
             let changes = std::mem::take(&mut self.changes);
@@ -199,9 +204,9 @@ impl Feed {
                 Ok((back, status)) => {
                     services = back;
                     let Some(status) = status else { continue };
-                    if !status.failed.is_empty() {
-                        due = Instant::now() + RETRY;
-                    }
+                    let retry = (!status.failed.is_empty()).then_some(RETRY);
+                    let soon = services.wake().into_iter().chain(retry).min();
+                    due = soon.map_or(due, |soon| due.min(Instant::now() + soon));
                     self.log.tell(&status, self.seen);
                     if status.failed.is_empty() {
                         self.measure();

@@ -10,6 +10,8 @@ mod node;
 mod programmer;
 mod records;
 
+use std::time::Duration;
+
 use flannel_plan::{FrontendChanges, ServiceFacts, ServiceNode, ServiceTable};
 
 use ipvs::IpvsProgrammer;
@@ -27,6 +29,7 @@ pub struct Services {
     programmer: Box<dyn Programmer>,
     /// Changes that the programmer has not carried out; `None` while all must be looked at.
     due: Option<FrontendChanges>,
+    audit: bool,
 }
 
 impl Services {
@@ -37,6 +40,7 @@ impl Services {
             table: ServiceTable::new(ServiceFacts::default()),
             programmer,
             due: None,
+            audit: false,
         }
     }
 
@@ -45,9 +49,14 @@ impl Services {
         self.programmer.disturbed()
     }
 
-    /// The next pass compares everything with the kernel.
+    /// The next pass looks at what others may have done.
     pub fn verify(&mut self) {
-        self.due = None;
+        self.audit = true;
+    }
+
+    /// When a pass is due at the latest, even if nothing changes.
+    pub fn wake(&self) -> Option<Duration> {
+        self.programmer.wake()
     }
 
     /// A record came or changed.
@@ -79,28 +88,35 @@ impl Services {
         }
         status.rejects.extend(self.memory.faults());
         if self.memory.is_usable() {
-            self.table.set_node(node);
-            let changes = self.table.refresh();
-            let notes = self.table.notes().into_iter().map(|n| (n.subject, n.text));
-            status.rejects.extend(notes);
-            let view = View {
-                frontends: self.table.frontends(),
-                node: &self.table.facts().node,
-            };
-            let changes = self.due.take().map(|mut due| {
-                due.merge(changes);
-                due
-            });
-            let scope = changes.as_ref().map_or(Scope::All, Scope::Changed);
-            self.programmer.programme(&view, scope, &mut status);
-            if status.failed.is_empty() {
-                self.due = Some(FrontendChanges::default());
-            } else {
-                tracing::debug!(mode = self.programmer.name(), "the next pass looks at everything");
-            }
+            self.programme(node, &mut status);
         }
         status.tidy();
         status
+    }
+
+    fn programme(&mut self, node: ServiceNode, status: &mut Status) {
+        self.table.set_node(node);
+        let changes = self.table.refresh();
+        let notes = self.table.notes().into_iter().map(|n| (n.subject, n.text));
+        status.rejects.extend(notes);
+        let view = View {
+            frontends: self.table.frontends(),
+            node: &self.table.facts().node,
+        };
+        let due = self.due.take().map(|mut due| {
+            due.merge(changes);
+            due
+        });
+        let scope = due.as_ref().map_or(Scope::All, Scope::Changed);
+        self.programmer.programme(&view, scope, status);
+        if std::mem::take(&mut self.audit) && due.is_some() && status.failed.is_empty() {
+            self.programmer.programme(&view, Scope::Audit, status);
+        }
+        if status.failed.is_empty() {
+            self.due = Some(FrontendChanges::default());
+        } else {
+            tracing::debug!(mode = self.programmer.name(), "the next pass looks at everything");
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub use service_record::ServiceRecord;
 pub use service_scheduler::{Scheduler, SchedulerError, SchedulerFlags, SchedulerFlagsError};
 pub use service_slice::{EndpointSlice, EndpointState, ServiceEndpoint, SliceEndpoint, SlicePort};
 pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy, is_host_address};
-pub use service_virtual::{ServiceProtocol, ServiceProtocolError, VirtualAddress};
+pub use service_virtual::{ServerKey, ServiceProtocol, ServiceProtocolError, VirtualAddress};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};
 pub use used_note::UsedNote;

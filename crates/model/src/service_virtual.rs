@@ -87,3 +87,37 @@ impl fmt::Display for VirtualAddress {
         )
     }
 }
+
+/// What identifies a virtual server in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServerKey {
+    /// Protocol, address and port.
+    Address(VirtualAddress),
+    /// Packets that carry a firewall mark.
+    Mark {
+        /// Whether it serves IPv6.
+        ipv6: bool,
+        /// The mark.
+        mark: u32,
+    },
+}
+
+impl ServerKey {
+    /// Whether it serves IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::Address(at) => at.address.is_ipv6(),
+            Self::Mark { ipv6, .. } => *ipv6,
+        }
+    }
+}
+
+impl fmt::Display for ServerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Mark { ipv6: false, mark } => write!(f, "FWM {mark}"),
+            Self::Mark { ipv6: true, mark } => write!(f, "FWM {mark} IPv6"),
+        }
+    }
+}

@@ -16,6 +16,7 @@ pub mod fdb;
 #[cfg(feature = "generic")]
 pub mod generic;
 pub mod link;
+pub mod local_route;
 #[cfg(feature = "monitor")]
 pub mod monitor;
 pub mod neighbour;

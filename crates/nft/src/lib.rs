@@ -11,5 +11,7 @@ mod table;
 pub use masquerade::{MasqueradeTable, masquerade_table};
 pub use runner::{Applied, Nft, NftError};
 pub use service_nat::ServiceNat;
-pub use services::{ServicesTable, services_table};
+pub use services::{
+    Element, ServiceMarks, ServicesTable, element_changes, services_table, services_table_name,
+};
 pub use table::{Family, Table, TableName};

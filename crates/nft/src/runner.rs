@@ -101,6 +101,25 @@ impl Nft {
         Ok(Applied::Written)
     }
 
+    /// Writes `table` in one transaction, whatever stands there.
+    ///
+    /// # Errors
+    /// When `nft` is missing, refuses or does not end in time. The former table stands then.
+    pub fn replace(&self, table: &Table) -> Result<(), NftError> {
+        self.write(&format!("write table {}", table.name()), &table.transaction())
+    }
+
+    /// The elements of a set as nft prints them; none when there is no such set or table.
+    ///
+    /// # Errors
+    /// When `nft` is missing or does not end in time.
+    pub fn elements(&self, table: TableName, set: &str) -> Result<Vec<String>, NftError> {
+        let what = format!("list set {set} of table {table}");
+        let family = table.family.to_string();
+        let ended = self.run(&what, &["-nn", "list", "set", &family, table.name, set], "")?;
+        Ok(elements_in_listing(&ended.stdout))
+    }
+
     /// Removes the table; one that is not there is removed already. Tables that do not carry our hash are left alone.
     ///
     /// # Errors
@@ -221,6 +240,15 @@ impl Nft {
     }
 }
 
+/// What stands between the braces behind `elements =`.
+fn elements_in_listing(listing: &str) -> Vec<String> {
+    let inner = listing
+        .split_once("elements = {")
+        .and_then(|(_, rest)| rest.split_once('}'));
+    let items = inner.map(|(inner, _)| inner.split(',').map(|item| item.trim().to_owned()));
+    items.into_iter().flatten().collect()
+}
+
 /// Ends the child and takes its status, so that it does not stay as a zombie.
 fn kill(child: &mut Child) {
     let _ = child.kill();
@@ -243,6 +271,13 @@ fn collect(reader: JoinHandle<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_are_found_in_a_listing() {
+        let listing = "table ip t {\n\tset s {\n\t\ttype inet_proto . inet_service\n\t\telements = { 6 . 30080,\n\t\t\t     17 . 30053 }\n\t}\n}\n";
+        assert_eq!(elements_in_listing(listing), ["6 . 30080", "17 . 30053"]);
+        assert_eq!(elements_in_listing("table ip t {\n\tset s {\n\t}\n}\n"), [""; 0]);
+    }
 
     #[test]
     fn a_missing_binary_says_what_to_install() {

@@ -60,6 +60,11 @@ impl TableName {
         family: Family::Ip6,
         name: flannel_plan::nft::TABLE,
     };
+    /// The same for IPv6.
+    pub const SERVICES_V6: Self = Self {
+        family: Family::Ip6,
+        name: "flannel-services",
+    };
 }
 
 impl fmt::Display for TableName {

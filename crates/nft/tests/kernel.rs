@@ -4,13 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first thing that fails")]
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flannel_model::{ServiceProtocol, VirtualAddress};
 use flannel_nft::{
-    Applied, Family, MasqueradeTable, Nft, ServiceNat, ServicesTable, TableName, masquerade_table,
-    services_table,
+    Applied, Element, Family, MasqueradeTable, Nft, ServiceMarks, ServiceNat, ServicesTable, TableName,
+    element_changes, masquerade_table, services_table, services_table_name,
 };
 
 /// A network namespace that lives as long as this value, and an `nft` that works inside it.
@@ -121,30 +123,88 @@ fn a_table_of_another_is_taken_over_and_others_stay() {
     );
 }
 
+/// Every kind of element, of one family.
+fn elements(ipv4: bool, n: u8) -> BTreeSet<Element> {
+    let address = |n: u8| -> IpAddr {
+        if ipv4 {
+            Ipv4Addr::new(203, 0, 113, n).into()
+        } else {
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into()).into()
+        }
+    };
+    let range = if ipv4 {
+        "198.51.100.0/24"
+    } else {
+        "2001:db8:7::/64"
+    };
+    let at = VirtualAddress {
+        protocol: ServiceProtocol::Sctp,
+        address: address(n),
+        port: 443,
+    };
+    let port = 30000 + u16::from(n);
+    [
+        Element::External(address(n)),
+        Element::Hairpin(address(n)),
+        Element::Restricted(at),
+        Element::Allowed(at, range.parse().unwrap()),
+        Element::Mark(at, 0xf180_0001),
+        Element::NodePortMark(ipv4, ServiceProtocol::Tcp, port, 0xf100_7580),
+        Element::NodePort(ipv4, ServiceProtocol::Tcp, port),
+    ]
+    .into()
+}
+
 #[test]
-fn the_services_table_is_accepted_and_removed() {
+fn the_services_tables_of_both_families_are_accepted_changed_and_removed() {
     let ns = Namespace::new("services");
     let nft = ns.nft();
-    let mut input = ServicesTable {
-        cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        network: "10.5.0.0/16".parse().unwrap(),
-        local_endpoints: BTreeSet::new(),
-        fully_random: true,
-    };
-    assert_eq!(nft.apply(&services_table(&input)).unwrap(), Applied::Written);
-    input.local_endpoints.insert("10.5.1.2".parse().unwrap());
-    assert_eq!(nft.apply(&services_table(&input)).unwrap(), Applied::Written);
-    let listing = ns.run(&["list", "table", "ip", "flannel-services"]);
-    for part in [
-        "10.96.0.0/16",
-        "10.5.1.2 . 10.5.1.2",
-        "priority 101",
-        "reject with tcp reset",
-    ] {
-        assert!(listing.contains(part), "{part}\n{listing}");
+    for (ipv4, family) in [(true, "ip"), (false, "ip6")] {
+        let empty = ServicesTable {
+            ipv4,
+            cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+            networks: vec!["10.5.0.0/16".parse().unwrap(), "fd00:5::/64".parse().unwrap()],
+            node_addresses: BTreeSet::new(),
+            marks: ServiceMarks {
+                keep_source: 0xf100_0000,
+                masquerade: 0xf200_0000,
+                mask: 0xff00_0000,
+            },
+            elements: BTreeSet::new(),
+            fully_random: true,
+        };
+        assert_eq!(nft.apply(&services_table(&empty)).unwrap(), Applied::Written);
+        let full = ServicesTable {
+            node_addresses: ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
+            elements: elements(ipv4, 8),
+            ..empty
+        };
+        assert_eq!(nft.apply(&services_table(&full)).unwrap(), Applied::Written);
+        assert_eq!(nft.apply(&services_table(&full)).unwrap(), Applied::Unchanged);
+        let next = elements(ipv4, 9);
+        nft.run_script("change elements", &element_changes(ipv4, &full.elements, &next))
+            .unwrap();
+        let changed = ns.run(&["list", "table", family, "flannel-services"]);
+        // the same as if it had been written whole, but for the hash
+        let whole = services_table(&ServicesTable {
+            elements: next,
+            ..full
+        });
+        assert_eq!(nft.apply(&whole).unwrap(), Applied::Written);
+        let written = ns.run(&["list", "table", family, "flannel-services"]);
+        let without_hash = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|l| !l.contains("flannel-hash="));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(without_hash(&changed), without_hash(&written));
+        assert!(
+            written.contains(". 443 . ") && written.contains("priority 101"),
+            "{written}"
+        );
+        let name = services_table_name(ipv4);
+        assert_eq!(nft.remove(name).unwrap(), Applied::Written);
+        assert_eq!(nft.remove(name).unwrap(), Applied::Unchanged);
     }
-    assert_eq!(nft.remove(TableName::SERVICES).unwrap(), Applied::Written);
-    assert_eq!(nft.remove(TableName::SERVICES).unwrap(), Applied::Unchanged);
 }
 
 #[test]

@@ -21,12 +21,18 @@ pub use observed::{
 };
 pub use op::Op;
 pub use overlay::{Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way};
+/// Services through IPVS: frontends as virtual servers, and the changes that lead there.
+pub mod ipvs {
+    pub use crate::service::{
+        KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks, RealServer, ServiceOp, Settings, Surroundings,
+        VirtualServer, VirtualServers, diff_server, drains, servers_of,
+    };
+}
 pub use service::nft;
 pub use service::{
     Backend, Backends, Counted, EndpointFacts, Frontend, FrontendChanges, FrontendKey, FrontendKind,
-    Frontends, HealthCheck, NodePort, RealServer, ServiceFacts, ServiceNode, ServiceNote, ServiceOp,
-    ServiceTable, SpecFact, VirtualServer, VirtualServers, diff_services, frontends, is_inside,
-    virtual_servers,
+    Frontends, HealthCheck, NodePort, ServiceFacts, ServiceNode, ServiceNote, ServiceTable, SpecFact,
+    frontends,
 };
 pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,

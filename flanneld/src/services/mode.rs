@@ -1,5 +1,7 @@
 //! Which programmer a node uses, and what another one left.
 
+use std::time::Duration;
+
 use flannel_netlink::generic::Ipvs;
 use flannel_plan::Frontends;
 
@@ -62,6 +64,10 @@ impl Programmer for ModeProgrammer {
         }
     }
 
+    fn wake(&self) -> Option<Duration> {
+        self.chosen.as_ref().and_then(|c| c.programmer.wake())
+    }
+
     fn disturbed(&mut self) -> bool {
         self.chosen.as_mut().is_some_and(|c| c.programmer.disturbed())
     }
@@ -75,7 +81,7 @@ fn choose(mode: ServiceMode) -> Result<Chosen, flannel_netlink::NetlinkError> {
     };
     let programmer: Box<dyn Programmer> = match mode {
         ServiceMode::Nftables => Box::new(NftProgrammer::default()),
-        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::default()),
+        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::new(true)),
     };
     Ok(Chosen { mode, programmer })
 }
@@ -102,7 +108,7 @@ fn clear_other(chosen: ServiceMode, view: &View<'_>, status: &mut Status) -> boo
     match chosen {
         ServiceMode::Nftables => match Ipvs::open() {
             Ok(None) => {}
-            Ok(Some(_)) => IpvsProgrammer::default().programme(&empty, Scope::All, &mut of_other),
+            Ok(Some(_)) => IpvsProgrammer::new(true).programme(&empty, Scope::All, &mut of_other),
             Err(error) => of_other.fail(&error),
         },
         ServiceMode::Auto | ServiceMode::Ipvs => {

@@ -1,8 +1,7 @@
 //! What Services need to know of the node.
 
-use flannel_model::IpFamily;
-use flannel_netlink::address::{self, Scope};
-use flannel_netlink::{NetlinkError, RouteConn};
+use flannel_model::is_host_address;
+use flannel_netlink::{NetlinkError, RouteConn, local_route};
 use flannel_plan::ServiceNode;
 
 use crate::overlay::Facts;
@@ -25,10 +24,8 @@ pub fn service_node(facts: &Facts) -> ServiceNode {
 /// When the kernel does not list them.
 pub(super) fn add_kernel_addresses(node: &mut ServiceNode) -> Result<(), NetlinkError> {
     let mut conn = RouteConn::open()?;
-    let addresses = address::dump(&mut conn, IpFamily::V4, None)?;
-    let reachable = addresses
-        .iter()
-        .filter(|a| a.scope != Scope::Host && !a.local.is_loopback());
-    node.addresses.extend(reachable.map(|a| a.local));
+    let delivered = local_route::own_addresses(&mut conn)?;
+    node.addresses
+        .extend(delivered.into_iter().filter(is_host_address));
     Ok(())
 }

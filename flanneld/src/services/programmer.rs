@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::time::Duration;
 
 use flannel_plan::{FrontendChanges, Frontends, ServiceNode};
 
@@ -22,8 +23,10 @@ pub struct View<'a> {
 /// How much of it is to be looked at.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// Everything, against what stands in the kernel: at the start, after a failure, and now and then.
+    /// Everything, against what stands in the kernel: at the start and after a failure.
     All,
+    /// What others may have done to it since the last pass, which succeeded: now and then, and cheap.
+    Audit,
     /// What changed since the last pass of this programmer, which succeeded.
     Changed(&'a FrontendChanges),
 }
@@ -35,6 +38,11 @@ pub trait Programmer: Send {
 
     /// Brings the kernel to `view`. One failure stops nothing else; `status` holds what was done and what failed.
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status);
+
+    /// When it wants to be called at the latest, even if nothing changes.
+    fn wake(&self) -> Option<Duration> {
+        None
+    }
 
     /// Whether somebody else changed what this programmer wrote, as far as the kernel tells: the next pass looks at everything
     /// then. Never blocks.

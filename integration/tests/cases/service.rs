@@ -117,7 +117,10 @@ fn real_servers(node: &Node, title: &str) -> Result<Vec<String>> {
     let mut servers = Vec::new();
     for words in lines.take_while(|words| words.first() == Some(&"->")) {
         ensure!(words[2] == "Masq", "not masqueraded: {words:?}");
-        servers.push(words[1].to_owned());
+        // a weight of 0: on its way out
+        if words[3] != "0" {
+            servers.push(words[1].to_owned());
+        }
     }
     servers.sort();
     Ok(servers)

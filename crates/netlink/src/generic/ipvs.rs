@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+pub use flannel_model::ServerKey as IpvsKey;
 use flannel_model::VirtualAddress;
 
 use super::attribute::Message;
@@ -51,20 +52,6 @@ pub(crate) mod attr {
 /// AF_INET and AF_INET6 of Linux.
 pub(crate) const INET: u16 = 2;
 pub(crate) const INET6: u16 = 10;
-
-/// What identifies a virtual server in the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum IpvsKey {
-    /// Protocol, address and port.
-    Address(VirtualAddress),
-    /// Packets that carry a firewall mark.
-    Mark {
-        /// Whether it serves IPv6.
-        ipv6: bool,
-        /// The mark.
-        mark: u32,
-    },
-}
 
 /// A virtual server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,16 +250,6 @@ fn address(address: &IpAddr) -> [u8; 16] {
             bytes
         }
         IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-impl fmt::Display for IpvsKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Mark { ipv6: false, mark } => write!(f, "FWM {mark}"),
-            Self::Mark { ipv6: true, mark } => write!(f, "FWM {mark} IPv6"),
-        }
     }
 }
 

@@ -67,15 +67,19 @@ impl Ipvs {
 
     /// Carries out all requests in their order, many a system call. One result each; no failure stops the rest.
     pub fn apply(&mut self, requests: &[IpvsRequest]) -> Vec<Result<(), NetlinkError>> {
+        // The words for an error are made when there is one: of a hundred thousand requests hardly any fails.
         let serialised: Vec<Request> = requests
             .iter()
-            .map(|r| self.request(r.encode(), r.to_string()))
+            .map(|r| self.request(r.encode(), String::new()))
             .collect();
-        self.conn
-            .batch(&serialised)
-            .into_iter()
-            .map(|outcome| outcome.map(drop))
-            .collect()
+        let outcomes = self.conn.batch_quietly(&serialised).into_iter().zip(requests);
+        let named = outcomes.map(|(outcome, request)| {
+            outcome.map(drop).map_err(|error| NetlinkError {
+                what: request.to_string(),
+                ..error
+            })
+        });
+        named.collect()
     }
 
     fn request(&self, payload: Vec<u8>, what: String) -> Request {

@@ -84,7 +84,8 @@ pub(super) fn build(
     if spec.is_programmed() {
         builder.addresses();
         for ipv4 in [true, false] {
-            if spec.has_family(ipv4) {
+            let delivered = around.cidrs.iter().any(|c| c.is_ipv4() == ipv4);
+            if delivered && spec.has_family(ipv4) {
                 builder.family(ipv4);
             }
         }

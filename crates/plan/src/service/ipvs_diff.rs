@@ -2,174 +2,181 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use flannel_model::{Ipv4Subnet, VirtualAddress};
+use flannel_model::ServerKey;
 
-use super::ipvs::{RealServer, VirtualServer};
+use super::ipvs::{RealServer, VirtualServer, VirtualServers};
 
 /// One change of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceOp {
     /// Add a virtual server without real servers.
-    AddVirtual {
-        /// Its identity.
-        at: VirtualAddress,
-        /// Name of its scheduler.
-        scheduler: String,
-        /// `IP_VS_SVC_F_*` flags.
-        flags: u32,
-        /// Seconds for which a client keeps its real server.
-        timeout: u32,
-    },
-    /// Change scheduler and flags of a virtual server.
-    SetVirtual {
-        /// Its identity.
-        at: VirtualAddress,
-        /// Name of its new scheduler.
-        scheduler: String,
-        /// New `IP_VS_SVC_F_*` flags.
-        flags: u32,
-        /// Seconds for which a client keeps its real server.
-        timeout: u32,
-    },
+    AddVirtual(ServerKey, Settings),
+    /// Change scheduler, flags and timeout of a virtual server.
+    SetVirtual(ServerKey, Settings),
     /// Remove a virtual server with its real servers.
-    RemoveVirtual {
-        /// Its identity.
-        at: VirtualAddress,
-    },
-    /// Add a real server that is reached by address translation.
-    AddReal {
-        /// The virtual server.
-        at: VirtualAddress,
-        /// The real server.
-        real: SocketAddr,
-        /// Its weight.
-        weight: u32,
-    },
-    /// Give a real server another weight and address translation.
-    SetReal {
-        /// The virtual server.
-        at: VirtualAddress,
-        /// The real server.
-        real: SocketAddr,
-        /// Its new weight.
-        weight: u32,
-    },
+    RemoveVirtual(ServerKey),
+    /// Add a real server of this weight that is reached by address translation.
+    AddReal(ServerKey, SocketAddr, u32),
+    /// Give a real server this weight and address translation.
+    SetReal(ServerKey, SocketAddr, u32),
+    /// Let a real server take no new connections; those that it has go on.
+    DrainReal(ServerKey, SocketAddr),
     /// Remove a real server. Its connections end.
-    RemoveReal {
-        /// The virtual server.
-        at: VirtualAddress,
-        /// The real server.
-        real: SocketAddr,
-    },
+    RemoveReal(ServerKey, SocketAddr),
+}
+
+/// What a virtual server has besides real servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of its scheduler.
+    pub scheduler: String,
+    /// `IP_VS_SVC_F_*` flags.
+    pub flags: u32,
+    /// Seconds for which a client keeps its real server.
+    pub timeout: u32,
+}
+
+impl From<&VirtualServer> for Settings {
+    fn from(server: &VirtualServer) -> Self {
+        Self {
+            scheduler: server.scheduler.clone(),
+            flags: server.flags,
+            timeout: server.timeout,
+        }
+    }
+}
+
+impl ServiceOp {
+    /// The virtual server that it changes.
+    pub fn server(&self) -> ServerKey {
+        match self {
+            Self::AddVirtual(at, _)
+            | Self::SetVirtual(at, _)
+            | Self::RemoveVirtual(at)
+            | Self::AddReal(at, ..)
+            | Self::SetReal(at, ..)
+            | Self::DrainReal(at, _)
+            | Self::RemoveReal(at, _) => *at,
+        }
+    }
+
+    /// Whether something goes away.
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::RemoveVirtual(_) | Self::RemoveReal(..))
+    }
+
+    /// Does to `servers` what the kernel does to its own.
+    pub fn carry_out(&self, servers: &mut VirtualServers) {
+        let masqueraded = |weight| RealServer {
+            weight,
+            masquerade: true,
+        };
+        match self {
+            Self::AddVirtual(at, settings) | Self::SetVirtual(at, settings) => {
+                let server = servers.entry(*at).or_insert_with(|| VirtualServer {
+                    scheduler: String::new(),
+                    flags: 0,
+                    timeout: 0,
+                    real: BTreeMap::new(),
+                });
+                server.scheduler.clone_from(&settings.scheduler);
+                (server.flags, server.timeout) = (settings.flags, settings.timeout);
+            }
+            Self::RemoveVirtual(at) => {
+                servers.remove(at);
+            }
+            Self::AddReal(at, real, weight) | Self::SetReal(at, real, weight) => {
+                if let Some(server) = servers.get_mut(at) {
+                    server.real.insert(*real, masqueraded(*weight));
+                }
+            }
+            Self::DrainReal(at, real) => {
+                if let Some(server) = servers.get_mut(at) {
+                    server.real.insert(*real, masqueraded(0));
+                }
+            }
+            Self::RemoveReal(at, real) => {
+                if let Some(server) = servers.get_mut(at) {
+                    server.real.remove(real);
+                }
+            }
+        }
+    }
 }
 
 impl fmt::Display for ServiceOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddVirtual { at, scheduler, .. } => write!(f, "add virtual server {at} {scheduler}"),
-            Self::SetVirtual { at, scheduler, .. } => write!(f, "change virtual server {at} to {scheduler}"),
-            Self::RemoveVirtual { at } => write!(f, "remove virtual server {at}"),
-            Self::AddReal { at, real, weight } => write!(f, "add real server {real} weight {weight} to {at}"),
-            Self::SetReal { at, real, weight } => {
+            Self::AddVirtual(at, s) => write!(f, "add virtual server {at} {}", s.scheduler),
+            Self::SetVirtual(at, s) => write!(f, "change virtual server {at} to {}", s.scheduler),
+            Self::RemoveVirtual(at) => write!(f, "remove virtual server {at}"),
+            Self::AddReal(at, real, weight) => write!(f, "add real server {real} weight {weight} to {at}"),
+            Self::SetReal(at, real, weight) => {
                 write!(f, "change real server {real} of {at} to weight {weight}")
             }
-            Self::RemoveReal { at, real } => write!(f, "remove real server {real} from {at}"),
+            Self::DrainReal(at, real) => write!(f, "drain real server {real} of {at}"),
+            Self::RemoveReal(at, real) => write!(f, "remove real server {real} from {at}"),
         }
     }
 }
 
-/// Virtual servers by their identity.
-pub type VirtualServers = BTreeMap<VirtualAddress, VirtualServer>;
-
-/// The changes that lead from `observed` to `desired`.
+/// The changes that lead one virtual server from `found` to `wanted`.
 ///
-/// Only virtual servers whose address lies inside `owned` are considered, on either side; all others are somebody else's.
-/// What is already as it should be is adopted. Superfluous virtual servers go first; then, one virtual server after the
-/// other, it comes before its real servers and the new ones of these before the removal of old ones, so that a virtual
-/// server that has a successor for its real servers is never without any.
-pub fn diff_services(
-    desired: &VirtualServers,
-    observed: &VirtualServers,
-    owned: &[Ipv4Subnet],
-) -> Vec<ServiceOp> {
-    let ours = |at: &VirtualAddress| is_inside(at, owned);
-    let superfluous = observed.keys().filter(|at| ours(at) && !desired.contains_key(at));
-    let mut ops: Vec<ServiceOp> = superfluous
-        .map(|at| ServiceOp::RemoveVirtual { at: *at })
-        .collect();
-    for (at, wanted) in desired.iter().filter(|(at, _)| ours(at)) {
-        let found = observed.get(at);
-        ops.extend(virtual_op(*at, wanted, found));
-        static NONE: BTreeMap<SocketAddr, RealServer> = BTreeMap::new();
-        diff_real(*at, &wanted.real, found.map_or(&NONE, |f| &f.real), &mut ops);
-    }
-    ops
-}
-
-/// Whether the address of a virtual server lies inside one of `cidrs`.
-pub fn is_inside(at: &VirtualAddress, cidrs: &[Ipv4Subnet]) -> bool {
-    matches!(at.address, IpAddr::V4(ip) if cidrs.iter().any(|c| c.holds(ip)))
-}
-
-fn virtual_op(
-    at: VirtualAddress,
-    wanted: &VirtualServer,
+/// What is already as it should be is adopted. The virtual server comes before its real servers, and the new ones of these before
+/// old ones go, so that a virtual server that has a successor for its real servers is never without any. With `drain` a real server
+/// that goes away first gets the weight 0; one that has it already is left for the caller to remove when its connections are gone.
+pub fn diff_server(
+    at: ServerKey,
+    wanted: Option<&VirtualServer>,
     found: Option<&VirtualServer>,
-) -> Option<ServiceOp> {
-    let (scheduler, flags, timeout) = (wanted.scheduler.clone(), wanted.flags, wanted.timeout);
-    match found {
-        None => Some(ServiceOp::AddVirtual {
-            at,
-            scheduler,
-            flags,
-            timeout,
-        }),
-        Some(found) if (&found.scheduler, found.flags, found.timeout) == (&scheduler, flags, timeout) => None,
-        Some(_) => Some(ServiceOp::SetVirtual {
-            at,
-            scheduler,
-            flags,
-            timeout,
-        }),
-    }
-}
-
-fn diff_real(
-    at: VirtualAddress,
-    wanted: &BTreeMap<SocketAddr, RealServer>,
-    found: &BTreeMap<SocketAddr, RealServer>,
+    drain: bool,
     ops: &mut Vec<ServiceOp>,
 ) {
-    for (real, RealServer { weight, .. }) in wanted.iter().filter(|(real, _)| !found.contains_key(real)) {
-        ops.push(ServiceOp::AddReal {
-            at,
-            real: *real,
-            weight: *weight,
-        });
+    let Some(wanted) = wanted else {
+        ops.extend(found.map(|_| ServiceOp::RemoveVirtual(at)));
+        return;
+    };
+    let settings = Settings::from(wanted);
+    match found.map(Settings::from) {
+        None => ops.push(ServiceOp::AddVirtual(at, settings)),
+        Some(found) if found == settings => {}
+        Some(_) => ops.push(ServiceOp::SetVirtual(at, settings)),
     }
-    for (real, wanted) in wanted {
-        if found.get(real).is_some_and(|found| found != wanted) {
-            ops.push(ServiceOp::SetReal {
-                at,
-                real: *real,
-                weight: wanted.weight,
-            });
+    const NONE: &BTreeMap<SocketAddr, RealServer> = &BTreeMap::new();
+    let found = found.map_or(NONE, |f| &f.real);
+    for (real, RealServer { weight, .. }) in &wanted.real {
+        if !found.contains_key(real) {
+            ops.push(ServiceOp::AddReal(at, *real, *weight));
         }
     }
-    for real in found.keys().filter(|real| !wanted.contains_key(real)) {
-        ops.push(ServiceOp::RemoveReal { at, real: *real });
+    for (real, server) in &wanted.real {
+        if found.get(real).is_some_and(|f| f != server) {
+            ops.push(ServiceOp::SetReal(at, *real, server.weight));
+        }
+    }
+    for (real, server) in found {
+        if wanted.real.contains_key(real) {
+            continue;
+        }
+        if !drain {
+            ops.push(ServiceOp::RemoveReal(at, *real));
+        } else if server.weight != 0 {
+            ops.push(ServiceOp::DrainReal(at, *real));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use flannel_model::{ServiceProtocol, VirtualAddress};
     use proptest::collection::btree_map;
     use proptest::prelude::*;
 
     use super::*;
-    use flannel_model::ServiceProtocol;
 
     fn any_real() -> impl Strategy<Value = BTreeMap<SocketAddr, RealServer>> {
         let address = (1u8..5).prop_map(|n| SocketAddr::from(([10, 5, 1, n], 8080)));
@@ -178,135 +185,88 @@ mod tests {
         btree_map(address, real, 0..4)
     }
 
-    /// Virtual servers of which some lie inside 10.96.0.0/16 and some outside.
-    fn any_servers() -> impl Strategy<Value = VirtualServers> {
-        let protocol = prop_oneof![Just(ServiceProtocol::Tcp), Just(ServiceProtocol::Udp)];
-        let at = (protocol, 96u8..98, 1u8..4).prop_map(|(protocol, b, d)| VirtualAddress {
-            protocol,
-            address: IpAddr::from([10, b, 0, d]),
+    fn any_server() -> impl Strategy<Value = VirtualServer> {
+        let scheduler = prop_oneof![Just("rr"), Just("lc")];
+        (scheduler, 0u32..2, any_real()).prop_map(|(scheduler, flags, real)| VirtualServer {
+            scheduler: scheduler.into(),
+            flags,
+            timeout: flags * 60,
+            real,
+        })
+    }
+
+    fn at() -> ServerKey {
+        ServerKey::Address(VirtualAddress {
+            protocol: ServiceProtocol::Tcp,
+            address: IpAddr::from([10, 96, 0, 10]),
             port: 80,
-        });
-        let server = (prop_oneof![Just("rr"), Just("lc")], 0u32..2, any_real()).prop_map(
-            |(scheduler, flags, real)| VirtualServer {
-                scheduler: scheduler.into(),
-                flags,
-                timeout: flags * 60,
-                real,
-            },
-        );
-        btree_map(at, server, 0..6)
+        })
     }
 
-    fn as_desired(mut servers: VirtualServers) -> VirtualServers {
-        servers
-            .values_mut()
-            .flat_map(|s| s.real.values_mut())
-            .for_each(|r| r.masquerade = true);
-        servers
-    }
-
-    /// What the kernel does: it refuses what exists already and what is missing.
-    fn carry_out(servers: &mut VirtualServers, op: &ServiceOp) {
-        match op.clone() {
-            ServiceOp::AddVirtual {
-                at,
-                scheduler,
-                flags,
-                timeout,
-            } => {
-                let new = VirtualServer {
-                    scheduler,
-                    flags,
-                    timeout,
-                    real: BTreeMap::new(),
-                };
-                assert_eq!(servers.insert(at, new), None, "{op}");
+    /// The kernel refuses what exists already and what is missing.
+    fn check_possible(servers: &VirtualServers, op: &ServiceOp) {
+        let server = servers.get(&op.server());
+        match op {
+            ServiceOp::AddVirtual(..) => assert_eq!(server, None, "{op}"),
+            ServiceOp::SetVirtual(..) | ServiceOp::RemoveVirtual(_) => assert!(server.is_some(), "{op}"),
+            ServiceOp::AddReal(_, real, _) => {
+                assert!(server.is_some_and(|s| !s.real.contains_key(real)), "{op}")
             }
-            ServiceOp::SetVirtual {
-                at,
-                scheduler,
-                flags,
-                timeout,
-            } => {
-                let server = servers.get_mut(&at).expect("exists");
-                (server.scheduler, server.flags, server.timeout) = (scheduler, flags, timeout);
-            }
-            ServiceOp::RemoveVirtual { at } => assert!(servers.remove(&at).is_some(), "{op}"),
-            ServiceOp::AddReal { at, real, weight } => {
-                let new = RealServer {
-                    weight,
-                    masquerade: true,
-                };
-                assert_eq!(
-                    servers.get_mut(&at).expect("exists").real.insert(real, new),
-                    None,
-                    "{op}"
-                );
-            }
-            ServiceOp::SetReal { at, real, weight } => {
-                *servers
-                    .get_mut(&at)
-                    .expect("exists")
-                    .real
-                    .get_mut(&real)
-                    .expect("exists") = RealServer {
-                    weight,
-                    masquerade: true,
-                };
-            }
-            ServiceOp::RemoveReal { at, real } => {
-                assert!(
-                    servers.get_mut(&at).expect("exists").real.remove(&real).is_some(),
-                    "{op}"
-                );
+            ServiceOp::SetReal(_, real, _)
+            | ServiceOp::DrainReal(_, real)
+            | ServiceOp::RemoveReal(_, real) => {
+                assert!(server.is_some_and(|s| s.real.contains_key(real)), "{op}")
             }
         }
     }
 
     proptest! {
         #[test]
-        fn the_difference_leads_there_and_touches_nothing_else(wanted in any_servers(), before in any_servers()) {
-            let owned = ["10.96.0.0/16".parse().unwrap()];
-            let wanted = as_desired(wanted);
-            let mut kernel = before.clone();
-            for op in diff_services(&wanted, &before, &owned) {
-                carry_out(&mut kernel, &op);
-                for (at, server) in &kernel {
-                    let (b, w) = (before.get(at), wanted.get(at));
-                    let both = b.is_some_and(|b| !b.real.is_empty()) && w.is_some_and(|w| !w.real.is_empty());
-                    prop_assert!(!both || !server.real.is_empty(), "{op} leaves {at} without a real server");
-                }
+        fn the_difference_leads_there(
+            wanted in proptest::option::of(any_server()), before in proptest::option::of(any_server()), drain in any::<bool>()
+        ) {
+            let wanted = wanted.map(|mut w| {
+                w.real.values_mut().for_each(|r| r.masquerade = true);
+                w
+            });
+            let mut kernel: VirtualServers = before.clone().map(|b| (at(), b)).into_iter().collect();
+            let mut ops = Vec::new();
+            diff_server(at(), wanted.as_ref(), before.as_ref(), drain, &mut ops);
+            let both = |s: &Option<VirtualServer>| s.as_ref().is_some_and(|s| !s.real.is_empty());
+            for op in &ops {
+                check_possible(&kernel, op);
+                op.carry_out(&mut kernel);
+                let empty = kernel.get(&at()).is_none_or(|s| s.real.is_empty());
+                prop_assert!(!(both(&wanted) && both(&before) && empty), "{op} leaves no real server");
             }
-            for (at, server) in &kernel {
-                let expected = if is_inside(at, &owned) { wanted.get(at) } else { before.get(at) };
-                prop_assert_eq!(Some(server), expected);
+            let mut after = kernel.get(&at()).cloned();
+            if let (Some(after), Some(wanted)) = (&mut after, &wanted) {
+                let left = |real: &SocketAddr| !wanted.real.contains_key(real);
+                prop_assert!(after.real.iter().all(|(a, r)| !left(a) || drain && r.weight == 0));
+                after.real.retain(|real, _| !left(real));
             }
-            let inside = |s: &VirtualServers| s.keys().filter(|at| is_inside(at, &owned)).count();
-            prop_assert_eq!(inside(&kernel), inside(&wanted));
-            prop_assert_eq!(kernel.len() - inside(&kernel), before.len() - inside(&before));
-            prop_assert_eq!(diff_services(&wanted, &kernel, &owned), Vec::new(), "a second pass finds nothing to do");
+            prop_assert_eq!(&after, &wanted);
+            let mut again = Vec::new();
+            diff_server(at(), wanted.as_ref(), kernel.get(&at()), drain, &mut again);
+            prop_assert_eq!(again, Vec::new(), "a second pass finds nothing to do");
         }
     }
 
     #[test]
     fn operations_read_like_sentences() {
-        let at = VirtualAddress {
-            protocol: ServiceProtocol::Tcp,
-            address: IpAddr::from([10, 96, 0, 10]),
-            port: 80,
-        };
         let real = "10.5.1.2:8080".parse().unwrap();
-        let op = ServiceOp::AddVirtual {
-            at,
+        let settings = Settings {
             scheduler: "rr".into(),
             flags: 0,
             timeout: 0,
         };
+        let op = ServiceOp::AddVirtual(at(), settings);
         assert_eq!(op.to_string(), "add virtual server TCP 10.96.0.10:80 rr");
-        let op = ServiceOp::RemoveReal { at, real };
+        let op = ServiceOp::RemoveReal(at(), real);
         assert_eq!(
             op.to_string(),
             "remove real server 10.5.1.2:8080 from TCP 10.96.0.10:80"
         );
+        assert!(op.is_removal() && !ServiceOp::DrainReal(at(), real).is_removal());
     }
 }

@@ -11,6 +11,7 @@ mod facts;
 mod frontend;
 mod ipvs;
 mod ipvs_diff;
+mod ipvs_marks;
 pub mod nft;
 mod node;
 mod ranges;
@@ -23,7 +24,8 @@ pub use facts::{EndpointFacts, ServiceFacts, SpecFact};
 pub use frontend::{
     Backend, Backends, Frontend, FrontendKey, FrontendKind, Frontends, HealthCheck, NodePort, ServiceNote,
 };
-pub use ipvs::{RealServer, VirtualServer, virtual_servers};
-pub use ipvs_diff::{ServiceOp, VirtualServers, diff_services, is_inside};
+pub use ipvs::{RealServer, Surroundings, VirtualServer, VirtualServers, drains, servers_of};
+pub use ipvs_diff::{ServiceOp, Settings, diff_server};
+pub use ipvs_marks::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 pub use node::ServiceNode;
 pub use table::{FrontendChanges, ServiceTable, frontends};

@@ -41,6 +41,10 @@ fn fault(cidr: &IpSubnet, node: &ServiceNode) -> Option<String> {
     if !is_host_address(&cidr.last()) || !is_host_address(&cidr.network()) {
         return Some("expected unicast addresses that are neither loopback nor link-local".to_owned());
     }
+    if node.primary(cidr.is_ipv4()).is_none() {
+        let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
+        return Some(format!("this node has no {family} address to reach it from"));
+    }
     node.hit_by_range(cidr)
 }
 

@@ -1,30 +1,43 @@
-//! Services through IPVS: guard and masquerade rules, a local route for each service CIDR, and virtual servers.
+//! Services through IPVS: tables that guard and masquerade, local routes that deliver, and virtual servers.
 
+mod drain;
+mod flows;
 mod routes;
+mod servers;
 mod sysctls;
-mod virtual_servers;
+mod tables;
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use flannel_model::{IpSubnet, Ipv4Subnet};
+use flannel_model::{ServerKey, ServiceProtocol};
 use flannel_netlink::generic::Ipvs;
-use flannel_netlink::route::Route;
 use flannel_netlink::{NetlinkError, RouteConn};
-use flannel_nft::{Nft, ServicesTable, TableName, services_table};
-use flannel_plan::{FrontendKind, virtual_servers as desired_servers};
+use flannel_nft::Element;
+use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK};
+use flannel_plan::{FrontendChanges, FrontendKey};
 
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
+use routes::Routes;
+use servers::Servers;
+use tables::{Tables, elements_of, shared_changes, shared_elements};
 
 /// How often a kernel without IPVS is asked again.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
+/// Virtual servers whose real servers are looked at in one audit: at some 40 µs each that is 20 ms.
+const LOOKED_AT: usize = 512;
 
-/// Programs IPVS. It remembers whether the kernel has it.
+/// Programs IPVS.
 #[derive(Debug, Default)]
 pub struct IpvsProgrammer {
-    nft: Nft,
+    tables: Tables,
+    servers: Servers,
+    /// The elements of each frontend that has some.
+    elements: BTreeMap<FrontendKey, Vec<Element>>,
+    routes: Routes,
+    /// Node ports that a former process had, read once.
+    recorded: Option<BTreeSet<(bool, String)>>,
     absent_since: Option<Instant>,
     sysctls_said: Said,
 }
@@ -35,105 +48,183 @@ impl Programmer for IpvsProgrammer {
     }
 
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
-        if matches!(scope, Scope::Changed(changes) if changes.is_empty()) {
-            return;
-        }
-        for (key, frontend) in &view.frontends.by_key {
-            if !key.is_ipv4() || frontend.kind != FrontendKind::ClusterIp {
-                let reason = format!("{key}: only clusterIPs of IPv4 are programmed yet");
-                status.rejects.push((frontend.service.to_string(), reason));
-            }
-        }
-        if let Err(error) = self.pass(view, status) {
+        if let Err(error) = self.pass(view, scope, status) {
             status.fail(&error);
         }
     }
-}
 
-/// What of a view is IPv4.
-struct Ipv4View {
-    cidrs: Vec<Ipv4Subnet>,
-    source: Option<Ipv4Addr>,
-    network: Option<Ipv4Subnet>,
-    local_endpoints: BTreeSet<Ipv4Addr>,
-}
+    fn disturbed(&mut self) -> bool {
+        self.tables.touched()
+    }
 
-impl Ipv4View {
-    fn of(view: &View<'_>) -> Self {
-        let subnet = |s: &IpSubnet| match s {
-            IpSubnet::V4(net) => Some(*net),
-            IpSubnet::V6(_) => None,
-        };
-        let address = |a: IpAddr| match a {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        };
-        Self {
-            cidrs: view.frontends.cidrs.iter().filter_map(subnet).collect(),
-            source: view.node.primary(true).and_then(address),
-            network: view.node.networks.iter().find_map(subnet),
-            local_endpoints: view
-                .frontends
-                .local_endpoints
-                .iter()
-                .filter_map(|ip| address(*ip))
-                .collect(),
-        }
+    fn wake(&self) -> Option<Duration> {
+        (!self.servers.drains.is_empty()).then_some(drain::LOOK)
     }
 }
 
 impl IpvsProgrammer {
-    /// The order of the steps: the guard before the route that it guards, and both before the virtual servers; on the way
-    /// out the other way round. An error ends the pass, because nothing can be read from the kernel.
-    fn pass(&mut self, view: &View<'_>, status: &mut Status) -> Result<(), NetlinkError> {
-        let desired = Ipv4View::of(view);
+    /// With or without random source ports where addresses are masqueraded.
+    pub fn new(fully_random: bool) -> Self {
+        let mut programmer = Self::default();
+        programmer.tables.fully_random = fully_random;
+        programmer
+    }
+
+    fn pass(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) -> Result<(), NetlinkError> {
         let mut conn = RouteConn::open()?;
-        let present = routes::ours(&mut conn)?;
-        if desired.cidrs.is_empty() && present.is_empty() {
+        if !matches!(scope, Scope::Changed(_)) {
+            self.routes = routes::observe(&mut conn)?;
+        }
+        if view.frontends.cidrs.is_empty() && self.routes.is_empty() {
             return Ok(());
         }
         let Some(mut ipvs) = self.ipvs()? else {
             return Ok(());
         };
-        let standing = self.deliver(&mut conn, &desired, &present, status)?;
-        // Without its route a virtual server would get no packet, and nothing would tell us later that it is ours.
-        let owned: BTreeSet<Ipv4Subnet> = present
-            .iter()
-            .filter_map(|r| match r.destination {
-                IpSubnet::V4(destination) => Some(destination),
-                IpSubnet::V6(_) => None,
-            })
-            .chain(standing.clone())
-            .collect();
-        let owned: Vec<Ipv4Subnet> = owned.into_iter().collect();
-        let servers = desired_servers(view.frontends);
-        let emptied = virtual_servers::programme(&mut ipvs, &servers, &owned, status)?;
-        if emptied && standing.len() == desired.cidrs.len() {
-            routes::remove_stale(&mut conn, &desired.cidrs, &present, status);
-        }
-        if desired.cidrs.is_empty() && status.failed.is_empty() {
-            // The guard outlives the route.
-            if let Err(error) = self.nft.remove(TableName::SERVICES) {
-                status.fail(&error);
+        match scope {
+            Scope::Changed(changes) if !changes.general => {
+                self.change(&mut conn, &mut ipvs, view, changes, status)?
             }
+            Scope::Audit => self.audit(&mut conn, &mut ipvs, view, status)?,
+            Scope::All | Scope::Changed(_) => self.everything(&mut conn, &mut ipvs, view, status)?,
+        }
+        self.servers.tend_drains(&mut ipvs, view.frontends, status);
+        Ok(())
+    }
+
+    /// The order of the steps: the guard before the routes that it guards, and both before the virtual servers; on the way out the
+    /// other way round.
+    fn everything(
+        &mut self,
+        conn: &mut RouteConn,
+        ipvs: &mut Ipvs,
+        view: &View<'_>,
+        status: &mut Status,
+    ) -> Result<(), NetlinkError> {
+        let frontends = view.frontends;
+        self.routes = routes::observe(conn)?;
+        let recorded = match &self.recorded {
+            Some(recorded) => recorded.clone(),
+            None => self.tables.recorded_node_ports(status),
+        };
+        let wanted = routes::wanted(view);
+        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, view, &recorded);
+        self.servers.observe(ipvs, ours)?;
+        if !frontends.cidrs.is_empty() {
+            self.set_sysctls(view, status);
+        }
+        self.recorded = Some(BTreeSet::new());
+        let touched = self.tables.touched();
+        self.write_tables(view, touched, status);
+        let guarded = |ipv4| self.tables.stands(ipv4);
+        routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
+        let before = status.added;
+        self.reconcile_all(ipvs, view, status);
+        status.unchanged += self.servers.len().saturating_sub(status.added - before);
+        if status.failed.is_empty() {
+            routes::remove_stale(conn, &wanted, &mut self.routes, status);
+            self.tables.remove_unused(frontends, status);
+        }
+        self.tables.watch();
+        Ok(())
+    }
+
+    fn reconcile_all(&mut self, ipvs: &mut Ipvs, view: &View<'_>, status: &mut Status) {
+        let mut keys: BTreeSet<FrontendKey> = view.frontends.by_key.keys().copied().collect();
+        keys.extend(self.servers.frontends());
+        let gone = self.servers.reconcile(ipvs, view.frontends, &keys, &[], status);
+        let orphans = self.servers.orphans();
+        let more = self
+            .servers
+            .reconcile(ipvs, view.frontends, &BTreeSet::new(), &orphans, status);
+        flows::end(&[gone, more].concat(), view.frontends, status);
+    }
+
+    /// What changed, and nothing else: the work does not grow with the number of Services.
+    fn change(
+        &mut self,
+        conn: &mut RouteConn,
+        ipvs: &mut Ipvs,
+        view: &View<'_>,
+        changes: &FrontendChanges,
+        status: &mut Status,
+    ) -> Result<(), NetlinkError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let frontends = view.frontends;
+        let (mut come, mut gone) = shared_changes(frontends, changes);
+        for key in &changes.keys {
+            gone.extend(self.elements.remove(key).into_iter().flatten());
+            if let Some(frontend) = frontends.by_key.get(key) {
+                if frontend.keep_source {
+                    self.servers.marks.assign(*key);
+                }
+                let elements = elements_of(key, frontend, &self.servers.marks);
+                come.extend(elements.iter().copied());
+                if !elements.is_empty() {
+                    self.elements.insert(*key, elements);
+                }
+            }
+        }
+        gone.retain(|e| !come.contains(e));
+        self.tables.change(&come, &BTreeSet::new(), status);
+        if !changes.external_ips.is_empty() {
+            let wanted = routes::wanted(view);
+            let guarded = |ipv4| self.tables.stands(ipv4);
+            routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
+        }
+        let lost = self
+            .servers
+            .reconcile(ipvs, frontends, &changes.keys, &[], status);
+        flows::end(&lost, frontends, status);
+        if !changes.external_ips.is_empty() {
+            let wanted = routes::wanted(view);
+            routes::remove_stale(conn, &wanted, &mut self.routes, status);
+        }
+        self.tables.change(&BTreeSet::new(), &gone, status);
+        Ok(())
+    }
+
+    /// IPVS has no notifications: a cheap look at what others may have done to ours.
+    fn audit(
+        &mut self,
+        conn: &mut RouteConn,
+        ipvs: &mut Ipvs,
+        view: &View<'_>,
+        status: &mut Status,
+    ) -> Result<(), NetlinkError> {
+        self.set_sysctls(view, status);
+        let wanted = routes::wanted(view);
+        let guarded = |ipv4| self.tables.stands(ipv4);
+        routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
+        routes::remove_stale(conn, &wanted, &mut self.routes, status);
+        let none = BTreeSet::new();
+        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, view, &none);
+        let (changed, orphans) = self.servers.look(ipvs, ours, LOOKED_AT)?;
+        if !changed.is_empty() || !orphans.is_empty() {
+            let gone = self
+                .servers
+                .reconcile(ipvs, view.frontends, &changed, &orphans, status);
+            flows::end(&gone, view.frontends, status);
         }
         Ok(())
     }
 
-    /// Settings, guard and routes. Answers the CIDRs whose route stands.
-    fn deliver(
-        &mut self,
-        conn: &mut RouteConn,
-        desired: &Ipv4View,
-        present: &[Route],
-        status: &mut Status,
-    ) -> Result<Vec<Ipv4Subnet>, NetlinkError> {
-        let Some(source) = desired.source.filter(|_| !desired.cidrs.is_empty()) else {
-            return Ok(Vec::new());
-        };
-        self.set_sysctls(status);
-        let guarded = self.guard(desired, status);
-        routes::add(conn, &desired.cidrs, present, source, guarded, status)
+    fn write_tables(&mut self, view: &View<'_>, touched: bool, status: &mut Status) {
+        self.elements.clear();
+        let mut all: BTreeSet<Element> = shared_elements(view.frontends).collect();
+        for (key, frontend) in &view.frontends.by_key {
+            if frontend.keep_source {
+                self.servers.marks.assign(*key);
+            }
+            let elements = elements_of(key, frontend, &self.servers.marks);
+            all.extend(elements.iter().copied());
+            if !elements.is_empty() {
+                self.elements.insert(*key, elements);
+            }
+        }
+        self.tables.write(view, all, touched, status);
     }
 
     /// IPVS, unless the kernel has none, which is said once and asked again every minute.
@@ -158,8 +249,9 @@ impl IpvsProgrammer {
         Ok(ipvs)
     }
 
-    fn set_sysctls(&mut self, status: &mut Status) {
-        let missing = sysctls::set(&mut status.failed);
+    fn set_sysctls(&mut self, view: &View<'_>, status: &mut Status) {
+        let ipv6 = tables::has_family(view.frontends, false);
+        let missing = sysctls::set(ipv6, &mut status.failed);
         if missing.is_empty() {
             self.sysctls_said.clear();
         } else if self.sysctls_said.is_news(&missing.join("; ")) {
@@ -168,24 +260,30 @@ impl IpvsProgrammer {
             }
         }
     }
+}
 
-    /// Whether the table with the guard stands.
-    fn guard(&self, desired: &Ipv4View, status: &mut Status) -> bool {
-        let Some(network) = desired.network else {
-            return false;
-        };
-        let table = services_table(&ServicesTable {
-            cidrs: desired.cidrs.clone(),
-            network,
-            local_endpoints: desired.local_endpoints.clone(),
-            fully_random: true,
-        });
-        match self.nft.apply(&table) {
-            Ok(_) => true,
-            Err(error) => {
-                status.fail(&error);
-                false
-            }
+/// Whether a virtual server is ours: its address is delivered by a route of ours, its mark is one of ours, or it stands for a node port
+/// that a former process noted in its table before it made the virtual server.
+fn is_ours(
+    key: &ServerKey,
+    present: &Routes,
+    wanted: &Routes,
+    view: &View<'_>,
+    recorded: &BTreeSet<(bool, String)>,
+) -> bool {
+    match key {
+        ServerKey::Mark { mark, .. } => mark & MARK_MASK == KEEP_SOURCE,
+        ServerKey::Address(at) => {
+            let delivered = |routes: &Routes| routes.keys().any(|range| range.holds(at.address));
+            let name = match at.protocol {
+                ServiceProtocol::Tcp => "tcp",
+                ServiceProtocol::Udp => "udp",
+                ServiceProtocol::Sctp => "sctp",
+            };
+            let port = (at.address.is_ipv4(), format!("{name} . {}", at.port));
+            delivered(present)
+                || delivered(wanted)
+                || recorded.contains(&port) && view.node.addresses.contains(&at.address)
         }
     }
 }

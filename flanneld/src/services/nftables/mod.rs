@@ -51,7 +51,7 @@ impl Programmer for NftProgrammer {
     }
 
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
-        let all = self.disturbed() || matches!(scope, Scope::All);
+        let all = self.disturbed() || !matches!(scope, Scope::Changed(_));
         let scope = if all { Scope::All } else { scope };
         self.take_notes(view, scope);
         if let Err(error) = self.pass(view, scope, status) {
@@ -94,7 +94,7 @@ impl NftProgrammer {
                 bridged,
             };
             let result = match scope {
-                Scope::All => table.verify(&mut tools, view, status),
+                Scope::All | Scope::Audit => table.verify(&mut tools, view, status),
                 Scope::Changed(changes) => table.change(&mut tools, view, changes, status),
             };
             self.disturbed |= tools.disturbed;
@@ -125,7 +125,7 @@ impl NftProgrammer {
             Some((*key, (frontend.service.clone(), text)))
         };
         match scope {
-            Scope::All => self.notes = frontends.keys().filter_map(text).collect(),
+            Scope::All | Scope::Audit => self.notes = frontends.keys().filter_map(text).collect(),
             Scope::Changed(changes) => {
                 self.notes.retain(|key, _| !changes.keys.contains(key));
                 self.notes.extend(changes.keys.iter().filter_map(text));

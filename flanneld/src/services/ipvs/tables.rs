@@ -1,0 +1,214 @@
+//! The nftables tables around IPVS: what stands in them, and how it changes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use flannel_netlink::nftables::TableWatch;
+use flannel_nft::{
+    Element, Nft, ServiceMarks, ServicesTable, element_changes, services_table, services_table_name,
+};
+use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
+use flannel_plan::{Frontend, FrontendChanges, FrontendKey, Frontends};
+
+use crate::services::programmer::{Status, View};
+
+/// Both families.
+pub(super) const FAMILIES: [bool; 2] = [true, false];
+
+/// The tables of both families.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    nft: Nft,
+    /// Whether source ports are chosen at random when addresses are masqueraded.
+    pub fully_random: bool,
+    /// What stands in the kernel; `None` before the first write and after a failure.
+    standing: [Option<BTreeSet<Element>>; 2],
+    watch: Option<TableWatch>,
+    /// Somebody else changed a table.
+    touched: bool,
+}
+
+impl Tables {
+    /// The node ports that a former process noted in the kernel, as nft prints them, such as `tcp . 30080`.
+    pub(super) fn recorded_node_ports(&self, status: &mut Status) -> BTreeSet<(bool, String)> {
+        let mut ports = BTreeSet::new();
+        for ipv4 in FAMILIES {
+            match self.nft.elements(services_table_name(ipv4), "node_ports") {
+                Ok(elements) => ports.extend(elements.into_iter().map(|e| (ipv4, e))),
+                Err(error) => status.fail(&error),
+            }
+        }
+        ports
+    }
+
+    /// Writes the tables of the families that have service CIDRs where they differ. With `touched` a table is written even if its hash says that it stands.
+    pub(super) fn write(
+        &mut self,
+        view: &View<'_>,
+        elements: BTreeSet<Element>,
+        touched: bool,
+        status: &mut Status,
+    ) {
+        for ipv4 in FAMILIES {
+            if !has_family(view.frontends, ipv4) {
+                continue;
+            }
+            let table = services_table(&ServicesTable {
+                ipv4,
+                cidrs: view.frontends.cidrs.clone(),
+                networks: view.node.networks.clone(),
+                node_addresses: view.frontends.node_addresses.clone(),
+                marks: ServiceMarks {
+                    keep_source: KEEP_SOURCE,
+                    masquerade: MASQUERADE,
+                    mask: MARK_MASK,
+                },
+                elements: elements.clone(),
+                fully_random: self.fully_random,
+            });
+            let result = if touched {
+                self.nft.replace(&table)
+            } else {
+                self.nft.apply(&table).map(drop)
+            };
+            self.standing[index(ipv4)] = match result {
+                Ok(()) => Some(elements.clone()),
+                Err(error) => {
+                    status.fail(&error);
+                    None
+                }
+            };
+        }
+        self.look_away();
+        // What could not be repaired has still to be.
+        self.touched = touched
+            && FAMILIES
+                .iter()
+                .any(|f| has_family(view.frontends, *f) && !self.stands(*f));
+    }
+
+    /// Whether the table of this family stands as written.
+    pub(super) fn stands(&self, ipv4: bool) -> bool {
+        self.standing[index(ipv4)].is_some()
+    }
+
+    /// Brings the elements of both tables to `add` and without `remove`.
+    pub(super) fn change(
+        &mut self,
+        add: &BTreeSet<Element>,
+        remove: &BTreeSet<Element>,
+        status: &mut Status,
+    ) {
+        for ipv4 in FAMILIES {
+            let slot = &mut self.standing[index(ipv4)];
+            let Some(old) = slot else {
+                continue;
+            };
+            let gone: BTreeSet<Element> = remove.intersection(old).copied().collect();
+            let come: BTreeSet<Element> = add.difference(old).copied().collect();
+            let commands = element_changes(ipv4, &gone, &come);
+            if commands.is_empty() {
+                continue;
+            }
+            match self.nft.run_script("change elements of Services", &commands) {
+                Ok(()) => {
+                    old.retain(|e| !gone.contains(e));
+                    old.extend(come);
+                }
+                Err(error) => {
+                    status.fail(&error);
+                    *slot = None;
+                }
+            }
+        }
+        self.look_away();
+    }
+
+    /// Removes the tables of families without service CIDRs.
+    pub(super) fn remove_unused(&mut self, frontends: &Frontends, status: &mut Status) {
+        for ipv4 in FAMILIES {
+            if has_family(frontends, ipv4) {
+                continue;
+            }
+            self.standing[index(ipv4)] = None;
+            if let Err(error) = self.nft.remove(services_table_name(ipv4)) {
+                status.fail(&error);
+            }
+        }
+        self.look_away();
+    }
+
+    /// Begins to watch for changes by others.
+    pub(super) fn watch(&mut self) {
+        if self.watch.is_none() {
+            // Without notifications (no descriptors left) a changed table is noticed by nobody; everything else goes on.
+            self.watch = TableWatch::open(services_table_name(true).name).ok();
+        }
+    }
+
+    /// Whether somebody else changed one of the tables since we last wrote.
+    pub(super) fn touched(&mut self) -> bool {
+        // No port: all of our own changes are made by nft, and passed over by looking away behind them.
+        self.touched |= self.watch.as_ref().is_some_and(|watch| watch.touched(0));
+        self.touched
+    }
+
+    fn look_away(&mut self) {
+        self.touched = false;
+        if let Some(watch) = &self.watch {
+            watch.touched(0);
+        }
+    }
+}
+
+/// Whether anything of a family is to be delivered.
+pub(super) fn has_family(frontends: &Frontends, ipv4: bool) -> bool {
+    frontends.cidrs.iter().any(|c| c.is_ipv4() == ipv4)
+}
+
+fn index(ipv4: bool) -> usize {
+    usize::from(!ipv4)
+}
+
+/// The elements that one frontend brings.
+pub(super) fn elements_of(key: &FrontendKey, frontend: &Frontend, marks: &Marks) -> Vec<Element> {
+    let mark = marks.get(key).filter(|_| frontend.keep_source);
+    match key {
+        FrontendKey::Address(at) => {
+            let mut elements: Vec<Element> = mark.map(|mark| Element::Mark(*at, mark)).into_iter().collect();
+            if let Some(ranges) = &frontend.source_ranges {
+                elements.push(Element::Restricted(*at));
+                // Of nested ranges the outer says it all, and nft refuses overlaps.
+                let outer = |r: &&flannel_model::IpSubnet| !ranges.iter().any(|o| o != *r && o.contains(r));
+                elements.extend(ranges.iter().filter(outer).map(|r| Element::Allowed(*at, *r)));
+            }
+            elements
+        }
+        FrontendKey::NodePort(at) => {
+            let port = Element::NodePort(at.ipv4, at.protocol, at.port);
+            let mark = mark.map(|mark| Element::NodePortMark(at.ipv4, at.protocol, at.port, mark));
+            [port].into_iter().chain(mark).collect()
+        }
+    }
+}
+
+/// The elements that do not belong to one frontend alone.
+pub(super) fn shared_elements(frontends: &Frontends) -> impl Iterator<Item = Element> {
+    let external = frontends.external_ips.iter().map(|ip| Element::External(*ip));
+    let local = frontends.local_endpoints.iter().map(|ip| Element::Hairpin(*ip));
+    external.chain(local)
+}
+
+/// What came and what went of these.
+pub(super) fn shared_changes(
+    frontends: &Frontends,
+    changes: &FrontendChanges,
+) -> (BTreeSet<Element>, BTreeSet<Element>) {
+    let external = |ip: &IpAddr| (Element::External(*ip), frontends.external_ips.contains(ip));
+    let local = |ip: &IpAddr| (Element::Hairpin(*ip), frontends.local_endpoints.contains(ip));
+    let all = changes.external_ips.iter().map(external);
+    let all = all.chain(changes.local_endpoints.iter().map(local));
+    let (come, gone): (Vec<_>, Vec<_>) = all.partition(|(_, present)| *present);
+    let elements = |list: Vec<(Element, bool)>| list.into_iter().map(|(e, _)| e).collect();
+    (elements(come), elements(gone))
+}
