@@ -5,14 +5,18 @@ use std::path::Path;
 
 use flannel_model::SubnetEnv;
 
+use crate::address::read_named;
 use crate::protocol::{CniError, Code};
+
+/// Largest file in bytes; a real one has six lines.
+const MOST: u64 = 64 << 10;
 
 /// Reads the file at `path`.
 ///
 /// # Errors
 /// Code 11 when the daemon has not written it yet, or not all of it; code 5 when it cannot be read.
 pub fn read(path: &Path) -> Result<SubnetEnv, CniError> {
-    let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?;
+    let text = read_named(path, MOST).map_err(|e| unreadable(path, &e))?;
     SubnetEnv::parse(&text).map_err(|e| {
         let advice =
             "flanneld writes the file whole; look whether something else wrote it, and at flanneld's log";

@@ -107,8 +107,22 @@ fn names_a_container(text: &str) -> bool {
 /// # Errors
 /// Those of the system, or that the file is of another kind or larger.
 pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_plain(path, most, careful())
+}
+
+/// The text of a file that the configuration names, of at most `most` bytes. Links lead there; a device or a FIFO does not.
+///
+/// # Errors
+/// Those of the system, or that the file is of another kind, larger, or no UTF-8.
+pub fn read_named(path: &Path, most: u64) -> io::Result<String> {
+    // The bits of open(2) fit into an int by definition.
+    let bytes = read_plain(path, most, OFlags::NONBLOCK.bits().cast_signed())?;
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+fn read_plain(path: &Path, most: u64, flags: i32) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new().read(true).custom_flags(careful()).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     regular(file)?.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {
         true => Err(io::Error::other(format!("is larger than {most} bytes"))),
@@ -182,6 +196,18 @@ pub fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_named_file_may_be_linked_but_must_be_a_plain_one() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, link) = (root.path().join("file"), root.path().join("link"));
+        std::fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(read_named(&link, 4).unwrap(), "text");
+        assert!(read_named(&link, 3).is_err());
+        assert!(read_named(Path::new("/dev/zero"), 4).is_err());
+        assert!(read_named(root.path(), 4).is_err());
+    }
 
     #[test]
     fn every_kind_of_file() {

@@ -9,7 +9,7 @@ mod record;
 mod store;
 
 pub use allocate::{Given, choose};
-pub use lease_file::{Holder, Lease, read_small, write_plain};
+pub use lease_file::{Holder, Lease, read_named, read_small, write_plain};
 pub use range::{Range, RangeSet};
 pub use reconcile::{Live, LiveEnd};
 pub use record::{Pending, Record, Stage, Stored};

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+use crate::address::read_named;
 use crate::protocol::{CniError, Code, Dns};
+
+/// Largest file in bytes; the C library reads no more than some lines.
+const MOST: u64 = 64 << 10;
 
 /// Reads the file at `path`.
 ///
 /// # Errors
 /// Code 5 when it cannot be read.
 pub fn read_resolv_conf(path: &Path) -> Result<Dns, CniError> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let text = read_named(path, MOST).map_err(|e| {
         let msg = format!("ipam.resolvConf {} cannot be read", path.display());
         CniError::caused(Code::Io, msg, &e)
     })?;

@@ -1,5 +1,6 @@
 //! The one error of the plugin: what a runtime reads on stdout when a command fails.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
@@ -75,10 +76,19 @@ impl CniError {
         serde_json::json!({
             "cniVersion": version,
             "code": self.code as u32,
-            "msg": self.msg,
-            "details": self.details,
+            "msg": bounded(&self.msg),
+            "details": bounded(&self.details),
         })
         .to_string()
+    }
+}
+
+/// The text, or its beginning: what is told may repeat what was sent, and runtimes put errors into events and logs.
+fn bounded(text: &str) -> Cow<'_, str> {
+    const MOST: usize = 1_500;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()).into(),
+        None => text.into(),
     }
 }
 
@@ -116,6 +126,19 @@ mod tests {
         assert_eq!(
             error.to_json("1.0.0"),
             r#"{"cniVersion":"1.0.0","code":11,"details":"why","msg":"later"}"#
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let long = "ä".repeat(100_000);
+        let text = CniError::new(Code::BadConfig, long.as_str())
+            .with(long)
+            .to_json("1.0.0");
+        assert!(
+            text.len() < 7_000 && text.contains("200000 bytes"),
+            "{}",
+            text.len()
         );
     }
 

@@ -21,6 +21,7 @@ pub fn kernel(error: &NetlinkError) -> CniError {
 /// The error of a namespace that cannot be used.
 pub fn netns(error: &NetnsError) -> CniError {
     CniError::new(Code::BadNetns, chain(error))
+        .with("CNI_NETNS must lead to the container's network namespace")
 }
 
 /// The container's namespace for ADD.

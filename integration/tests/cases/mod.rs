@@ -7,6 +7,7 @@ mod cni;
 mod common;
 mod crash;
 mod etcd_access;
+mod hostile;
 mod kube;
 mod lease;
 mod overlay;
@@ -110,6 +111,7 @@ pub fn all() -> Vec<Case> {
         case!(plain kube::kubectl_finds_an_api_server),
         case!(plain kube::services_are_followed_and_bad_ones_named),
         case!(ipvs kube::pods_answer_for_services_of_the_api_server),
+        case!(plain hostile::a_thousand_inputs_do_no_harm).within(300),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),

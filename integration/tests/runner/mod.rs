@@ -95,10 +95,6 @@ impl Case {
     }
 
     /// With another time limit.
-    #[expect(
-        dead_code,
-        reason = "for cases that need longer than most; none does at present"
-    )]
     pub const fn within(self, seconds: u64) -> Self {
         Self { seconds, ..self }
     }

@@ -25,7 +25,16 @@ pub fn get_request<'a>(link: impl Into<LinkRef<'a>>) -> RouteRequest {
 /// # Errors
 /// When the kernel refuses or its answer cannot be read.
 pub fn by_name(conn: &mut RouteConn, name: &str) -> Result<Option<Link>, NetlinkError> {
-    get(conn, LinkRef::Name(name))
+    match can_be_a_name(name) {
+        true => get(conn, LinkRef::Name(name)),
+        false => Ok(None),
+    }
+}
+
+/// A longer name than IFNAMSIZ (16, linux/if.h) with its closing zero is refused by the kernel as an error; one with a zero in it
+/// would be read up to there, and another link be found.
+fn can_be_a_name(name: &str) -> bool {
+    !name.is_empty() && name.len() < 16 && !name.contains('\0')
 }
 
 /// The link of that index; `None` when there is none.
