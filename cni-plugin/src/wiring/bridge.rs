@@ -11,6 +11,9 @@ use super::plan::Plan;
 use super::{kernel, sysctl};
 use crate::protocol::{CniError, Code};
 
+/// "Address set using dev_set_mac_address()" (include/uapi/linux/netdevice.h).
+const NET_ADDR_SET: u32 = 3;
+
 /// Sees to it that the bridge is there, up, and bears the gateway addresses. `mac` is for a bridge that must be made.
 ///
 /// # Errors
@@ -21,6 +24,7 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniEr
         Some(bridge) => bridge,
         None => make(conn, plan, mac)?,
     };
+    pin_mac(conn, &mut bridge, mac)?;
     // A bridge is ours to route on; a router advertisement from a container must not reroute the node (CVE-2020-10749).
     sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
     if plan.bridge.promisc {
@@ -80,6 +84,30 @@ fn make(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniError> {
         Err(e) => return Err(kernel(&e)),
     }
     find(conn, name)?.ok_or_else(|| CniError::new(Code::Kernel, format!("the bridge {name} vanished")))
+}
+
+/// A bridge of which nobody set the hardware address takes the lowest of its ports (`br_stp_recalculate_bridge_id`,
+/// net/bridge/br_stp_if.c), so that it changes with each container and the others' neighbour entries point nowhere; without
+/// ports it has none at all. Setting it, even to what it is, ends that. `mac` is for a bridge that has none.
+fn pin_mac(conn: &mut RouteConn, bridge: &mut Link, mac: Mac) -> Result<(), CniError> {
+    if is_pinned(bridge) {
+        return Ok(());
+    }
+    let pinned = bridge.mac.filter(|mac| *mac != Mac::new([0; 6])).unwrap_or(mac);
+    conn.run(&link::set_mac(bridge.ifindex, pinned))
+        .map_err(|e| kernel(&e))?;
+    bridge.mac = Some(pinned);
+    Ok(())
+}
+
+/// Whether somebody set the hardware address. Only sysfs tells, and it may be another namespace's or not mounted: no answer
+/// means no, since setting it again costs no more than the neighbours' entries.
+fn is_pinned(bridge: &Link) -> bool {
+    let read = |file: &str| {
+        let path = format!("/sys/class/net/{}/{file}", bridge.name);
+        std::fs::read_to_string(path).ok()?.trim().parse::<u32>().ok()
+    };
+    read("ifindex") == Some(bridge.ifindex) && read("addr_assign_type") == Some(NET_ADDR_SET)
 }
 
 /// Adds the gateway addresses that are missing. Others stay, since pods of an earlier subnet may live behind them, unless
