@@ -42,11 +42,16 @@ impl Usable {
 
 /// Reads `key` until it holds a config that can be used. What is missing or wrong is logged when it changes, and told to
 /// `waiting`.
-pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&str)) -> Usable {
+pub async fn wait_for_config<S: Store>(
+    store: &S,
+    key: &str,
+    ipv6_only: bool,
+    waiting: impl Fn(&str),
+) -> Usable {
     let mut said = Said::default();
     loop {
         let problem = match store.get(key).await {
-            Ok((Some(found), _)) => match check(&found.value) {
+            Ok((Some(found), _)) => match check(&found.value, ipv6_only) {
                 Ok(usable) => return usable,
                 Err(errors) => format!(
                     "the network config at {key} cannot be used: {errors}; mend it (flannelctl config set), this node goes on then"
@@ -66,9 +71,12 @@ pub async fn wait_for_config<S: Store>(store: &S, key: &str, waiting: impl Fn(&s
     }
 }
 
-/// Checks a config and what it asks of this build; all problems at once.
-fn check(text: &[u8]) -> Result<Usable, ConfigErrors> {
-    let network = NetworkConfig::parse_for(text, limits)?;
+/// Checks a config and what it asks of this build; all problems at once. `ipv6_only`: a network without IPv4 is fine.
+///
+/// # Errors
+/// Everything that keeps this build from carrying it out.
+pub fn check(text: &[u8], ipv6_only: bool) -> Result<Usable, ConfigErrors> {
+    let network = NetworkConfig::parse_for(text, |asked| limits(asked, ipv6_only))?;
     Ok(Usable {
         pools: network.pools,
         backend: network.backend.settings,
@@ -76,11 +84,12 @@ fn check(text: &[u8]) -> Result<Usable, ConfigErrors> {
 }
 
 /// What is asked for and not built yet.
-fn limits(asked: Asked<'_>) -> Vec<FieldError> {
+fn limits(asked: Asked<'_>, ipv6_only: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if asked.ipv6 {
-        let problem = "IPv6 is not built yet; leave it out or set it to false";
-        errors.push(FieldError::new("EnableIPv6", "true", problem));
+    if asked.ipv6 && !asked.ipv4 && !ipv6_only {
+        let problem = "flannel has no leases for a network of IPv6 alone; start flanneld with --ipv6-only on every node, \
+                       or use both families";
+        errors.push(FieldError::new("EnableIPv4", "false", problem));
     }
     let Some(backend) = asked.backend else {
         return errors;
@@ -126,7 +135,7 @@ mod tests {
     use super::*;
 
     fn fields(text: &str) -> Vec<String> {
-        check(text.as_bytes())
+        check(text.as_bytes(), false)
             .unwrap_err()
             .0
             .into_iter()
@@ -136,7 +145,11 @@ mod tests {
 
     #[test]
     fn what_this_build_has_is_usable() {
-        let usable = check(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"VXLAN","Port":4789}}"#).unwrap();
+        let usable = check(
+            br#"{"Network":"10.5.0.0/16","Backend":{"Type":"VXLAN","Port":4789}}"#,
+            false,
+        )
+        .unwrap();
         assert!(matches!(usable.backend, BackendSettings::Vxlan(vxlan) if vxlan.port == 4789));
         for kind in [
             "vxlan\",\"DirectRouting\":true,\"x\":\"",
@@ -145,7 +158,7 @@ mod tests {
             "alloc",
         ] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
-            assert!(check(text.as_bytes()).is_ok(), "{text}");
+            assert!(check(text.as_bytes(), false).is_ok(), "{text}");
         }
     }
 
@@ -154,7 +167,7 @@ mod tests {
         assert_eq!(fields(r#"{"Network":"10.5.0.0/16"}"#), ["Backend.Type"]);
         for kind in ["ipsec", "extension", "tencent-vpc", "wireguard", "quic"] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
-            let error = check(text.as_bytes()).unwrap_err().to_string();
+            let error = check(text.as_bytes(), false).unwrap_err().to_string();
             assert!(error.contains(kind) && error.contains("host-gw"), "{error}");
         }
         let both = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":-1,"Port":99999}}"#;
@@ -162,13 +175,15 @@ mod tests {
         let all = r#"{"EnableIPv6":true,"SubnetLen":99,"Backend":{"Type":"udp"}}"#;
         assert_eq!(
             fields(all),
-            [
-                "Network",
-                "SubnetLen",
-                "IPv6Network",
-                "EnableIPv6",
-                "Backend.Type"
-            ]
+            ["Network", "SubnetLen", "IPv6Network", "Backend.Type"]
         );
+    }
+
+    #[test]
+    fn ipv6_alone_needs_its_switch() {
+        let text = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
+        assert_eq!(fields(text), ["EnableIPv4"]);
+        let usable = check(text.as_bytes(), true).unwrap();
+        assert_eq!(usable.networks(), "fd00:5::/48");
     }
 }

@@ -10,11 +10,13 @@ use flannel_lease::{
 };
 use flannel_model::{Families, SubnetEnv};
 use flannel_plan::Underlay;
-use flannel_store::{EtcdStore, Event, follow};
-use flannel_telemetry::{Health, notify_ready, notify_status, notify_stopping};
+use flannel_store::{EtcdStore, Event, Store, follow};
+use flannel_telemetry::{Health, notify_ready, notify_reloading, notify_status, notify_stopping};
+use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
 use crate::config_wait::{Usable, wait_for_config};
+use crate::config_watch::{ConfigWatch, Stored};
 use crate::facts::{self, Own};
 use crate::filter::{self, FilterState};
 use crate::flags::Options;
@@ -24,7 +26,7 @@ use crate::peer_feed::PeerFeed;
 use crate::publish::{Published, Publisher};
 use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
-use crate::said::Said;
+use crate::said::{Said, chain};
 use crate::service_feed::ServiceFeed;
 use crate::underlay::choose_underlay;
 use crate::{backends, clock, node_id, signals, stranded, subnet_file};
@@ -42,12 +44,13 @@ const BURST: usize = 4096;
 /// What keeps the daemon from its work for good.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let stop = signals::stop_requested()?;
+    let reload = signals::reload_requests()?;
     let health = Health::starting("starting");
     if let Some(address) = options.healthz {
         flannel_telemetry::serve(address, health.clone()).await?;
     }
     tokio::select! {
-        result = work(&options, &health) => result,
+        result = work(&options, &health, reload) => result,
         signal = stop => {
             notify_stopping();
             tracing::info!("{signal}: stopping; routes, devices and rules stay, pods keep their connections");
@@ -56,7 +59,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
+async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Result<()> {
     let store = EtcdStore::connect(options.etcd.clone())?;
     let services = ServiceFeed::new(options)?;
     let waiting = |reason: &str| {
@@ -64,7 +67,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
         notify_status(&format!("waiting: {reason}"));
     };
     waiting("reading the network config");
-    let usable = wait_for_config(&store, &options.prefix.config(), waiting).await;
+    let usable = wait_for_config(&store, &options.prefix.config(), options.ipv6_only, waiting).await;
     let (underlay, published) = blocking({
         let options = options.clone();
         let (families, backend) = (usable.families(), usable.backend);
@@ -85,7 +88,7 @@ async fn work(options: &Options, health: &Health) -> anyhow::Result<()> {
     );
     waiting("acquiring a subnet");
     Node::start(options, health, store, services, usable, underlay, published)
-        .run()
+        .run(reload)
         .await
 }
 
@@ -102,6 +105,8 @@ async fn blocking<T: Send + 'static>(
 struct Node<'a> {
     options: &'a Options,
     health: &'a Health,
+    store: EtcdStore,
+    config: ConfigWatch,
     usable: Usable,
     underlay: Underlay,
     identity: Identity,
@@ -157,7 +162,7 @@ impl<'a> Node<'a> {
         let (facts, facts_seen) = watch::channel(None);
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
-        services.start(store, facts_seen);
+        services.start(store.clone(), facts_seen);
         let patience = Patience {
             hold: options.delete_hold,
             grace: options.reset_grace,
@@ -170,6 +175,8 @@ impl<'a> Node<'a> {
         Self {
             options,
             health,
+            config: ConfigWatch::start(store.clone(), options.prefix.config()),
+            store,
             usable,
             underlay,
             identity,
@@ -188,7 +195,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    async fn run(mut self) -> anyhow::Result<()> {
+    async fn run(mut self, mut reload: Signal) -> anyhow::Result<()> {
         let mut burst = Vec::new();
         loop {
             let settled = tokio::time::sleep(self.until_settled());
@@ -207,6 +214,12 @@ impl<'a> Node<'a> {
                         self.publish_facts();
                     }
                 }
+                Some(event) = self.config.events.recv() => {
+                    if let Some(stored) = self.config.feed.take(event) {
+                        self.take_config(stored);
+                    }
+                }
+                Some(()) = reload.recv() => self.reload().await,
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,
             }
@@ -315,6 +328,28 @@ impl<'a> Node<'a> {
         });
     }
 
+    /// Takes what stands at the config's key.
+    fn take_config(&mut self, stored: Stored) {
+        if let Some(backend) = self.config.compare(&self.usable, stored, self.options.ipv6_only) {
+            self.usable.backend = backend;
+            self.publish_facts();
+        }
+    }
+
+    /// Reads the config and the credentials anew, and has every part of the kernel looked at.
+    async fn reload(&mut self) {
+        notify_reloading();
+        tracing::info!(
+            "SIGHUP: the network config and the credentials are read anew, the kernel is compared"
+        );
+        match self.store.get(&self.options.prefix.config()).await {
+            Ok((found, _)) => self.take_config(found.map_or(Stored::Missing, |kv| Stored::Text(kv.value))),
+            Err(error) => tracing::warn!("{}; the network config stays as it is", chain(&error)),
+        }
+        self.facts.send_modify(|_| {});
+        notify_ready("reloaded");
+    }
+
     /// Why no pod may be added although there is a subnet.
     fn objection(&self) -> Option<String> {
         let status = self.lease.borrow();
@@ -378,11 +413,12 @@ impl<'a> Node<'a> {
         self.health.set_ready();
         let recovered = self.said.clear();
         let status = format!(
-            "subnet {}, {} peers, {} records skipped, {} kernel writes failed",
+            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}",
             report.own,
             report.peers,
             self.rejects.len(),
-            report.failed
+            report.failed,
+            self.config.note()
         );
         if self.announced {
             notify_status(&status);

@@ -3,6 +3,7 @@
 mod backends;
 mod clock;
 mod config_wait;
+mod config_watch;
 mod daemon;
 mod facts;
 mod filter;

@@ -1,4 +1,4 @@
-//! When to end.
+//! When to end, and when to read everything anew.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,4 +16,12 @@ pub fn stop_requested() -> anyhow::Result<impl Future<Output = &'static str>> {
             _ = interrupt.recv() => "SIGINT",
         }
     })
+}
+
+/// SIGHUP, which asks to read everything anew. Without a handler it would end the process.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn reload_requests() -> anyhow::Result<tokio::signal::unix::Signal> {
+    signal(SignalKind::hangup()).context("cannot handle SIGHUP")
 }

@@ -46,6 +46,8 @@ pub struct LabOptions {
     pub etcd: bool,
     /// The network configuration to write once etcd runs.
     pub config: Option<String>,
+    /// Whether nodes, router and outside have IPv6 addresses beside those of IPv4.
+    pub ipv6: bool,
 }
 
 impl LabOptions {
@@ -55,6 +57,7 @@ impl LabOptions {
             nodes,
             etcd: true,
             config: Some(DEFAULT_CONFIG.into()),
+            ipv6: false,
         }
     }
 
@@ -64,6 +67,11 @@ impl LabOptions {
             config: Some(config.into()),
             ..self
         }
+    }
+
+    /// With IPv6 on the underlay: nodes fd00:50::11, fd00:50::12, …, router fd00:50::1, outside 2001:db8:2::10.
+    pub fn ipv6(self) -> Self {
+        Self { ipv6: true, ..self }
     }
 
     /// With no network configuration in etcd.
@@ -99,6 +107,9 @@ impl Lab {
         binaries::check(sandbox::BINARIES.as_ref(), &["lab-tool"])?;
         let names: Vec<String> = (1..=options.nodes).map(|n| format!("node{n}")).collect();
         wire(&names).context("cannot wire the lab")?;
+        if options.ipv6 {
+            wire_ipv6(&names).context("cannot wire IPv6")?;
+        }
         let mut etcd = Etcd::new(Place::netns("etcd"))?;
         if options.etcd {
             etcd.start_without_waiting()?; // the nodes are furnished meanwhile
@@ -106,7 +117,7 @@ impl Lab {
         let nodes = names
             .iter()
             .enumerate()
-            .map(|(i, name)| Node::new(name, &node_address(i + 1)))
+            .map(|(i, name)| Node::new(name, &node_address(i + 1), &node_ipv6_address(i + 1)))
             .collect::<Result<_>>()?;
         let outside = Place::netns("outside");
         let responder = pod::respond(&outside, "outside", OUTSIDE_PORT)?;
@@ -176,6 +187,11 @@ pub fn node_address(number: usize) -> String {
     format!("192.168.50.{}", 10 + number)
 }
 
+/// Its IPv6 address, in a lab that has IPv6.
+pub fn node_ipv6_address(number: usize) -> String {
+    format!("fd00:50::{}", 10 + number)
+}
+
 /// Makes the namespaces and the cables and gives out the addresses.
 fn wire(nodes: &[String]) -> Result<()> {
     let all: Vec<&str> = INFRASTRUCTURE
@@ -227,6 +243,25 @@ fn wire_router() -> Result<()> {
     lines.extend(host("eth1", "192.0.2.1", None));
     router.ip_batch(&lines)?;
     router.shell("echo 1 > /proc/sys/net/ipv4/ip_forward").map(drop)
+}
+
+/// Gives the nodes, the router and the host outside IPv6. There is no address detection, so they serve at once.
+fn wire_ipv6(nodes: &[String]) -> Result<()> {
+    let address = |link: &str, address: &str| format!("address add {address}/64 dev {link} nodad");
+    let router = Place::netns("router");
+    router.ip_batch(&[address("eth0", "fd00:50::1"), address("eth1", "2001:db8:2::1")])?;
+    router.shell("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")?;
+    let with_gateway = |place: &str, own: &str, gateway: &str| {
+        Place::netns(place).ip_batch(&[
+            address("eth0", own),
+            format!("route add ::/0 via {gateway} dev eth0"),
+        ])
+    };
+    with_gateway("outside", "2001:db8:2::10", "2001:db8:2::1")?;
+    nodes
+        .iter()
+        .enumerate()
+        .try_for_each(|(i, name)| with_gateway(name, &node_ipv6_address(i + 1), "fd00:50::1"))
 }
 
 /// What gives `link` its address, and the host its default route.

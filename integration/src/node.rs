@@ -21,6 +21,7 @@ const OWN_FOLDERS: &str = "/run/netns /run/flannel /var/lib/cni /var/lib/flannel
 pub struct Node {
     place: Place,
     address: String,
+    ipv6_address: String,
     holder: Process,
 }
 
@@ -34,7 +35,7 @@ impl Deref for Node {
 
 impl Node {
     /// Makes the mount namespace for the network namespace called `name`.
-    pub(crate) fn new(name: &str, address: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str, address: &str, ipv6_address: &str) -> Result<Self> {
         let up = format!("{}/{name}.up", sandbox::SCRATCH);
         // ip_forward starts at 0 whatever the machine has: pods must not work by the machine's luck.
         let script = format!(
@@ -59,6 +60,7 @@ impl Node {
         Ok(Self {
             place,
             address: address.into(),
+            ipv6_address: ipv6_address.into(),
             holder,
         })
     }
@@ -66,6 +68,11 @@ impl Node {
     /// Its address on the underlay.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Its IPv6 address on the underlay, in a lab that has IPv6.
+    pub fn ipv6_address(&self) -> &str {
+        &self.ipv6_address
     }
 
     /// Starts flanneld with `arguments` besides the address of the lab's etcd.

@@ -6,4 +6,4 @@ mod manager;
 
 pub use health::{Health, ServeError, serve};
 pub use logs::init_logs;
-pub use manager::{notify_ready, notify_status, notify_stopping};
+pub use manager::{notify_ready, notify_reloading, notify_status, notify_stopping};

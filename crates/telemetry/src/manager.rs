@@ -18,6 +18,7 @@ const LAST_WORD: Duration = Duration::from_millis(200);
 enum Message {
     Ready(String),
     Status(String),
+    Reloading,
     Stopping(SyncSender<()>),
 }
 
@@ -26,6 +27,11 @@ static SENDER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
 /// The service does its whole job from now on.
 pub fn notify_ready(status: &str) {
     send(Message::Ready(status.to_owned()));
+}
+
+/// The service reads its configuration anew; [`notify_ready`] ends that.
+pub fn notify_reloading() {
+    send(Message::Reloading);
 }
 
 /// One line that `systemctl status` shows.
@@ -60,6 +66,9 @@ fn deliver(messages: &Receiver<Message>) {
         let result = match &message {
             Message::Ready(status) => sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]),
             Message::Status(status) => sd_notify::notify(&[NotifyState::Status(status)]),
+            // The manager wants to know when that began, by the clock that it uses itself.
+            Message::Reloading => NotifyState::monotonic_usec_now()
+                .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
             Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
         };
         if let Err(error) = result {

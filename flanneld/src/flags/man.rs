@@ -37,6 +37,7 @@ The daemon cannot do its work; the last line of its log says why.
 The command line cannot be used.
 .SH SIGNALS
 SIGTERM and SIGINT end the daemon; routes, devices and rules stay.
+SIGHUP reads the network config, the certificates and the password anew and compares the kernel with what should be there.
 .SH SEE ALSO
 .BR flannelctl (1)
 "#;

@@ -26,6 +26,8 @@ pub struct Options {
     pub iface_can_reach: Option<IpAddr>,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// Whether a network without IPv4 may be used, although flannel has no leases for one.
+    pub ipv6_only: bool,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
     /// Where subnet.env goes.
@@ -90,6 +92,7 @@ impl Options {
                 "an IPv4 address such as 192.168.50.11",
                 &mut problems,
             ),
+            ipv6_only: typed.bool("ipv6-only"),
             public_ipv6: address(
                 typed,
                 "public-ipv6",

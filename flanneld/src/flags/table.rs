@@ -138,6 +138,12 @@ pub const FLAGS: &[Flag] = &[
         "IPv4 address that other nodes use to reach this one",
     ),
     built(
+        "ipv6-only",
+        Kind::Bool,
+        "false",
+        "take part in a network without IPv4; its leases have keys that flannel does not know",
+    ),
+    built(
         "public-ipv6",
         Kind::Text,
         "",

@@ -33,8 +33,13 @@ fn main() -> ExitCode {
 /// Answers every TCP connection and UDP packet with `NAME SOURCE`; a UDP answer also carries what was asked.
 fn respond(name: &str, port: &str) -> Result<()> {
     let port: u16 = port.parse().context("bad port")?;
-    let tcp = TcpListener::bind(("0.0.0.0", port)).context("cannot listen on TCP")?;
-    let udp = UdpSocket::bind(("0.0.0.0", port)).context("cannot listen on UDP")?;
+    // One socket for both families, unless the host has no IPv6.
+    let tcp = TcpListener::bind(("::", port))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+        .context("cannot listen on TCP")?;
+    let udp = UdpSocket::bind(("::", port))
+        .or_else(|_| UdpSocket::bind(("0.0.0.0", port)))
+        .context("cannot listen on UDP")?;
     println!("listening");
     let own_name = name.to_owned();
     std::thread::spawn(move || {
@@ -46,14 +51,17 @@ fn respond(name: &str, port: &str) -> Result<()> {
     loop {
         let (length, from) = udp.recv_from(&mut buffer)?;
         let asked = String::from_utf8_lossy(&buffer[..length]);
-        udp.send_to(format!("{name} {} {asked}", from.ip()).as_bytes(), from)
-            .ok();
+        udp.send_to(
+            format!("{name} {} {asked}", from.ip().to_canonical()).as_bytes(),
+            from,
+        )
+        .ok();
     }
 }
 
 fn answer_tcp(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     let from = stream.peer_addr()?;
-    writeln!(stream, "{name} {}", from.ip())
+    writeln!(stream, "{name} {}", from.ip().to_canonical())
 }
 
 /// Prints one line an attempt: the answer, or `error: ` and why.
@@ -93,8 +101,7 @@ fn ask_tcp(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
 
 /// A new socket, and so a new source port, each time: a load balancer sees a new flow.
 fn ask_udp(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(address)?;
+    let socket = socket_to(address)?;
     socket.set_read_timeout(Some(patience))?;
     socket.send(b"")?;
     let mut buffer = [0; 2048];
@@ -102,10 +109,17 @@ fn ask_udp(address: SocketAddr, patience: Duration) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
+/// A new UDP socket that sends to `address`.
+fn socket_to(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    Ok(socket)
+}
+
 /// Sends numbered packets until `FILES.stop` appears, then waits for late answers and writes `FILES.report`.
 fn ping(address: &str, rate: &str, files: &str) -> Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(address).context("bad address")?;
+    let socket = socket_to(address.parse().context("bad address")?)?;
     let gap = Duration::from_secs(1) / rate.parse::<u32>().context("bad rate")?.max(1);
     let (stop, mark) = (format!("{files}.stop"), format!("{files}.mark"));
     let mut answers = Answers::new();

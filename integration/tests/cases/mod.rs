@@ -5,7 +5,9 @@ mod bad_input;
 mod clients;
 mod cni;
 mod common;
+mod config;
 mod crash;
+mod dual_stack;
 mod etcd_access;
 mod hostile;
 mod kube;
@@ -66,6 +68,14 @@ pub fn all() -> Vec<Case> {
         case!(plain backend::alloc_gives_a_subnet_and_touches_nothing),
         case!(plain backend::other_types_are_refused_with_what_serves_instead),
         case!(ipip backend::ipip_carries_packets_between_nodes),
+        case!(plain config::changes_are_applied_or_wait_with_their_reason),
+        case!(plain config::hangup_reads_everything_anew),
+        case!(plain dual_stack::both_families_reach_across_nodes),
+        case!(plain dual_stack::lease_devices_and_subnet_file_are_flannels),
+        case!(plain dual_stack::restart_and_repair_lose_nothing),
+        case!(plain dual_stack::a_peer_without_ipv6_is_reached_by_ipv4),
+        case!(plain dual_stack::ipv6_alone_asks_for_its_switch_and_works),
+        case!(plain dual_stack::ipv4_that_becomes_dual_stack_at_a_restart),
         case!(plain overlay::three_nodes_converge),
         case!(plain overlay::every_pod_reaches_every_pod),
         case!(plain overlay::tcp_flows_across_nodes),
