@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Arguments, Command, ConfigCommand, ServiceCommand};
+use cli::{Arguments, Command, ConfigCommand, EndpointCommand, ServiceCommand};
 use failure::Failure;
 use output::Output;
 
@@ -64,6 +64,12 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
             Some(name) => services::delete_named(&store, &prefix, name, output).await,
             None => services::delete_files(&store, &prefix, files, output).await,
         },
+        Command::Service {
+            command:
+                ServiceCommand::Endpoint {
+                    command: EndpointCommand::Register(arguments),
+                },
+        } => services::register(&store, &prefix, arguments).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }

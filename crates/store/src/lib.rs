@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod etcd;
 mod follow;
+mod leased;
 mod options;
 mod store;
 mod types;
@@ -24,6 +25,7 @@ pub mod memory;
 pub use error::{ErrorKind, StoreError};
 pub use etcd::{CALL_DEADLINE, EtcdStore};
 pub use follow::{Event, LostReason, follow, follow_since};
+pub use leased::{Kept, LeasedKey};
 pub use options::{EtcdOptions, Password, Secret};
 pub use store::{Change, Position, Store, Watch, WatchEnd, WatchItem};
 pub use types::{

@@ -8,6 +8,7 @@ mod common;
 mod config;
 mod crash;
 mod dual_stack;
+mod endpoint;
 mod etcd_access;
 mod hostile;
 mod kube;
@@ -122,6 +123,8 @@ pub fn all() -> Vec<Case> {
         case!(plain kube::services_are_followed_and_bad_ones_named),
         case!(ipvs kube::pods_answer_for_services_of_the_api_server),
         case!(plain hostile::a_thousand_inputs_do_no_harm).within(300),
+        case!(plain endpoint::dies_with_its_registrant),
+        case!(plain endpoint::outlives_etcd_and_drains),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),
         case!(ipvs service::table_is_what_operators_expect),
         case!(ipvs service::answers_come_from_pods_on_both_nodes),
