@@ -9,7 +9,7 @@ trap 'rm -f "$found"' EXIT
 cargo metadata --format-version 1 --no-deps | jq -r '
   ["flannel-model", "flannel-lease", "flannel-plan"] as $pure
   | ["flannel-store", "flannel-kube", "flannel-netlink", "flannel-nft", "flannel-telemetry"] as $io
-  | ($pure + ["serde", "serde_json", "ipnetwork", "regex", "thiserror"]) as $pure_may_use
+  | ($pure + ["serde", "serde_json", "ipnetwork", "regex", "thiserror", "base64"]) as $pure_may_use
   | .packages as $packages
   | ($packages | map(.name)) as $names
   | ($pure + $io + ["flannel-cni"] | map(select(. as $n | $names | index($n) | not)) | .[] | "no crate is called \(.): correct check-layers.sh or the crate"),

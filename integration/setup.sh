@@ -44,6 +44,7 @@ lab_needs() {
   program setpriv util-linux "ends the lab with the program that started it"
   program kubectl kubernetes-client "asks the lab's API server as an independent client"
   program modprobe kmod "loads IPVS where the kernel has it as a module"
+  program tcpdump tcpdump "looks for packets of pods in the clear between nodes"
   program strace strace "counts what a call of a CNI plugin asks of the kernel"
 }
 
@@ -61,11 +62,12 @@ runtime_needs() {
   program busybox busybox-static "all that is in the lab's container image"
 }
 
-# A kernel without IPVS: the tests that need it run in a guest kernel.
+# A kernel without IPVS, IPIP or WireGuard: the tests that need them run in a guest kernel.
 guest_needs() {
   command -v modprobe >/dev/null && modprobe -q ip_vs 2>/dev/null || true
-  [ ! -e /proc/net/ip_vs ] || return 0
-  program busybox busybox-static "the first steps inside the guest kernel (this kernel has no IPVS, so a guest runs what needs it)"
+  local devices='ip link add a type ipip local 192.0.2.1 && ip link add b type wireguard'
+  if [ -e /proc/net/ip_vs ] && unshare --net sh -c "$devices" 2>/dev/null; then return 0; fi
+  program busybox busybox-static "the first steps inside the guest kernel (this kernel lacks IPVS, IPIP or WireGuard, so a guest runs what needs them)"
   [ -z "${GUEST_KERNEL:-}" ] || return 0
   program qemu-system-x86_64 qemu-system-x86 "runs the guest kernel"
   if [ ! -x /usr/libexec/virtiofsd ] && [ ! -x /usr/lib/qemu/virtiofsd ]; then

@@ -146,6 +146,7 @@ fn view(text: &[u8]) -> Result<View, ConfigErrors> {
         BackendSettings::Vxlan(vxlan) => Some(vxlan),
         BackendSettings::HostGw
         | BackendSettings::Ipip(_)
+        | BackendSettings::Wireguard(_)
         | BackendSettings::Alloc
         | BackendSettings::Unread => None,
     };

@@ -104,16 +104,15 @@ fn limits(asked: Asked<'_>, ipv6_only: bool) -> Vec<FieldError> {
 
 /// Why a backend that flannel has or had is none of ours, and what serves instead.
 fn refused_backend(backend: &BackendConfig) -> Option<FieldError> {
-    let ours = "vxlan, host-gw, ipip and alloc are there";
+    let ours = "vxlan, host-gw, wireguard, ipip and alloc are there";
     let problem = match backend.kind.as_str() {
-        "vxlan" | "host-gw" | "ipip" | "alloc" => return None,
+        "vxlan" | "host-gw" | "wireguard" | "ipip" | "alloc" => return None,
         // flannel's code takes it when Backend is left out.
         "udp" => format!(
             "it is not built yet (flannel takes udp when Backend is left out); use vxlan, which the kernel itself carries: {ours}"
         ),
-        "wireguard" => format!("it is not built yet: {ours}"),
         "ipsec" => format!(
-            "it needs strongSwan and a key that all nodes share in etcd, and is not offered; encrypt below the overlay: {ours}"
+            "it needs strongSwan and a key that all nodes share in etcd, and is not offered; use wireguard: {ours}"
         ),
         "extension" => format!(
             "it runs commands that whoever writes to etcd chooses, and is not offered; use alloc with routes of your own: {ours}"
@@ -155,6 +154,7 @@ mod tests {
             "vxlan\",\"DirectRouting\":true,\"x\":\"",
             "host-gw",
             "ipip",
+            "wireguard",
             "alloc",
         ] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn what_this_build_cannot_do_is_refused_by_field() {
         assert_eq!(fields(r#"{"Network":"10.5.0.0/16"}"#), ["Backend.Type"]);
-        for kind in ["ipsec", "extension", "tencent-vpc", "wireguard", "quic"] {
+        for kind in ["ipsec", "extension", "tencent-vpc", "quic"] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
             let error = check(text.as_bytes(), false).unwrap_err().to_string();
             assert!(error.contains(kind) && error.contains("host-gw"), "{error}");

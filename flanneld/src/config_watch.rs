@@ -1,6 +1,6 @@
 //! A network config that changes while the node runs: what can be is applied, the rest waits for a restart and is told.
 
-use flannel_model::{BackendSettings, ConfigErrors, VxlanOptions};
+use flannel_model::{BackendSettings, ConfigErrors, VxlanOptions, WireguardOptions};
 use flannel_store::{Event, Store, follow};
 use tokio::sync::mpsc;
 
@@ -153,6 +153,9 @@ pub fn compare(running: &Usable, text: &[u8], ipv6_only: bool) -> Result<Differe
     let mut difference = Difference::new(running.backend);
     match (running.backend, stored.backend) {
         (BackendSettings::Vxlan(now), BackendSettings::Vxlan(then)) => difference.vxlan(now, then),
+        (BackendSettings::Wireguard(now), BackendSettings::Wireguard(then)) => {
+            difference.wireguard(now, then);
+        }
         (now, then) if now == then => {}
         (now, then) if kind(&now) == kind(&then) => {
             let options = "the routes to all peers would change at once";
@@ -207,6 +210,26 @@ impl Difference {
         );
     }
 
+    fn wireguard(&mut self, now: WireguardOptions, then: WireguardOptions) {
+        self.live("Backend.MTU", &mtu(now.mtu), &mtu(then.mtu));
+        let keepalive = "Backend.PersistentKeepaliveInterval";
+        self.live(keepalive, &now.keepalive, &then.keepalive);
+        if now.psk != then.psk {
+            self.applied.push("Backend.PSK (not shown)".to_owned());
+        }
+        self.backend = BackendSettings::Wireguard(WireguardOptions {
+            mtu: then.mtu,
+            keepalive: then.keepalive,
+            psk: then.psk,
+            ..now
+        });
+        let lease = "peers know the port from this node's lease";
+        self.later("Backend.ListenPort", &now.port, &then.port, lease);
+        self.later("Backend.ListenPortV6", &now.port_v6, &then.port_v6, lease);
+        let devices = "other devices and addresses would be used, which cuts traffic";
+        self.later("Backend.Mode", &now.mode, &then.mode, devices);
+    }
+
     fn live<T: PartialEq + std::fmt::Display>(&mut self, field: &str, now: &T, then: &T) {
         if now != then {
             self.applied.push(format!("{field}: {now} → {then}"));
@@ -225,6 +248,7 @@ fn kind(backend: &BackendSettings) -> &'static str {
         BackendSettings::Vxlan(_) => "vxlan",
         BackendSettings::HostGw => "host-gw",
         BackendSettings::Ipip(_) => "ipip",
+        BackendSettings::Wireguard(_) => "wireguard",
         BackendSettings::Alloc => "alloc",
         BackendSettings::Unread => "unknown",
     }
@@ -234,7 +258,10 @@ fn direct_routing(backend: &BackendSettings) -> bool {
     match backend {
         BackendSettings::Vxlan(vxlan) => vxlan.direct_routing,
         BackendSettings::Ipip(ipip) => ipip.direct_routing,
-        BackendSettings::HostGw | BackendSettings::Alloc | BackendSettings::Unread => false,
+        BackendSettings::HostGw
+        | BackendSettings::Wireguard(_)
+        | BackendSettings::Alloc
+        | BackendSettings::Unread => false,
     }
 }
 
@@ -310,6 +337,31 @@ mod tests {
             "{:?}",
             found.refused
         );
+    }
+
+    #[test]
+    fn wireguard_takes_what_harms_no_session_and_shows_no_secret() {
+        let text = |options: &str| {
+            format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"wireguard"{options}}}}}"#)
+        };
+        let running = check(text("").as_bytes(), false).unwrap();
+        let key = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU=";
+        let then =
+            format!(r#","PSK":"{key}","PersistentKeepaliveInterval":25,"ListenPort":7000,"Mode":"auto""#);
+        let found = compare(&running, text(&then).as_bytes(), false).unwrap();
+        assert_eq!(
+            found.applied,
+            [
+                "Backend.PersistentKeepaliveInterval: 0 → 25",
+                "Backend.PSK (not shown)"
+            ]
+        );
+        let fields: Vec<&str> = found.refused.iter().filter_map(|r| r.split(':').next()).collect();
+        assert_eq!(fields, ["Backend.ListenPort", "Backend.Mode"]);
+        let BackendSettings::Wireguard(options) = found.backend else {
+            panic!("{found:?}")
+        };
+        assert!(options.psk.is_some() && options.keepalive == 25 && options.port == 51820);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use flannel_telemetry::{Health, notify_ready, notify_reloading, notify_status, n
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
+use crate::backends::Chosen;
 use crate::config_wait::{Usable, wait_for_config};
 use crate::config_watch::{ConfigWatch, Stored};
 use crate::facts::{self, Own};
@@ -29,7 +30,7 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::ServiceFeed;
 use crate::underlay::choose_underlay;
-use crate::{backends, clock, node_id, signals, stranded, subnet_file};
+use crate::{clock, node_id, signals, stranded, subnet_file};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
@@ -68,13 +69,14 @@ async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Res
     };
     waiting("reading the network config");
     let usable = wait_for_config(&store, &options.prefix.config(), options.ipv6_only, waiting).await;
-    let (underlay, published) = blocking({
+    let (underlay, backend, published) = blocking({
         let options = options.clone();
         let (families, backend) = (usable.families(), usable.backend);
         move || {
             let underlay = choose_underlay(&options, families)?;
-            backends::check(&backend, &underlay)?;
-            Ok((underlay, backends::published(&backend)?))
+            let backend = Chosen::new(backend, &underlay, &options)?;
+            let published = backend.published()?;
+            Ok((underlay, backend, published))
         }
     })
     .await?;
@@ -87,9 +89,17 @@ async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Res
         "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(options, health, store, services, usable, underlay, published)
-        .run(reload)
-        .await
+    Node::start(
+        options,
+        health,
+        store,
+        services,
+        usable,
+        underlay,
+        (backend, published),
+    )
+    .run(reload)
+    .await
 }
 
 /// Runs what may block for long on a thread of its own.
@@ -108,6 +118,7 @@ struct Node<'a> {
     store: EtcdStore,
     config: ConfigWatch,
     usable: Usable,
+    backend: Chosen,
     underlay: Underlay,
     identity: Identity,
     protected: Vec<Protected>,
@@ -132,7 +143,7 @@ impl<'a> Node<'a> {
         services: ServiceFeed,
         usable: Usable,
         underlay: Underlay,
-        published: Published,
+        (backend, published): (Chosen, Published),
     ) -> Self {
         let settings = Settings {
             ttl: options.lease_ttl,
@@ -178,6 +189,7 @@ impl<'a> Node<'a> {
             config: ConfigWatch::start(store.clone(), options.prefix.config()),
             store,
             usable,
+            backend,
             underlay,
             identity,
             protected,
@@ -302,6 +314,7 @@ impl<'a> Node<'a> {
         let view = self.feed.view(&limits);
         let own = Own {
             usable: &self.usable,
+            backend: &self.backend,
             underlay: &self.underlay,
             key: held.key,
             macs: status.macs,
@@ -332,6 +345,7 @@ impl<'a> Node<'a> {
     fn take_config(&mut self, stored: Stored) {
         if let Some(backend) = self.config.compare(&self.usable, stored, self.options.ipv6_only) {
             self.usable.backend = backend;
+            self.backend.change(backend);
             self.publish_facts();
         }
     }
@@ -342,10 +356,14 @@ impl<'a> Node<'a> {
         tracing::info!(
             "SIGHUP: the network config and the credentials are read anew, the kernel is compared"
         );
+        if let Err(error) = self.backend.read_again(self.options) {
+            tracing::warn!("{error:#}; the preshared key stays as it is");
+        }
         match self.store.get(&self.options.prefix.config()).await {
             Ok((found, _)) => self.take_config(found.map_or(Stored::Missing, |kv| Stored::Text(kv.value))),
             Err(error) => tracing::warn!("{}; the network config stays as it is", chain(&error)),
         }
+        self.publish_facts();
         self.facts.send_modify(|_| {});
         notify_ready("reloaded");
     }

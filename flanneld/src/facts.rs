@@ -7,7 +7,7 @@ use flannel_model::{Families, IpFamily, IpSubnet, LeaseKey, Mac};
 use flannel_plan::backend::{Backend, FamilyFacts};
 use flannel_plan::{DesiredOverlay, Underlay};
 
-use crate::backends::backend;
+use crate::backends::Chosen;
 use crate::config_wait::Usable;
 use crate::overlay::Facts;
 
@@ -16,6 +16,8 @@ use crate::overlay::Facts;
 pub struct Own<'a> {
     /// The network config.
     pub usable: &'a Usable,
+    /// The backend.
+    pub backend: &'a Chosen,
     /// The interface for the tunnels.
     pub underlay: &'a Underlay,
     /// The lease.
@@ -30,7 +32,7 @@ pub type Useless = (String, String);
 /// The facts, and the peers that are of no use in a family. `None` when the lease does not have the families of the network,
 /// which only lasts until another lease is taken.
 pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
-    let backend = backend(&own.usable.backend, own.macs)?;
+    let backend = own.backend.backend(own.macs)?;
     let mut useless = Vec::new();
     let ipv4 = overlay(own, &*backend, IpFamily::V4, peers, &mut useless);
     let ipv6 = overlay(own, &*backend, IpFamily::V6, peers, &mut useless);

@@ -15,6 +15,8 @@ use flannel_plan::{
     TunnelLink, Way,
 };
 
+use crate::wireguard;
+
 // What the plan takes for ours is what the requests mark as ours.
 const _: () = assert!(flannel_plan::OUR_PROTOCOL == flannel_netlink::OUR_PROTOCOL);
 
@@ -52,6 +54,8 @@ fn observe_device(
         addresses: addresses.iter().map(|a| (a.local, a.length)).collect(),
         neighbours: neighbours.filter_map(|n| Some((n.address, n.mac?))).collect(),
         fdb: fdb.map(|e| (e.mac, e.dst)).collect(),
+        // Asked for over a socket of its own.
+        wireguard: None,
         routes: Vec::new(),
     })
 }
@@ -101,7 +105,10 @@ fn observed_kind(link: &Link) -> ObservedKind {
             remote: ipip.remote,
         });
     }
-    ObservedKind::Other(link.kind.clone())
+    match link.kind.as_str() {
+        "wireguard" => ObservedKind::Wireguard,
+        other => ObservedKind::Other(other.to_owned()),
+    }
 }
 
 fn observed_route(route: &Route, tunnel: Option<u32>) -> Option<ObservedRoute> {
@@ -199,6 +206,10 @@ pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkErr
     // Operations on the device come first and go by its name; the index that all others need is known only afterwards.
     let (of_link, others): (Vec<&Op>, Vec<&Op>) = ops.iter().partition(|op| op.is_link());
     let mut results = run(conn, &of_link, 0);
+    let (of_wireguard, others): (Vec<&Op>, Vec<&Op>) =
+        others.into_iter().partition(|op| wireguard::concerns(op));
+    let outcomes = wireguard::apply(&of_wireguard).into_iter();
+    results.extend(of_wireguard.into_iter().cloned().zip(outcomes));
     let index = match others.iter().find_map(|op| device_of(op)) {
         Some(device) => index_of(conn, device),
         None => Ok(0),
@@ -237,11 +248,14 @@ fn leads_elsewhere(op: &Op) -> bool {
 }
 
 fn run(conn: &mut RouteConn, ops: &[&Op], ifindex: u32) -> Vec<(Op, Result<(), NetlinkError>)> {
-    let requests: Vec<RouteRequest> = ops.iter().map(|op| request(op, ifindex)).collect();
+    let (ops, requests): (Vec<&Op>, Vec<RouteRequest>) = ops
+        .iter()
+        .filter_map(|op| Some((*op, request(op, ifindex)?)))
+        .unzip();
     let outcomes = conn.batch(&requests).into_iter();
-    ops.iter()
+    ops.into_iter()
         .zip(outcomes)
-        .map(|(op, outcome)| ((*op).clone(), settle(op, outcome.map(|_| ()))))
+        .map(|(op, outcome)| (op.clone(), settle(op, outcome.map(|_| ()))))
         .collect()
 }
 
@@ -273,6 +287,9 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
         | Op::LinkSetLearning { .. }
         | Op::LinkSetLocal { .. }
         | Op::LinkUp { .. }
+        | Op::WireguardIdentity { .. }
+        | Op::WireguardPeerSet { .. }
+        | Op::WireguardPeerRemove { .. }
         | Op::NeighbourReplace { .. }
         | Op::FdbReplace { .. }
         | Op::RouteAdd { .. }
@@ -291,6 +308,9 @@ fn device_of(op: &Op) -> Option<Device> {
         | Op::LinkSetLearning { device, .. }
         | Op::LinkSetLocal { device, .. }
         | Op::LinkUp { device }
+        | Op::WireguardIdentity { device, .. }
+        | Op::WireguardPeerSet { device, .. }
+        | Op::WireguardPeerRemove { device, .. }
         | Op::AddressAdd { device, .. }
         | Op::AddressDelete { device, .. }
         | Op::NeighbourReplace { device, .. }
@@ -304,8 +324,8 @@ fn device_of(op: &Op) -> Option<Device> {
 }
 
 /// The request that carries out an operation; `ifindex` is that of the tunnel. Its text for errors is that of the operation,
-/// with names for numbers.
-fn request(op: &Op, ifindex: u32) -> RouteRequest {
+/// with names for numbers. `None` for what goes over another socket.
+fn request(op: &Op, ifindex: u32) -> Option<RouteRequest> {
     let device = device_of(op).map(|device| device.to_string()).unwrap_or_default();
     let name = LinkRef::Name(&device);
     let request = match op {
@@ -316,6 +336,9 @@ fn request(op: &Op, ifindex: u32) -> RouteRequest {
         Op::LinkSetLearning { learning, .. } => link::set_vxlan_learning(name, *learning),
         Op::LinkSetLocal { local, .. } => link::set_vxlan_local(name, *local),
         Op::LinkUp { .. } => link::set_up(name),
+        Op::WireguardIdentity { .. } | Op::WireguardPeerSet { .. } | Op::WireguardPeerRemove { .. } => {
+            return None;
+        }
         Op::AddressAdd { address, length, .. } => address::add(&address_spec(ifindex, *address, *length)),
         Op::AddressDelete { address, length, .. } => {
             address::delete(&address_spec(ifindex, *address, *length))
@@ -328,10 +351,10 @@ fn request(op: &Op, ifindex: u32) -> RouteRequest {
         Op::RouteReplace { destination, way, .. } => route::replace(&route_by(*destination, way, ifindex)),
         Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
     };
-    RouteRequest {
+    Some(RouteRequest {
         what: op.to_string(),
         ..request
-    }
+    })
 }
 
 fn create(name: &str, link: &TunnelLink) -> RouteRequest {
@@ -347,6 +370,7 @@ fn create(name: &str, link: &TunnelLink) -> RouteRequest {
             learning: vxlan.learning,
             gbp: vxlan.gbp,
         }),
+        LinkKind::Wireguard => link::create_wireguard(name, link.mtu),
         LinkKind::Ipip(IpipLink { local }) => link::create_ipip(&IpipSpec {
             name,
             local,

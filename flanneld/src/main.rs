@@ -23,6 +23,8 @@ mod signals;
 mod stranded;
 mod subnet_file;
 mod underlay;
+mod wireguard;
+mod wireguard_key;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use flannel_plan::{DesiredOverlay, Device, Op, diff_overlay};
 use crate::kernel;
 use crate::reconciler::Report;
 use crate::said::chain;
+use crate::wireguard::{self, Written};
 
 /// The world as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +54,8 @@ pub struct Pass {
 }
 
 /// Compares the kernel with the facts and writes the difference. A failed write stops no other, and the families do not wait
-/// for each other.
-pub fn reconcile(facts: &Facts) -> Pass {
+/// for each other. `written` is what earlier passes wrote.
+pub fn reconcile(facts: &Facts, written: &mut Written) -> Pass {
     let report = Report {
         own: facts.own,
         devices_up: true,
@@ -70,7 +71,7 @@ pub fn reconcile(facts: &Facts) -> Pass {
         problems: Vec::new(),
     };
     for overlay in facts.overlays() {
-        if let Err(error) = write_difference(overlay, &mut pass) {
+        if let Err(error) = write_difference(overlay, written, &mut pass) {
             pass.problems.push(chain(&error));
             pass.report.devices_up = false;
         }
@@ -79,14 +80,22 @@ pub fn reconcile(facts: &Facts) -> Pass {
     pass
 }
 
-fn write_difference(desired: &DesiredOverlay, pass: &mut Pass) -> Result<(), NetlinkError> {
+fn write_difference(
+    desired: &DesiredOverlay,
+    written: &mut Written,
+    pass: &mut Pass,
+) -> Result<(), NetlinkError> {
     let mut conn = RouteConn::open()?;
-    let observed = kernel::observe(&mut conn, desired)?;
+    let mut observed = kernel::observe(&mut conn, desired)?;
+    observed.wireguard = wireguard::observe(desired, written)?;
     let ops = diff_overlay(desired, &observed);
     let mut link_failed = false;
     for (op, result) in kernel::apply(&mut conn, &ops) {
         match result {
-            Ok(()) => pass.done.push(op),
+            Ok(()) => {
+                wireguard::remember(written, &op);
+                pass.done.push(op);
+            }
             Err(error) => {
                 link_failed |= op.is_link();
                 pass.problems.push(chain(&error));

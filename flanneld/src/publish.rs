@@ -1,7 +1,10 @@
 //! What this node says about itself in its lease.
 
 use flannel_lease::Identity;
-use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, VxlanLeaseData};
+use flannel_model::{
+    Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, VxlanLeaseData, WireguardLeaseData, WireguardMode,
+    WireguardOptions, WireguardPublicKey,
+};
 use serde_json::value::RawValue;
 
 /// The node's addresses, and what its backend tells peers.
@@ -25,6 +28,15 @@ pub enum Published {
         ipv4: Vtep,
         /// The VTEP of IPv6.
         ipv6: Vtep,
+    },
+    /// The public key, and the UDP port of each family's device.
+    Wireguard {
+        /// The key.
+        key: WireguardPublicKey,
+        /// The port for IPv4, or of the one device.
+        port: u16,
+        /// The port for IPv6.
+        port_v6: u16,
     },
     /// Its name and nothing else.
     Name(&'static str),
@@ -106,6 +118,11 @@ impl Publisher {
                     self.families.ipv6().and_then(|_| data(ipv6, earlier6)),
                 )
             }
+            Published::Wireguard { key, port, port_v6 } => (
+                Some("wireguard"),
+                self.families.ipv4().and_then(|_| wireguard(*key, *port)),
+                self.families.ipv6().and_then(|_| wireguard(*key, *port_v6)),
+            ),
             Published::Name(name) => (Some(*name), None, None),
             Published::Nothing => (None, None, None),
         };
@@ -119,6 +136,26 @@ impl Publisher {
             reserved: self.reserved,
         }
     }
+}
+
+impl Published {
+    /// What the WireGuard backend tells: with one device for both families, its port stands for both.
+    pub fn wireguard(key: WireguardPublicKey, options: &WireguardOptions) -> Self {
+        let port_v6 = match options.mode {
+            WireguardMode::Separate => options.port_v6,
+            WireguardMode::Auto | WireguardMode::Ipv4 | WireguardMode::Ipv6 => options.port,
+        };
+        Self::Wireguard {
+            key,
+            port: options.port,
+            port_v6,
+        }
+    }
+}
+
+fn wireguard(public_key: WireguardPublicKey, port: u16) -> Option<Box<RawValue>> {
+    let text = serde_json::to_string(&WireguardLeaseData { public_key, port }).ok()?;
+    RawValue::from_string(text).ok()
 }
 
 #[cfg(test)]

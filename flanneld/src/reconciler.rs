@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::overlay::{Facts, Pass, concerns, reconcile};
 use crate::said::Said;
+use crate::wireguard::Written;
 
 /// Everything is compared at least this often, whatever the notifications said.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -69,6 +70,7 @@ async fn run(
     let mut burst = Vec::new();
     let mut log = PassLog::default();
     let mut devices = Vec::new();
+    let mut written = Written::new();
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
@@ -85,8 +87,16 @@ async fn run(
         let Some(now) = facts.borrow_and_update().clone() else {
             continue;
         };
-        let pass = match tokio::task::spawn_blocking(move || reconcile(&now)).await {
-            Ok(pass) => pass,
+        let mut before = std::mem::take(&mut written);
+        let pass = move || {
+            let pass = reconcile(&now, &mut before);
+            (pass, before)
+        };
+        let pass = match tokio::task::spawn_blocking(pass).await {
+            Ok((pass, after)) => {
+                written = after;
+                pass
+            }
             Err(error) => {
                 tracing::error!(%error, "a pass over the kernel ended early");
                 due = Instant::now() + RETRY;

@@ -4,6 +4,8 @@
 
 #[path = "../src/kernel.rs"]
 mod kernel;
+#[path = "../src/wireguard.rs"]
+mod wireguard;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
@@ -120,9 +122,12 @@ fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
 
 /// One pass; gives the operations, all of which have to succeed.
 fn settle(conn: &mut RouteConn, desired: &DesiredOverlay) -> Vec<Op> {
-    let observed = kernel::observe(conn, desired).unwrap();
+    let mut written = wireguard::Written::new();
+    let mut observed = kernel::observe(conn, desired).unwrap();
+    observed.wireguard = wireguard::observe(desired, &written).unwrap();
     let ops = diff_overlay(desired, &observed);
     let results = kernel::apply(conn, &ops);
+    ops.iter().for_each(|op| wireguard::remember(&mut written, op));
     assert_eq!(
         results.iter().map(|(op, _)| op).collect::<Vec<_>>(),
         ops.iter().collect::<Vec<_>>()

@@ -9,7 +9,7 @@ $b rm -f /etc/resolv.conf
 $b ip link set lo up
 # Built in or modules, depending on the kernel. What is missing shows where it is used. By its path: busybox has a modprobe of its
 # own, which cannot read every compression.
-for module in ip_vs ip_vs_rr br_netfilter vxlan veth bridge nf_tables nft_masq nft_chain_nat nf_conntrack tun ipip; do
+for module in ip_vs ip_vs_rr br_netfilter vxlan veth bridge nf_tables nft_masq nft_chain_nat nf_conntrack tun ipip wireguard; do
   /sbin/modprobe -q $module 2>/dev/null
 done
 # Loaded tunnel drivers would put their fallback devices into every new network namespace (Documentation/admin-guide/sysctl/net.rst).

@@ -18,9 +18,18 @@ pub fn has_ipvs() -> bool {
     Path::new(IPVS_PROC).exists()
 }
 
-/// Whether the running kernel can make IPIP tunnels, tried in a namespace of its own.
+/// Whether the running kernel can make IPIP tunnels.
 pub fn has_ipip() -> bool {
-    let script = "ip link add probe type ipip local 192.0.2.1";
+    makes("ip link add probe type ipip local 192.0.2.1")
+}
+
+/// Whether the running kernel has WireGuard.
+pub fn has_wireguard() -> bool {
+    makes("ip link add probe type wireguard")
+}
+
+/// Whether a script succeeds in a network namespace of its own.
+fn makes(script: &str) -> bool {
     Command::new("unshare")
         .args(["--net", "sh", "-c", script])
         .stdout(Stdio::null())

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::config_error::Reader;
 use crate::json::Fields;
 use crate::pool::{self, Ipv4Pool, Ipv6Pool};
-use crate::{ConfigErrors, Families, FieldError, IpipOptions, VxlanOptions};
+use crate::{ConfigErrors, Families, FieldError, IpipOptions, VxlanOptions, WireguardOptions};
 
 /// What the backend's options say, for the backends that this crate knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum BackendSettings {
     HostGw,
     /// `"Type": "ipip"`.
     Ipip(IpipOptions),
+    /// `"Type": "wireguard"`.
+    Wireguard(WireguardOptions),
     /// `"Type": "alloc"`, which has no options.
     Alloc,
     /// Any other backend; its options were not read.
@@ -131,6 +133,7 @@ fn backend(reader: &mut Reader<'_>) -> Option<BackendConfig> {
         "vxlan" => VxlanOptions::parse(&options).map(BackendSettings::Vxlan),
         "host-gw" => Ok(BackendSettings::HostGw),
         "ipip" => IpipOptions::parse(&options).map(BackendSettings::Ipip),
+        "wireguard" => WireguardOptions::parse(&options).map(BackendSettings::Wireguard),
         "alloc" => Ok(BackendSettings::Alloc),
         _ => Ok(BackendSettings::Unread),
     };

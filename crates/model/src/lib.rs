@@ -32,6 +32,8 @@ mod subnet_env;
 mod text;
 mod used_note;
 mod vxlan;
+mod wireguard;
+mod wireguard_key;
 
 pub use config::{Asked, BackendConfig, BackendSettings, NetworkConfig};
 pub use config_error::{ConfigErrors, FieldError};
@@ -61,3 +63,5 @@ pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};
 pub use used_note::UsedNote;
 pub use vxlan::{VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, VxlanLeaseData, VxlanOptions};
+pub use wireguard::{WIREGUARD_OVERHEAD, WireguardLeaseData, WireguardMode, WireguardOptions};
+pub use wireguard_key::{WireguardKeyError, WireguardPublicKey, WireguardSecret};

@@ -77,6 +77,19 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// A text; empty counts as absent.
+    pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let raw = self.0.raw(name)?;
+        match serde_json::from_str::<String>(raw) {
+            Ok(text) => Some(text).filter(|text| !text.is_empty()),
+            Err(_) => {
+                // It may have been meant to be secret.
+                self.error(name, "no text", "expected a text in quotes");
+                None
+            }
+        }
+    }
+
     /// The options, unless something was wrong.
     pub(crate) fn finish<T>(self, options: T) -> Result<T, Vec<FieldError>> {
         if self.0.errors.is_empty() {

@@ -62,6 +62,17 @@ impl NetlinkError {
         }
     }
 
+    /// Something that this kernel does not have, found out without asking for it (EOPNOTSUPP).
+    pub fn unsupported(what: impl Into<String>, explanation: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            failure: Failure::Refused {
+                errno: rustix::io::Errno::OPNOTSUPP.raw_os_error(),
+                explanation: explanation.into(),
+            },
+        }
+    }
+
     /// An answer of the kernel that could not be read.
     pub fn malformed(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {

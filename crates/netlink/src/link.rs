@@ -15,6 +15,7 @@ pub use change::{
 };
 pub use create::{
     BridgeSpec, IpipSpec, VethSpec, VxlanSpec, create_bridge, create_ipip, create_veth, create_vxlan,
+    create_wireguard,
 };
 pub use read::{by_index, by_name, dump, get_request, read_link};
 

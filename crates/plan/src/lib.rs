@@ -18,9 +18,13 @@ pub use device::Device;
 pub use diff::diff_overlay;
 pub use observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
+    ObservedWireguard, ObservedWireguardPeer,
 };
 pub use op::Op;
-pub use overlay::{Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way};
+pub use overlay::{
+    Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
+    WireguardTunnel,
+};
 /// Services through IPVS: frontends as virtual servers, and the changes that lead there.
 pub mod ipvs {
     pub use crate::service::{

@@ -1,9 +1,9 @@
 //! What a kernel has of an overlay.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
-use flannel_model::{IpSubnet, Mac};
+use flannel_model::{IpSubnet, Mac, WireguardPublicKey, WireguardSecret};
 
 use crate::overlay::Way;
 
@@ -24,6 +24,8 @@ pub struct ObservedOverlay {
     /// The permanent entries of its forwarding table that have an outer destination of the family and
     /// nothing special.
     pub fdb: BTreeMap<Mac, IpAddr>,
+    /// Key and peers of a WireGuard device.
+    pub wireguard: Option<ObservedWireguard>,
     /// The unicast routes of table main with one next hop that lead over the tunnel, and those inside the network that lead
     /// elsewhere.
     pub routes: Vec<ObservedRoute>,
@@ -49,6 +51,8 @@ pub enum ObservedKind {
     Vxlan(ObservedVxlan),
     /// An IPIP device.
     Ipip(ObservedIpip),
+    /// A WireGuard device.
+    Wireguard,
     /// Another kind, by the kernel's name for it; empty for hardware.
     Other(String),
 }
@@ -77,6 +81,34 @@ pub struct ObservedIpip {
     pub local: Option<IpAddr>,
     /// The one other end that it has, if it is bound to one.
     pub remote: Option<IpAddr>,
+}
+
+/// What a WireGuard device knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedWireguard {
+    /// Its public key; `None` before it has a private one.
+    pub public: Option<WireguardPublicKey>,
+    /// UDP port.
+    pub port: u16,
+    /// Its peers.
+    pub peers: BTreeMap<WireguardPublicKey, ObservedWireguardPeer>,
+}
+
+/// A peer of a WireGuard device as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedWireguardPeer {
+    /// Where packets for it go: what was written, or where it was heard from last.
+    pub endpoint: Option<SocketAddr>,
+    /// What this process wrote last; `None` when it has not yet.
+    pub written: Option<SocketAddr>,
+    /// It was heard from within the lifetime of a session, so that `endpoint` is known to be right.
+    pub is_live: bool,
+    /// A key that is mixed into the handshake.
+    pub preshared: Option<WireguardSecret>,
+    /// Seconds between empty packets; 0 for none.
+    pub keepalive: u16,
+    /// What it may send, and what is sent to it.
+    pub allowed: BTreeSet<IpSubnet>,
 }
 
 /// A route as it is.

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use flannel_model::{IpSubnet, Mac};
+use flannel_model::{IpSubnet, Mac, WireguardPublicKey, WireguardSecret};
 
 use crate::device::Device;
 use crate::observed::ObservedRoute;
-use crate::overlay::{IpipLink, LinkKind, TunnelLink, VxlanLink, Way, WayText};
+use crate::overlay::{IpipLink, LinkKind, TunnelLink, VxlanLink, Way, WayText, WireguardPeer};
 
 /// One change of the overlay in the kernel. Its text reads like an argument of `ip` or `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,33 @@ pub enum Op {
         device: Device,
         /// The address.
         local: IpAddr,
+    },
+    /// Give a WireGuard device its key and port.
+    WireguardIdentity {
+        /// The device.
+        device: Device,
+        /// The private key.
+        private: WireguardSecret,
+        /// UDP port.
+        port: u16,
+    },
+    /// Make a peer of a WireGuard device, or make it what it should be.
+    WireguardPeerSet {
+        /// The device.
+        device: Device,
+        /// Its key.
+        key: WireguardPublicKey,
+        /// What it should be.
+        peer: WireguardPeer,
+        /// Write the endpoint, too; otherwise it stays where the peer was heard from.
+        endpoint: bool,
+    },
+    /// Remove a peer of a WireGuard device.
+    WireguardPeerRemove {
+        /// The device.
+        device: Device,
+        /// Its key.
+        key: WireguardPublicKey,
     },
     /// Set the device up.
     LinkUp {
@@ -144,7 +171,10 @@ impl Op {
             | Self::LinkSetLearning { .. }
             | Self::LinkSetLocal { .. }
             | Self::LinkUp { .. } => true,
-            Self::AddressAdd { .. }
+            Self::WireguardIdentity { .. }
+            | Self::WireguardPeerSet { .. }
+            | Self::WireguardPeerRemove { .. }
+            | Self::AddressAdd { .. }
             | Self::AddressDelete { .. }
             | Self::NeighbourReplace { .. }
             | Self::NeighbourDelete { .. }
@@ -159,7 +189,9 @@ impl Op {
     /// Whether it concerns one peer, and not the device as a whole.
     pub fn is_of_peer(&self) -> bool {
         match self {
-            Self::NeighbourReplace { .. }
+            Self::WireguardPeerSet { .. }
+            | Self::WireguardPeerRemove { .. }
+            | Self::NeighbourReplace { .. }
             | Self::NeighbourDelete { .. }
             | Self::FdbReplace { .. }
             | Self::FdbDelete { .. }
@@ -173,6 +205,7 @@ impl Op {
             | Self::LinkSetLearning { .. }
             | Self::LinkSetLocal { .. }
             | Self::LinkUp { .. }
+            | Self::WireguardIdentity { .. }
             | Self::AddressAdd { .. }
             | Self::AddressDelete { .. } => false,
         }
@@ -191,6 +224,17 @@ impl fmt::Display for Op {
             }
             Self::LinkSetLocal { device, local } => write!(f, "link set {device} type vxlan local {local}"),
             Self::LinkUp { device } => write!(f, "link set {device} up"),
+            // As wg(8) has it; a secret is never printed.
+            Self::WireguardIdentity { device, port, .. } => {
+                write!(f, "wg set {device} listen-port {port} private-key (not shown)")
+            }
+            Self::WireguardPeerSet {
+                device,
+                key,
+                peer,
+                endpoint,
+            } => fmt_peer(*device, key, peer, *endpoint, f),
+            Self::WireguardPeerRemove { device, key } => write!(f, "wg set {device} peer {key} remove"),
             Self::AddressAdd {
                 device,
                 address,
@@ -237,6 +281,7 @@ fn fmt_create(link: &TunnelLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match kind {
         LinkKind::Vxlan(vxlan) => fmt_vxlan(vxlan, f),
         LinkKind::Ipip(IpipLink { local }) => write!(f, "type ipip local {local}"),
+        LinkKind::Wireguard => f.write_str("type wireguard"),
     }
 }
 
@@ -255,6 +300,29 @@ fn fmt_vxlan(link: &VxlanLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}",
         learning_text(*learning),
         if *gbp { " gbp" } else { "" }
+    )
+}
+
+fn fmt_peer(
+    device: Device,
+    key: &WireguardPublicKey,
+    peer: &WireguardPeer,
+    endpoint: bool,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    write!(f, "wg set {device} peer {key}")?;
+    if endpoint {
+        write!(f, " endpoint {}", peer.endpoint)?;
+    }
+    if peer.preshared.is_some() {
+        f.write_str(" preshared-key (not shown)")?;
+    }
+    let allowed: Vec<String> = peer.allowed.iter().map(ToString::to_string).collect();
+    write!(
+        f,
+        " persistent-keepalive {} allowed-ips {}",
+        peer.keepalive,
+        allowed.join(",")
     )
 }
 

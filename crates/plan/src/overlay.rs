@@ -1,10 +1,10 @@
 //! What a node should have for the pods of one family, whatever the backend.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use flannel_model::{IpFamily, IpSubnet, Mac};
+use flannel_model::{IpFamily, IpSubnet, Mac, WireguardPublicKey, WireguardSecret};
 
 use crate::device::Device;
 
@@ -47,6 +47,34 @@ pub struct Tunnel {
     pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Where each Ethernet address is.
     pub fdb: BTreeMap<Mac, IpAddr>,
+    /// Key and peers of a WireGuard device.
+    pub wireguard: Option<WireguardTunnel>,
+}
+
+/// What a WireGuard device knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardTunnel {
+    /// The node's private key.
+    pub private: WireguardSecret,
+    /// The public key that belongs to it.
+    pub public: WireguardPublicKey,
+    /// UDP port.
+    pub port: u16,
+    /// The other nodes by their keys.
+    pub peers: BTreeMap<WireguardPublicKey, WireguardPeer>,
+}
+
+/// A node at the other end of a WireGuard tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardPeer {
+    /// Where its lease says that it is reached.
+    pub endpoint: SocketAddr,
+    /// A key that all nodes share.
+    pub preshared: Option<WireguardSecret>,
+    /// Seconds between empty packets; 0 for none.
+    pub keepalive: u16,
+    /// Its pods: what it may send, and what is sent to it.
+    pub allowed: BTreeSet<IpSubnet>,
 }
 
 /// A tunnel device that should be there, up.
@@ -67,6 +95,8 @@ pub enum LinkKind {
     Vxlan(VxlanLink),
     /// IP in IP (RFC 2003).
     Ipip(IpipLink),
+    /// WireGuard. What it is beside its name comes afterwards ([`WireguardTunnel`]).
+    Wireguard,
 }
 
 /// What makes a VXLAN device.

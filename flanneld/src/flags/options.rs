@@ -42,6 +42,8 @@ pub struct Options {
     pub reset_grace: Duration,
     /// What outlives a reboot.
     pub state_dir: PathBuf,
+    /// Holds the preshared key of the WireGuard backend.
+    pub wireguard_psk_file: Option<PathBuf>,
     /// Masquerade what leaves the overlay.
     pub ip_masq: bool,
     /// With random source ports.
@@ -105,6 +107,7 @@ impl Options {
             delete_hold: period(typed, "peer-delete-hold", 0, &mut problems),
             reset_grace: period(typed, "etcd-reset-grace", 0, &mut problems),
             state_dir: PathBuf::from(typed.text("state-dir")),
+            wireguard_psk_file: typed.optional("wireguard-psk-file").map(PathBuf::from),
             ip_masq: typed.bool("ip-masq"),
             fully_random: !typed.bool("ip-masq-fully-random-disable"),
             forward_rules: typed.bool("iptables-forward-rules"),

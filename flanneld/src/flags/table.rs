@@ -180,6 +180,12 @@ pub const FLAGS: &[Flag] = &[
         "folder for what outlives a reboot: this node's identity and the last verified peers",
     ),
     built(
+        "wireguard-psk-file",
+        Kind::Text,
+        "",
+        "file with the preshared key of the wireguard backend, the same on every node; it goes before PSK in the network config",
+    ),
+    built(
         "ip-masq",
         Kind::Bool,
         "false",

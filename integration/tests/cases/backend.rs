@@ -8,19 +8,19 @@ use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Pod, eventually, limi
 
 use super::common::await_ping;
 
-fn config(backend: &str) -> String {
+pub fn config(backend: &str) -> String {
     format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#)
 }
 
 /// Two nodes on one link, a pod on each, and the daemons ready.
-struct Pair {
-    lab: Lab,
+pub struct Pair {
+    pub lab: Lab,
     daemons: Vec<Flanneld>,
-    pods: [Pod; 2],
+    pub pods: [Pod; 2],
 }
 
 impl Pair {
-    fn start(backend: &str) -> Result<Self> {
+    pub fn start(backend: &str) -> Result<Self> {
         let lab = Lab::new(&LabOptions::nodes(2).config(&config(backend)))?;
         let daemons = lab
             .nodes()
@@ -34,7 +34,7 @@ impl Pair {
     }
 
     /// TCP both ways, and the largest packet that the pods' MTU allows, unfragmented, but none that is a byte larger.
-    fn carries(&self, mtu: u32) -> Result<()> {
+    pub fn carries(&self, mtu: u32) -> Result<()> {
         let [one, two] = &self.pods;
         for (from, to) in [(one, two), (two, one)] {
             let bytes = flannel_lab::transfer(from, to, 1)?.bytes;
@@ -50,7 +50,7 @@ impl Pair {
     }
 
     /// Each daemon is killed and comes back under 100 packets a second each way.
-    fn restarts_unfelt(&mut self) -> Result<()> {
+    pub fn restarts_unfelt(&mut self) -> Result<()> {
         let [one, two] = &self.pods;
         let streams = [Pinger::start(one, two)?, Pinger::start(two, one)?];
         std::thread::sleep(Duration::from_millis(500));
@@ -70,7 +70,7 @@ impl Pair {
     }
 
     /// The route on node 1 to node 2's pods, as `dev` and `via`.
-    fn way(&self) -> Result<(String, String)> {
+    pub fn way(&self) -> Result<(String, String)> {
         way(self.lab.node(1)?, self.pods[1].ip())
     }
 }
@@ -83,7 +83,7 @@ fn way(node: &Node, ip: &str) -> Result<(String, String)> {
     Ok((text("dev"), text("gateway")))
 }
 
-fn subnet_env(node: &Node) -> Result<String> {
+pub fn subnet_env(node: &Node) -> Result<String> {
     node.read_file("/run/flannel/subnet.env")
 }
 

@@ -18,6 +18,7 @@ mod probes;
 pub mod selftest;
 mod service;
 mod services_matrix;
+mod wireguard;
 
 use crate::runner::Case;
 
@@ -31,8 +32,8 @@ macro_rules! case {
     };
 }
 
-/// Every test. `plain` runs on any kernel; `ipvs` and `ipip` need those (and run in the guest where this machine has none);
-/// `no_ipvs` is about a kernel without.
+/// Every test. `plain` runs on any kernel; `ipvs`, `ipip` and `wireguard` need those (and run in the guest where this machine has none);
+/// `no_ipvs` and `no_wireguard` are about kernels without.
 pub fn all() -> Vec<Case> {
     let mut all = vec![
         case!(plain selftest::underlay_is_reachable),
@@ -69,6 +70,9 @@ pub fn all() -> Vec<Case> {
         case!(plain backend::alloc_gives_a_subnet_and_touches_nothing),
         case!(plain backend::other_types_are_refused_with_what_serves_instead),
         case!(ipip backend::ipip_carries_packets_between_nodes),
+        case!(wireguard wireguard::every_packet_is_encrypted_and_no_restart_is_felt),
+        case!(wireguard wireguard::peers_without_a_key_get_nothing),
+        case!(no_wireguard wireguard::a_kernel_without_it_is_named),
         case!(plain config::changes_are_applied_or_wait_with_their_reason),
         case!(plain config::hangup_reads_everything_anew),
         case!(plain dual_stack::both_families_reach_across_nodes),

@@ -24,8 +24,12 @@ pub enum Needs {
     Ipvs,
     /// IPIP tunnels besides.
     Ipip,
+    /// WireGuard besides.
+    Wireguard,
     /// A kernel without IPVS: what happens there cannot be shown on one that has it.
     NoIpvs,
+    /// A kernel without WireGuard, likewise.
+    NoWireguard,
 }
 
 impl Needs {
@@ -35,7 +39,9 @@ impl Needs {
             Self::Plain => true,
             Self::Ipvs => kernel::has_ipvs(),
             Self::Ipip => kernel::has_ipip(),
+            Self::Wireguard => kernel::has_wireguard(),
             Self::NoIpvs => !kernel::has_ipvs(),
+            Self::NoWireguard => !kernel::has_wireguard(),
         }
     }
 }
@@ -84,11 +90,31 @@ impl Case {
         }
     }
 
+    /// A test that needs WireGuard.
+    pub const fn wireguard(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::Wireguard,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
     /// A test of what happens where the kernel has no IPVS.
     pub const fn no_ipvs(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self {
             name,
             needs: Needs::NoIpvs,
+            seconds: CASE_SECONDS,
+            run,
+        }
+    }
+
+    /// A test of what happens where the kernel has no WireGuard.
+    pub const fn no_wireguard(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self {
+            name,
+            needs: Needs::NoWireguard,
             seconds: CASE_SECONDS,
             run,
         }

@@ -7,7 +7,9 @@ mod ipvs_client;
 mod ipvs_parse;
 #[cfg(test)]
 mod ipvs_tests;
+mod wireguard;
 
 pub use family::family_id;
 pub use ipvs::{Forward, IpvsKey, IpvsRequest, RealServer, VirtualServer};
 pub use ipvs_client::Ipvs;
+pub use wireguard::{AllowedIp, Device as WireguardDevice, PeerSpec, PeerState, Wireguard};

@@ -133,6 +133,14 @@ pub fn create_ipip(spec: &IpipSpec<'_>) -> RouteRequest {
     create(message, format!("create IPIP link {}", spec.name))
 }
 
+/// Makes a WireGuard link, not yet up; its key and peers are set over generic netlink.
+pub fn create_wireguard(name: &str, mtu: u32) -> RouteRequest {
+    let mut message = message_for(LinkRef::Name(name));
+    message.attributes.push(LinkAttribute::Mtu(mtu));
+    message.attributes.push(info(InfoKind::Wireguard, None));
+    create(message, format!("create WireGuard link {name}"))
+}
+
 /// Makes a bridge and sets it up.
 pub fn create_bridge(spec: &BridgeSpec<'_>) -> RouteRequest {
     let mut message = message_for(LinkRef::Name(spec.name));

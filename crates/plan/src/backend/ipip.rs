@@ -33,6 +33,7 @@ impl Backend for Ipip {
             address: facts.own_subnet.network(),
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
+            wireguard: None,
         });
         let (found, useless) = reached(peers, facts.family(), "ipip");
         for peer in found {

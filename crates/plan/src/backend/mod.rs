@@ -10,6 +10,7 @@ mod reject;
 #[cfg(test)]
 mod tests;
 mod vxlan;
+mod wireguard;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ pub use host_gw::HostGw;
 pub use ipip::{IPIP_OVERHEAD, Ipip};
 pub use reject::Reject;
 pub use vxlan::{Vxlan, overlay_mtu};
+pub use wireguard::Wireguard;
 
 /// How packets of pods travel between nodes.
 pub trait Backend: fmt::Debug + Send + Sync {

@@ -41,6 +41,15 @@ pub enum Reject {
         /// The older record.
         holder: LeaseKey,
     },
+    /// It has an IPv4 subnet and no address to reach it by.
+    NoPublicIpv4,
+    /// It claims our WireGuard key.
+    OwnKey,
+    /// An older record with another address has the same WireGuard key.
+    SharedKey {
+        /// The older record.
+        holder: LeaseKey,
+    },
     /// It is not on the same link, and the backend reaches only what is.
     NotConnected(std::net::IpAddr),
 }
@@ -69,6 +78,14 @@ impl fmt::Display for Reject {
                 f,
                 "its VtepMAC {mac} is that of the older record {holder}, which has another PublicIP"
             ),
+            Self::NoPublicIpv4 => f.write_str("it has no PublicIP to reach it by"),
+            Self::OwnKey => f.write_str("its PublicKey is this node's own"),
+            Self::SharedKey { holder } => {
+                write!(
+                    f,
+                    "its PublicKey is that of the older record {holder}, which has another address"
+                )
+            }
             Self::NotConnected(address) => write!(
                 f,
                 "its node {address} is behind a router; host-gw reaches only nodes on the same link (use vxlan with DirectRouting)"

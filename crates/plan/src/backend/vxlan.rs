@@ -40,6 +40,7 @@ impl Backend for Vxlan {
             address: facts.own_subnet.network(),
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
+            wireguard: None,
         };
         for (peer, mac) in vteps {
             let way = if self.options.direct_routing && facts.is_neighbour(peer.public_ip) {

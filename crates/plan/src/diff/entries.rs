@@ -94,14 +94,14 @@ impl<'a> Changes<'a> {
     /// lead to a node, and only their prefix tells them from others: a route that an operator made to exactly a peer's subnet, on
     /// a node whose backend makes such routes, is taken for flannel's.
     fn has_flannels_shape(&self, route: &ObservedRoute) -> bool {
+        let kind = self.desired.tunnel.as_ref().map(|tunnel| &tunnel.link.kind);
         let Some(gateway) = route.way.gateway else {
-            return false;
+            // The one route of a WireGuard device.
+            let into_device = route.way.out == Out::Tunnel && route.destination == self.desired.network;
+            return into_device && kind == Some(&LinkKind::Wireguard);
         };
         let to_a_peer = route.destination.length() == self.desired.own_subnet.length();
-        match (
-            route.way.out,
-            self.desired.tunnel.as_ref().map(|tunnel| &tunnel.link.kind),
-        ) {
+        match (route.way.out, kind) {
             (Out::Tunnel, Some(LinkKind::Ipip(_))) => route.way.onlink && to_a_peer,
             (Out::Tunnel, _) => route.way.onlink && gateway == route.destination.network(),
             (Out::Interface(_), _) => self.makes_plain && !route.way.onlink && to_a_peer,

@@ -15,6 +15,8 @@ pub(super) fn ops(wanted: &TunnelLink, observed: Option<&ObservedLink>) -> Vec<O
     let of_kind = match (&wanted.kind, &link.kind) {
         (LinkKind::Vxlan(wanted), ObservedKind::Vxlan(vxlan)) => vxlan_ops(device, wanted, link, vxlan),
         (LinkKind::Ipip(wanted), ObservedKind::Ipip(ipip)) => ipip_ops(wanted, ipip),
+        (LinkKind::Wireguard, ObservedKind::Wireguard) => Ok(Vec::new()),
+        (LinkKind::Wireguard, _) => Err("it is not a WireGuard device".to_owned()),
         (LinkKind::Vxlan(_), _) => Err("it is not a VXLAN device".to_owned()),
         (LinkKind::Ipip(_), _) => Err("it is not an IPIP device".to_owned()),
     };

@@ -4,6 +4,7 @@ mod entries;
 mod link;
 #[cfg(test)]
 mod tests;
+mod wireguard;
 
 use crate::observed::ObservedOverlay;
 use crate::op::Op;
@@ -31,6 +32,9 @@ pub fn diff_overlay(desired: &DesiredOverlay, observed: &ObservedOverlay) -> Vec
     } else {
         observed
     };
+    if let Some(tunnel) = &desired.tunnel {
+        wireguard::ops(tunnel, observed.wireguard.as_ref(), &mut ops);
+    }
     entries::Changes::new(desired, observed, forgets_neighbours).write(&mut ops);
     ops
 }

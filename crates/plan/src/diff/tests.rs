@@ -1,18 +1,25 @@
-//! Examples of differences, and the properties that hold for all of them on a model of the kernel.
+//! Examples of differences on a model of the kernel.
+
+mod random;
+mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use flannel_model::{IpFamily, IpSubnet, Ipv4Subnet, Mac};
-use proptest::prelude::*;
+use flannel_model::{IpFamily, IpSubnet, Ipv4Subnet, Mac, WireguardPublicKey, WireguardSecret};
 
+use self::wireguard::{KEY, heard};
 use super::diff_overlay;
 use crate::device::Device;
 use crate::observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
+    ObservedWireguardPeer,
 };
 use crate::op::Op;
-use crate::overlay::{DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way};
+use crate::overlay::{
+    DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
+    WireguardTunnel,
+};
 
 /// A node that the tests have as a peer.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +73,7 @@ fn wanted(peers: &[Peer]) -> DesiredOverlay {
         address: subnet(1).network(),
         neighbours: BTreeMap::new(),
         fdb: BTreeMap::new(),
+        wireguard: None,
     };
     let mut routes = BTreeMap::new();
     for peer in peers {
@@ -106,6 +114,7 @@ fn kind_of(kind: &LinkKind) -> ObservedKind {
             local: Some(link.local),
             remote: None,
         }),
+        LinkKind::Wireguard => ObservedKind::Wireguard,
     }
 }
 
@@ -115,7 +124,7 @@ fn link_of(link: &TunnelLink) -> ObservedLink {
         mtu: link.mtu,
         mac: match link.kind {
             LinkKind::Vxlan(vxlan) => Some(vxlan.mac),
-            LinkKind::Ipip(_) => None,
+            LinkKind::Ipip(_) | LinkKind::Wireguard => None,
         },
         up: true,
     }
@@ -197,6 +206,26 @@ fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str
         routes.iter().position(|r| r.destination == d && r.metric == 0)
     };
     match op {
+        Op::WireguardIdentity { port, .. } => {
+            let device = kernel.wireguard.get_or_insert_default();
+            (device.public, device.port) = (Some(KEY), *port);
+        }
+        Op::WireguardPeerSet {
+            key, peer, endpoint, ..
+        } => {
+            let device = kernel.wireguard.as_mut().ok_or("ENODEV")?;
+            // A subnet belongs to whoever got it last.
+            for other in device.peers.values_mut() {
+                other.allowed.retain(|subnet| !peer.allowed.contains(subnet));
+            }
+            let known = device.peers.get(key).and_then(|known| known.endpoint);
+            let endpoint = Some(peer.endpoint).filter(|_| *endpoint).or(known);
+            device.peers.insert(*key, heard(peer, endpoint));
+        }
+        Op::WireguardPeerRemove { key, .. } => {
+            let device = kernel.wireguard.as_mut().ok_or("ENODEV")?;
+            device.peers.remove(key).ok_or("ENOENT")?;
+        }
         Op::AddressAdd { address, length, .. } => kernel.addresses.push((*address, *length)),
         Op::AddressDelete { address, length, .. } => {
             kernel.addresses.retain(|a| *a != (*address, *length));
@@ -530,151 +559,4 @@ fn an_ipip_device_names_the_other_end_in_each_route() {
         "link delete flannel.ipip (local is 192.0.2.1, not 192.0.2.77)"
     );
     assert_eq!(moved.len(), 5, "and everything anew: {moved:?}");
-}
-
-prop_compose! {
-    fn any_peers()(stations in prop::collection::vec((2u8..30, 2u8..12, any::<bool>()), 0..20)) -> Vec<Peer> {
-        let mut subnets = BTreeSet::new();
-        let mut ways = BTreeMap::new();
-        // One public address a station, and one way to it, as the backends see to it.
-        let peers = stations.into_iter().filter(|(n, _, _)| subnets.insert(*n));
-        peers.map(|(n, station, direct)| {
-            let direct = *ways.entry(station).or_insert(direct);
-            Peer { direct, ..peer(n, station, station) }
-        }).collect()
-    }
-}
-
-prop_compose! {
-    fn any_route()(n in 2u8..30, protocol in prop::sample::select(vec![3u8, 4, 70]),
-                   onlink in any::<bool>(), metric in prop::sample::select(vec![0u32, 0, 9]), plain in any::<bool>(),
-                   gateway in prop::option::of(1u8..4)) -> ObservedRoute {
-        let usual = route(n, protocol);
-        let gateway = gateway.map_or(usual.way.gateway, |last| Some(IpAddr::from([10, 5, n, last])));
-        let out = if plain { Out::Interface(2) } else { Out::Tunnel };
-        ObservedRoute { metric, way: Way { out, gateway, onlink }, ..usual }
-    }
-}
-
-prop_compose! {
-    fn any_link()(differs in 0u8..9) -> Option<ObservedLink> {
-        let mut link = link_of(&tunnel(&wanted(&[])).link);
-        let vxlan = vxlan_of(&mut link);
-        match differs {
-            0 => return None,
-            1 => vxlan.id = 2,
-            2 => vxlan.gbp = true,
-            3 => vxlan.local = None,
-            4 => vxlan.learning = true,
-            5 => link.mtu = 1300,
-            6 => link.mac = Some(mac(99)),
-            7 => link.up = false,
-            _ => {}
-        }
-        Some(link)
-    }
-}
-
-prop_compose! {
-    fn any_kernel()(link in any_link(),
-                    addresses in prop::collection::btree_set((prop::sample::select(vec![
-                        IpAddr::from([10, 5, 1, 0]), IpAddr::from([10, 5, 4, 0]), IpAddr::from([172, 16, 0, 1])
-                    ]), prop::sample::select(vec![24u8, 32])), 0..4),
-                    neighbours in prop::collection::btree_map(2u8..30, 2u8..20, 0..20),
-                    fdb in prop::collection::btree_map(2u8..20, 2u8..20, 0..20),
-                    routes in prop::collection::vec(any_route(), 0..20)) -> ObservedOverlay {
-        if link.is_none() {
-            return ObservedOverlay::default();
-        }
-        let mut seen = BTreeSet::new();
-        let unique = |r: &ObservedRoute| seen.insert((r.destination, r.metric));
-        // A device that is down has neither neighbours nor routes.
-        let up = link.as_ref().is_some_and(|l| l.up);
-        ObservedOverlay {
-            addresses: addresses.into_iter().collect(),
-            neighbours: if up { neighbours.into_iter().map(|(n, m)| (subnet(n).network(), mac(m))).collect() }
-                else { BTreeMap::new() },
-            fdb: fdb.into_iter().map(|(m, ip)| (mac(m), IpAddr::from([192, 0, 2, ip]))).collect(),
-            routes: if up { routes.into_iter().filter(unique).collect() } else { Vec::new() },
-            link,
-        }
-    }
-}
-
-/// Whether a route is ours or flannel's, as the rule is written down beside the code.
-fn is_ours(desired: &DesiredOverlay, route: &ObservedRoute) -> bool {
-    let plain = desired.routes.values().any(|way| way.out != Out::Tunnel);
-    let shape = match route.way.out {
-        Out::Tunnel => route.way.onlink && route.way.gateway == Some(route.destination.network()),
-        Out::Interface(_) => plain && !route.way.onlink,
-    };
-    route.protocol == OUR_PROTOCOL || (route.protocol == 3 && route.metric == 0 && shape)
-}
-
-/// The foreign routes: they may vanish only together with the device.
-fn foreign(desired: &DesiredOverlay, kernel: &ObservedOverlay, recreated: bool) -> BTreeSet<ObservedRoute> {
-    let goes = |r: &ObservedRoute| is_ours(desired, r) || (recreated && r.way.out == Out::Tunnel);
-    kernel.routes.iter().filter(|r| !goes(r)).copied().collect()
-}
-
-proptest! {
-    #[test]
-    fn applying_the_difference_leads_to_what_is_wanted(peers in any_peers(), before in any_kernel()) {
-        let desired = wanted(&peers);
-        let ops = diff_overlay(&desired, &before);
-        let recreated = ops.iter().any(|op| matches!(op, Op::LinkCreate(_)));
-        let taken = foreign(&desired, &before, recreated);
-        let mut kernel = before.clone();
-        for op in &ops {
-            match (apply(&mut kernel, op), op) {
-                // Only a foreign route to the same destination may be in the way.
-                (Err(_), Op::RouteAdd { destination, .. }) => {
-                    prop_assert!(taken.iter().any(|r| r.destination == *destination && r.metric == 0));
-                }
-                (result, op) => prop_assert_eq!(result, Ok(()), "{}", op),
-            }
-            if let Op::RouteAdd { way, .. } | Op::RouteReplace { way, .. } = op {
-                prop_assert!(leads_somewhere(&kernel, way), "a route to nowhere: {}", op);
-            }
-        }
-        prop_assert_eq!(foreign(&desired, &kernel, false), taken.clone());
-        let wanted_tunnel = tunnel(&desired);
-        prop_assert_eq!(kernel.link.as_ref(), Some(&link_of(&wanted_tunnel.link)));
-        prop_assert_eq!(&kernel.neighbours, &wanted_tunnel.neighbours);
-        prop_assert_eq!(&kernel.fdb, &wanted_tunnel.fdb);
-        prop_assert!(kernel.addresses.contains(&(wanted_tunnel.address, 32)));
-        let ours: BTreeSet<_> = kernel.routes.iter().filter(|r| is_ours(&desired, r)).map(|r| r.destination).collect();
-        let blocked = |d: &IpSubnet| taken.iter().any(|r| r.destination == *d && r.metric == 0);
-        let expected: BTreeSet<_> = desired.routes.keys().filter(|d| !blocked(d)).copied().collect();
-        prop_assert_eq!(ours, expected);
-        let again = diff_overlay(&desired, &kernel);
-        let only_blocked = again.iter().all(|op| matches!(op, Op::RouteAdd { destination, .. } if blocked(destination)));
-        prop_assert!(only_blocked, "not settled: {again:?}");
-    }
-
-    #[test]
-    fn nothing_is_changed_where_nothing_differs(peers in any_peers()) {
-        let desired = wanted(&peers);
-        prop_assert_eq!(diff_overlay(&desired, &settled(&desired)), vec![]);
-    }
-
-    #[test]
-    fn a_peer_that_stays_is_reachable_all_the_time(before in any_peers(), after in any_peers()) {
-        let mut kernel = settled(&wanted(&before));
-        let desired = wanted(&after);
-        let staying: Vec<_> = before.iter().filter(|p| after.iter().any(|q| q.subnet == p.subnet)).collect();
-        for op in diff_overlay(&desired, &kernel) {
-            apply(&mut kernel, &op).unwrap();
-            for peer in &staying {
-                let route = kernel.routes.iter().find(|r| r.destination == peer.subnet);
-                prop_assert!(route.is_some_and(|r| leads_somewhere(&kernel, &r.way)), "{} cuts {:?}", op, peer);
-            }
-        }
-    }
-}
-
-/// Whether a packet that goes this way leaves the node.
-fn leads_somewhere(kernel: &ObservedOverlay, way: &Way) -> bool {
-    let station = || way.gateway.and_then(|gateway| kernel.neighbours.get(&gateway));
-    way.out != Out::Tunnel || station().is_some_and(|mac| kernel.fdb.contains_key(mac))
 }

@@ -1,0 +1,171 @@
+//! WireGuard: what travels between nodes is encrypted, always.
+
+use anyhow::{Context, Result, ensure};
+use flannel_lab::command::Environment;
+use flannel_lab::lab::SUBNETS_PREFIX;
+use flannel_lab::process::Process;
+use flannel_lab::{Lab, LabOptions, Node, Place, eventually, limit};
+use rustix::process::Signal;
+
+use super::backend::{Pair, config, subnet_env};
+
+const KEY_FILE: &str = "/var/lib/flannel/wgkey";
+
+/// Everything that passes a node's underlay interface, from here on.
+struct Capture {
+    place: Place,
+    process: Process,
+    file: String,
+}
+
+impl Capture {
+    fn start(node: &Node) -> Result<Self> {
+        let file = format!("/tmp/{}.pcap", node.name());
+        let argv = [
+            "tcpdump", "-i", "eth0", "-s", "200", "-U", "-Z", "root", "-w", &file,
+        ];
+        let process = node.spawn(
+            &format!("{}-tcpdump", node.name()),
+            &argv,
+            &Environment::default(),
+        )?;
+        eventually(limit(10), "the capture", || {
+            ensure!(process.log_text()?.contains("listening on"), "not yet");
+            Ok(())
+        })?;
+        Ok(Self {
+            place: (**node).clone(),
+            process,
+            file,
+        })
+    }
+
+    /// Ends it and counts the packets that match, for each of the filters.
+    fn count(mut self, filters: &[&str]) -> Result<Vec<usize>> {
+        self.process.signal(Signal::INT)?;
+        self.process.wait(limit(10))?;
+        filters
+            .iter()
+            .map(|filter| {
+                let lines = self
+                    .place
+                    .run(&["tcpdump", "-n", "-r", &self.file, filter])
+                    .with_context(|| format!("reading the capture with {filter}"))?;
+                Ok(lines.lines().count())
+            })
+            .collect()
+    }
+}
+
+/// Restarts included, nothing of the pods is seen on the wire in the clear; keys and device stay the same.
+pub fn every_packet_is_encrypted_and_no_restart_is_felt() -> Result<()> {
+    let mut pair = Pair::start(r#"{"Type":"wireguard","PersistentKeepaliveInterval":25}"#)?;
+    assert_eq!(pair.way()?, ("flannel-wg".to_owned(), String::new()));
+    let (before, file, index) = {
+        let node = pair.lab.node(1)?;
+        let env = subnet_env(node)?;
+        ensure!(env.contains("FLANNEL_MTU=1420"), "{env}");
+        assert_eq!(node.file_mode(KEY_FILE)?, "600");
+        let links = node.ip_json(&["link", "show", "dev", "flannel-wg"])?;
+        let leases = pair.lab.etcd().list(SUBNETS_PREFIX)?;
+        (leases, node.read_file(KEY_FILE)?, links[0]["ifindex"].clone())
+    };
+    let secret = file.trim();
+    for lease in &before {
+        ensure!(lease.value.contains("PublicKey"), "no key: {lease:?}");
+        ensure!(!lease.value.contains(secret), "the private key is in etcd");
+    }
+    let capture = Capture::start(pair.lab.node(1)?)?;
+    pair.carries(1420)?;
+    pair.restarts_unfelt()?;
+    let node = pair.lab.node(1)?;
+    // What somebody takes away comes back.
+    node.run(&["ip", "link", "del", "flannel-wg"])?;
+    eventually(limit(10), "the device that was taken away", || {
+        pair.pods[0].ping(pair.pods[1].ip())
+    })?;
+    let counted = capture.count(&["net 10.5.0.0/16", "udp port 51820"])?;
+    assert_eq!(counted[0], 0, "packets of pods in the clear");
+    ensure!(
+        counted[1] > 1000,
+        "only {} packets through the tunnel",
+        counted[1]
+    );
+    let after = pair.lab.etcd().list(SUBNETS_PREFIX)?;
+    let values = |leases: &[flannel_lab::etcd::Entry]| -> Vec<String> {
+        leases.iter().map(|lease| lease.value.clone()).collect()
+    };
+    assert_eq!(
+        values(&before),
+        values(&after),
+        "a node has another key or subnet"
+    );
+    let again = node.ip_json(&["link", "show", "dev", "flannel-wg"])?;
+    assert_ne!(
+        again[0]["ifindex"], index,
+        "the device was not taken away after all"
+    );
+    Ok(())
+}
+
+/// A peer whose lease has no key, or whose preshared key is another, gets and gives nothing: never in the clear.
+pub fn peers_without_a_key_get_nothing() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(2).config(&config(r#"{"Type":"wireguard"}"#)))?;
+    let psk = "/var/lib/flannel/psk";
+    let keys = ["one", "one", "two"].map(|name| format!("{:=<44}", format!("{:A<43}", name)));
+    let flag = format!("--wireguard-psk-file={psk}");
+    let write = |node: &Node, key: &str, mode: &str| {
+        node.shell(&format!(
+            "mkdir -p /var/lib/flannel; printf %s {key} > {psk}; chmod {mode} {psk}"
+        ))
+    };
+    let (one, two) = (lab.node(1)?, lab.node(2)?);
+    // A key that others can read is refused, and so is none.
+    let mut refused = one.start_flanneld(&[&flag])?;
+    ensure!(!refused.wait_exit()?.success(), "goes on without the key");
+    ensure!(refused.log()?.contains("wg genpsk"), "{}", refused.log()?);
+    write(one, &keys[0], "644")?;
+    let mut refused = one.start_flanneld(&[&flag])?;
+    ensure!(!refused.wait_exit()?.success(), "goes on with an open key");
+    ensure!(refused.log()?.contains("chmod 600"), "{}", refused.log()?);
+    write(one, &keys[0], "600")?;
+    write(two, &keys[2], "600")?;
+    let first = one.start_ready_flanneld(&[&flag])?;
+    let second = two.start_ready_flanneld(&[&flag])?;
+    let pods = [one.add_pod("one")?, two.add_pod("two")?];
+    let capture = Capture::start(one)?;
+    // A node that has no key in its lease.
+    let keyless =
+        r#"{"PublicIP":"192.168.50.77","PublicIPv6":null,"BackendType":"wireguard","BackendData":{}}"#;
+    lab.etcd()
+        .put("/coreos.com/network/subnets/10.5.250.0-24", keyless)?;
+    for address in [pods[1].ip(), "10.5.250.9"] {
+        ensure!(pods[0].ping(address).is_err(), "{address} answers");
+    }
+    let counted = capture.count(&["net 10.5.0.0/16"])?;
+    assert_eq!(counted, [0], "packets of pods in the clear");
+    for log in [first.log()?, second.log()?] {
+        ensure!(
+            !keys.iter().any(|key| log.contains(key.as_str())),
+            "a secret in the log"
+        );
+    }
+    // With the right key it works.
+    write(two, &keys[1], "600")?;
+    second.kill()?;
+    let _second = two.start_ready_flanneld(&[&flag])?;
+    eventually(limit(20), "an answer with the same key on both", || {
+        pods[0].ping(pods[1].ip())
+    })
+}
+
+/// A kernel without WireGuard: said at once with what to do, and nothing goes in the clear.
+pub fn a_kernel_without_it_is_named() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1).config(&config(r#"{"Type":"wireguard"}"#)))?;
+    let mut daemon = lab.node(1)?.start_flanneld(&[])?;
+    daemon.wait_log("WireGuard")?;
+    let log = daemon.log()?;
+    ensure!(log.contains("module wireguard"), "{log}");
+    ensure!(!daemon.is_ready(), "ready without its device");
+    Ok(())
+}
