@@ -1,10 +1,12 @@
 //! ADD: validate everything, then act, and take all of it back when a step fails.
 
 use flannel_model::Mac;
+use flannel_netlink::link;
 use flannel_netlink::{Netns, RouteConn};
 
 use crate::address::Given;
 use crate::config::Network;
+use crate::guard;
 use crate::masq;
 use crate::order::Order;
 use crate::protocol::{AddResult, Attachment, CniArgs, CniError, Code, Dns, Interface, IpConfig, previous};
@@ -13,7 +15,7 @@ use crate::scratch::Scratch;
 use crate::subnet_file;
 use crate::undo::{Reserved, Undo};
 use crate::wiring::plan::{HostEnd, Plan};
-use crate::wiring::{bridge, kernel, pod, target, veth};
+use crate::wiring::{self, bridge, kernel, pod, target, veth};
 
 /// What ADD was asked, checked as far as that goes without touching anything.
 struct Job<'a> {
@@ -94,17 +96,19 @@ fn build(
         bridge: job.order.bridge.name.clone(),
     });
     let plan = plan(job, end, mac, reservation.given)?;
-    clear_place(job, conn, &plan, warn)?;
+    let others = clear_place(job, conn, &plan, warn)?;
     let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
     let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
     let link = bridge::ensure(conn, &plan, random_mac()?)?;
+    fence(job, conn, &plan, &others, warn)?;
     veth::make(conn, &plan, &link, &job.target)?;
     undo.veth = Some(plan.host_end.clone());
     pod::configure(&job.target, &plan)?;
     if plan.bridge.ip_masq {
         masq::add(&plan.addresses)?;
     }
+    veth::await_running(conn, &plan.host_end)?;
     let finished = reservation.pending.finish();
     finished.map_err(|e| CniError::caused(Code::Io, "the record cannot be finished", &e))?;
     Ok(result(job, &plan, link.mac, link.mtu))
@@ -137,27 +141,82 @@ fn plan(job: &Job<'_>, end: HostEnd, mac: Mac, addresses: Vec<Given>) -> Result<
 }
 
 /// A pair left by an ADD of this attachment of which no record tells is in the way, and nobody has its address any more. Any
-/// other device of the container's interface name is somebody else's.
+/// other device of the container's interface name is somebody else's. Gives the devices that the container has besides.
 fn clear_place(
     job: &Job<'_>,
     conn: &mut RouteConn,
     plan: &Plan,
     warn: &mut dyn FnMut(String),
-) -> Result<(), CniError> {
+) -> Result<Vec<String>, CniError> {
     if veth::remove(conn, &plan.host_end)? {
         warn(format!(
             "{} was left of an earlier ADD; it is replaced",
             plan.host_end.name
         ));
     }
-    match pod::has_interface(&job.target, &plan.ifname)? {
-        false => Ok(()),
+    let devices = pod::devices(&job.target)?;
+    match devices.contains(&plan.ifname) {
+        false => Ok(devices),
         true => Err(CniError::new(
             Code::Exists,
             format!("the container has an interface {} already", plan.ifname),
         )
         .with("call DEL first, or attach under another CNI_IFNAME")),
     }
+}
+
+/// What the container may send is said before its first frame can come.
+fn fence(
+    job: &Job<'_>,
+    conn: &mut RouteConn,
+    plan: &Plan,
+    others: &[String],
+    warn: &mut dyn FnMut(String),
+) -> Result<(), CniError> {
+    let scope = plan.bridge.guard;
+    if scope == guard::Scope::Nothing {
+        return Ok(());
+    }
+    let port = guard::Port {
+        name: plan.host_end.name.clone(),
+        mac: plan.pod_mac,
+        addresses: plan.addresses.iter().map(|given| given.address).collect(),
+    };
+    let siblings = match others.is_empty() {
+        true => Vec::new(),
+        false => siblings(job, conn, &port.name)?,
+    };
+    if guard::add(&port, &siblings, scope)? {
+        return Ok(());
+    }
+    let msg = "this kernel has no nf_tables for bridges: containers can send with false addresses";
+    match plan.bridge.guard_required {
+        true => Err(CniError::new(Code::Kernel, msg).with("set delegate.antiSpoof to false to do without")),
+        false => {
+            warn(format!(
+                "{msg}; set delegate.antiSpoof to false to do without this line"
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Other ports of the container, with the hardware addresses that its devices have.
+fn siblings(job: &Job<'_>, conn: &mut RouteConn, own: &str) -> Result<Vec<guard::Port>, CniError> {
+    let found = wiring::siblings(conn, job.attachment, own)?;
+    let mut inside = wiring::inside(&job.target)?;
+    let mut ports = Vec::new();
+    for sibling in found {
+        let device = link::by_name(&mut inside, &sibling.ifname).map_err(|e| kernel(&e))?;
+        if let Some(mac) = device.and_then(|device| device.mac) {
+            ports.push(guard::Port {
+                name: sibling.name,
+                mac,
+                addresses: sibling.addresses,
+            });
+        }
+    }
+    Ok(ports)
 }
 
 fn random_mac() -> Result<Mac, CniError> {

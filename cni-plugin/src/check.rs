@@ -11,6 +11,7 @@ use flannel_netlink::{Netns, RouteConn};
 
 use crate::address::{Holder, Store};
 use crate::config::Network;
+use crate::guard::{self, Scope};
 use crate::masq;
 use crate::order::Order;
 use crate::protocol::{
@@ -55,6 +56,7 @@ pub fn check(
     check.container(&target, &port)?;
     check.leases()?;
     check.masquerade(&env)?;
+    check.fence(&port)?;
     check.subnet(&env)
 }
 
@@ -176,6 +178,32 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The fence is that of the hardware address that ADD gave. Where a later plugin gave another, it does not fit, and says so.
+    fn fence(&self, port: &Link) -> Result<(), CniError> {
+        let scope = self.order.bridge.guard;
+        let ours = port
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with("flannel:"));
+        let mac = self.told().and_then(|told| told.mac);
+        let Some(mac) = mac.filter(|_| ours && scope != Scope::Nothing) else {
+            return Ok(());
+        };
+        let fenced = guard::Port {
+            name: port.name.clone(),
+            mac,
+            addresses: self.ips().map(|ip| ip.address).collect(),
+        };
+        match guard::is_in_place(&fenced, scope)? {
+            true => Ok(()),
+            false => Err(differs(format!(
+                "{} is not guarded against false addresses, with {mac} as its own",
+                port.name
+            ))
+            .with("the table bridge flannel-cni-guard was changed, or the container's hardware address; start the container anew")),
+        }
     }
 
     /// An address of an earlier subnet works on this node only: the other nodes send to whoever holds that subnet now.

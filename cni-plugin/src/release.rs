@@ -1,9 +1,10 @@
-//! Giving back what an attachment has: masquerading first, then addresses, the record last.
+//! Giving back what an attachment has: rules first, then addresses, the record last.
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use crate::address::{Holder, Look, Record, Store};
+use crate::guard;
 use crate::masq;
 use crate::protocol::{Attachment, CniError, NetworkName};
 use crate::wiring::plan::HostEnd;
@@ -29,7 +30,7 @@ pub fn release(
     let holder = Holder::from(attachment);
     if let Some(stored) = store.record(&end.name, warn)? {
         let addresses = addresses(&stored.record);
-        masq::remove(&addresses)?;
+        rules(&stored.record)?;
         free_all(&store, &addresses, &holder)?;
     }
     let others = store.given_by_others(&holder);
@@ -41,7 +42,7 @@ pub fn release(
 /// What records of attachments that are gone name besides addresses. What cannot be removed is told to `warn`.
 pub fn residue(gone: &[Record], warn: &mut dyn FnMut(String)) {
     for record in gone {
-        if let Err(e) = masq::remove(&addresses(record)) {
+        if let Err(e) = rules(record) {
             warn(format!("of {}: {e}", record.host_end));
         }
     }
@@ -54,6 +55,13 @@ pub fn free(store: &Store, record: &Record, warn: &mut dyn FnMut(String)) {
     if let Err(e) = freed {
         warn(format!("stays reserved: {e}"));
     }
+}
+
+/// What nftables has of an attachment.
+fn rules(record: &Record) -> Result<(), CniError> {
+    let addresses = addresses(record);
+    let masq = masq::remove(&addresses);
+    guard::remove(&record.host_end, record.mac, &addresses).and(masq)
 }
 
 fn free_all(store: &Store, addresses: &[IpAddr], holder: &Holder) -> Result<(), CniError> {

@@ -3,6 +3,7 @@
 use flannel_model::Mac;
 use serde_json::{Map, Value};
 
+use crate::guard::Scope;
 use crate::protocol::args::{address, unicast};
 use crate::protocol::keys::Keys;
 use crate::protocol::{CniArgs, CniError, Code, Dns, IfName};
@@ -34,6 +35,10 @@ pub struct Bridge {
     pub promisc: bool,
     /// `portIsolation`: the container reaches the node, and what is beyond it, but no other isolated container.
     pub port_isolation: bool,
+    /// `antiSpoof` and `macspoofchk`: how much of what the container sends is checked.
+    pub guard: Scope,
+    /// Whether a kernel that cannot check makes ADD fail, because somebody asked for it.
+    pub guard_required: bool,
     /// `dns`, which replaces that of the address management when set.
     pub dns: Dns,
     /// Hardware address asked for: `runtimeConfig.mac`, else `MAC` of `CNI_ARGS`.
@@ -53,6 +58,7 @@ impl Bridge {
         let flag = |name: &str| keys.boolean(name).map(Option::unwrap_or_default);
         let runtime = keys.object("runtimeConfig")?.cloned().unwrap_or_default();
         let runtime = Keys::new("runtimeConfig", &runtime);
+        let (guard, guard_required) = guard(&keys)?;
         let is_default_gateway = flag("isDefaultGateway")?;
         let bridge = Self {
             name: bridge_name(delegate)?,
@@ -64,6 +70,8 @@ impl Bridge {
             hairpin: flag("hairpinMode")?,
             promisc: flag("promiscMode")?,
             port_isolation: flag("portIsolation")?,
+            guard,
+            guard_required,
             dns: dns(&keys)?,
             mac: mac(&runtime)?.or(args.mac),
             requested: requested(&runtime, args)?,
@@ -93,7 +101,7 @@ fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
             "leave it out or set it to \"bridge\"",
         ));
     }
-    for name in ["macspoofchk", "enabledad", "disableContainerInterface"] {
+    for name in ["enabledad", "disableContainerInterface"] {
         if keys.boolean(name)? == Some(true) {
             return Err(unbuilt(keys, name, "true", "leave it out or set it to false"));
         }
@@ -145,6 +153,17 @@ pub fn bridge_name(delegate: &Map<String, Value>) -> Result<IfName, CniError> {
     IfName::parse(text).map_err(|fault| {
         let expected = format!("a device name, but it {fault}");
         keys.fault("bridge", &Value::from(text), &expected)
+    })
+}
+
+/// Everything is checked unless somebody says otherwise; `macspoofchk` is the bridge plugin's key for the hardware address.
+fn guard(keys: &Keys<'_>) -> Result<(Scope, bool), CniError> {
+    let macspoofchk = keys.boolean("macspoofchk")?;
+    Ok(match (keys.boolean("antiSpoof")?, macspoofchk) {
+        (Some(true), _) | (None, Some(true)) => (Scope::All, true),
+        (Some(false), Some(true)) => (Scope::Mac, true),
+        (Some(false), _) | (None, Some(false)) => (Scope::Nothing, false),
+        (None, None) => (Scope::All, false),
     })
 }
 
@@ -215,12 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn spoofing_is_prevented_unless_told_otherwise() {
+        for (text, expected) in [
+            ("{}", (Scope::All, false)),
+            (r#"{"antiSpoof":true}"#, (Scope::All, true)),
+            (r#"{"macspoofchk":true}"#, (Scope::All, true)),
+            (r#"{"macspoofchk":false}"#, (Scope::Nothing, false)),
+            (r#"{"antiSpoof":false}"#, (Scope::Nothing, false)),
+            (r#"{"antiSpoof":false,"macspoofchk":true}"#, (Scope::Mac, true)),
+        ] {
+            let bridge = read(text).unwrap();
+            assert_eq!((bridge.guard, bridge.guard_required), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
             ("type", "\"macvlan\""),
             ("vlan", "100"),
             ("vlanTrunk", "[{\"id\":5}]"),
-            ("macspoofchk", "true"),
             ("enabledad", "true"),
             ("disableContainerInterface", "true"),
             ("ipMasqBackend", "\"iptables\""),

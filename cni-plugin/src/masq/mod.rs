@@ -11,6 +11,7 @@ use flannel_netlink::NetlinkError;
 use flannel_netlink::nftables::{Family, commit, has_element, has_rules};
 
 use crate::address::Given;
+use crate::expression;
 use crate::protocol::{CniError, Code};
 
 /// Masquerades what the pod sends from each of its addresses to the outside of that address's subnet. Idempotent; a rule that
@@ -66,23 +67,24 @@ pub fn remove(addresses: &[IpAddr]) -> Result<(), CniError> {
 /// Code 100 when the kernel does not say.
 pub fn is_in_place(address: IpAddr, length: u8) -> Result<bool, CniError> {
     let family = family(address);
-    let chain = rules::chain_name((rules::network(address, length), length));
+    let chain = rules::chain_name((expression::network(address, length), length));
     let kernel = |e: NetlinkError| CniError::new(Code::Kernel, e.to_string());
-    let element = has_element(family, rules::TABLE, rules::SET, &rules::octets(address)).map_err(kernel)?;
+    let element =
+        has_element(family, rules::TABLE, rules::SET, &expression::octets(address)).map_err(kernel)?;
     Ok(element && has_rules(family, rules::TABLE, &chain).map_err(kernel)?)
 }
 
 /// No element, no set, no table; or no nf_tables in this kernel, so that there never was one.
 fn is_gone(error: &NetlinkError) -> bool {
+    error.is_missing() || is_unsupported(error)
+}
+
+/// The kernel has no nf_tables, or not for this family.
+pub fn is_unsupported(error: &NetlinkError) -> bool {
     use rustix::io::Errno;
-    [
-        Errno::NOENT,
-        Errno::PROTONOSUPPORT,
-        Errno::OPNOTSUPP,
-        Errno::AFNOSUPPORT,
-    ]
-    .iter()
-    .any(|errno| error.has_errno(*errno))
+    [Errno::PROTONOSUPPORT, Errno::OPNOTSUPP, Errno::AFNOSUPPORT]
+        .iter()
+        .any(|errno| error.has_errno(*errno))
 }
 
 fn family(address: IpAddr) -> Family {

@@ -24,6 +24,42 @@ pub fn live(conn: &mut RouteConn, network: &NetworkName, bridge: &str) -> Result
     })
 }
 
+/// The other ports of the container of `attachment`, in whatever network of ours.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn siblings(conn: &mut RouteConn, attachment: &Attachment, own: &str) -> Result<Vec<Sibling>, CniError> {
+    let links = link::dump(conn).map_err(|e| kernel(&e))?;
+    let container = format!("/{}/", attachment.container);
+    let of_container = links.into_iter().filter(|link| {
+        let alias = link.alias.as_deref().unwrap_or_default();
+        let whose = alias.split(' ').next().unwrap_or_default();
+        is_ours(link) && whose.contains(&container) && link.name != own
+    });
+    Ok(of_container
+        .map(|link| {
+            let alias = link.alias.unwrap_or_default();
+            let ifname = alias.split(' ').next().and_then(|whose| whose.rsplit('/').next());
+            Sibling {
+                ifname: ifname.unwrap_or_default().to_owned(),
+                addresses: alias.split(' ').filter_map(|word| word.parse().ok()).collect(),
+                name: link.name,
+            }
+        })
+        .collect())
+}
+
+/// Another port of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sibling {
+    /// The host end's device name.
+    pub name: String,
+    /// The container's interface.
+    pub ifname: String,
+    /// Addresses on it.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Whether the device is a host end that this plugin made, for whatever network.
 fn is_ours(link: &Link) -> bool {
     let alias = link.alias.as_deref().unwrap_or_default();

@@ -7,7 +7,7 @@ pub mod pod;
 mod sysctl;
 pub mod veth;
 
-pub use live::live;
+pub use live::{live, siblings};
 
 use flannel_netlink::{NetlinkError, Netns, NetnsError, RouteConn};
 

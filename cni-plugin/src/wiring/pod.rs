@@ -8,15 +8,15 @@ use super::plan::Plan;
 use super::{kernel, sysctl};
 use crate::protocol::{CniError, Code};
 
-/// Whether a device called `ifname` is in the namespace.
+/// Names of the devices in the namespace, but for `lo`.
 ///
 /// # Errors
 /// Code 8 when it cannot be entered, 100 when the kernel refuses.
-pub fn has_interface(target: &Netns, ifname: &str) -> Result<bool, CniError> {
-    let mut conn = target.connect().map_err(|e| super::netns(&e))?;
-    link::by_name(&mut conn, ifname)
-        .map(|found| found.is_some())
-        .map_err(|e| kernel(&e))
+pub fn devices(target: &Netns) -> Result<Vec<String>, CniError> {
+    let mut conn = super::inside(target)?;
+    let links = link::dump(&mut conn).map_err(|e| kernel(&e))?;
+    let others = links.into_iter().filter(|link| !link.loopback);
+    Ok(others.map(|link| link.name).collect())
 }
 
 /// Configures the container's end inside its namespace.
@@ -53,6 +53,10 @@ fn inside(plan: &Plan) -> Result<(), CniError> {
 /// its new owner, so that the device announces itself when it comes up.
 fn settings(plan: &Plan) -> Result<(), CniError> {
     let ifname = &plan.ifname;
+    // Addresses and routes are ours to give: another container's router advertisement must not (CVE-2020-10749). And the
+    // link-local address must be the one that may be used: 0 is IN6_ADDR_GEN_MODE_EUI64.
+    sysctl::set(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
+    sysctl::set(&format!("ipv6/conf/{ifname}/addr_gen_mode"), "0")?;
     if plan.has_family(false) {
         sysctl::set("ipv6/conf/lo/disable_ipv6", "0")?;
         sysctl::set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
@@ -75,6 +79,8 @@ fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
     let mut requests = vec![link::set_up("lo")];
     requests.extend(addresses);
     requests.push(link::set_up(ifindex));
+    // Asking makes the kernel act upon the carrier now, where it otherwise does so some milliseconds later.
+    requests.push(link::get_request(ifindex));
     let routes_from = requests.len();
     requests.extend(plan.hops().map(|(route, gateway)| {
         let options = route.options;

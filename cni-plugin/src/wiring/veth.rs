@@ -2,13 +2,18 @@
 
 use std::os::fd::AsFd;
 
+use std::time::Duration;
+
 use flannel_model::Mac;
 use flannel_netlink::link::{self, Link, VethSpec};
 use flannel_netlink::{Netns, RouteConn};
 
-use super::kernel;
 use super::plan::{HostEnd, Plan};
+use super::{kernel, sysctl};
 use crate::protocol::{CniError, Code};
+
+/// Longest wait for a link whose both ends are up; it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes the pair, its far end in `target`, and the near end a port of `bridge`.
 ///
@@ -28,6 +33,8 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
         peer_namespace: target.as_fd(),
     };
     conn.run(&link::create_veth(&spec)).map_err(|e| kernel(&e))?;
+    // Only a bridge's port, but nobody's router either (CVE-2020-10749).
+    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
     let mut marks = vec![link::set_alias(name, &alias)];
     if plan.bridge.hairpin {
         marks.push(link::set_hairpin(name, true));
@@ -43,6 +50,26 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
             let _ = conn.run(&link::delete(name));
             Err(kernel(&e))
         }
+    }
+}
+
+/// Waits until the host's end carries packets, so that the container's first one is not lost.
+///
+/// # Errors
+/// Code 100 when the kernel refuses, or the link does not come up.
+pub fn await_running(conn: &mut RouteConn, end: &HostEnd) -> Result<(), CniError> {
+    let found = link::by_name(conn, &end.name).map_err(|e| kernel(&e))?;
+    let running = match found {
+        Some(link) if link.running => true,
+        Some(link) => link::await_running(conn, link.ifindex, PATIENCE).map_err(|e| kernel(&e))?,
+        None => false,
+    };
+    match running {
+        true => Ok(()),
+        false => Err(
+            CniError::new(Code::Kernel, format!("{} does not come up", end.name))
+                .with("the container's end was removed or set down by somebody else meanwhile"),
+        ),
     }
 }
 

@@ -39,6 +39,11 @@ impl Space {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_fd().as_raw_fd())
     }
 
+    /// Does something inside.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.run(work).unwrap()
+    }
+
     /// Runs a program inside.
     pub fn run(&self, command: &mut Command) -> Output {
         self.0.run(|| command.output()).unwrap().unwrap()
@@ -161,7 +166,7 @@ impl Node {
         self.dir.path().join(name)
     }
 
-    fn command(&self, verb: &str, id: &str, netns: &str) -> Command {
+    fn command(&self, verb: &str, (id, ifname): (&str, &str), netns: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
         command
             .env_clear()
@@ -169,7 +174,7 @@ impl Node {
                 ("CNI_COMMAND", verb),
                 ("CNI_CONTAINERID", id),
                 ("CNI_NETNS", netns),
-                ("CNI_IFNAME", "eth0"),
+                ("CNI_IFNAME", ifname),
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -179,7 +184,11 @@ impl Node {
 
     /// Starts the plugin in the node's namespace, its configuration on stdin.
     pub fn start(&self, verb: &str, id: &str, netns: &str) -> Child {
-        let mut command = self.command(verb, id, netns);
+        self.start_as(verb, (id, "eth0"), netns)
+    }
+
+    fn start_as(&self, verb: &str, whose: (&str, &str), netns: &str) -> Child {
+        let mut command = self.command(verb, whose, netns);
         let mut child = self.space.0.run(|| command.spawn()).unwrap().unwrap();
         let _ = child
             .stdin
@@ -190,7 +199,12 @@ impl Node {
     }
 
     pub fn call(&self, verb: &str, id: &str, netns: &str) -> Answer {
-        let output = self.start(verb, id, netns).wait_with_output().unwrap();
+        self.call_as(verb, (id, "eth0"), netns)
+    }
+
+    /// A call for an interface of another name.
+    pub fn call_as(&self, verb: &str, whose: (&str, &str), netns: &str) -> Answer {
+        let output = self.start_as(verb, whose, netns).wait_with_output().unwrap();
         let json = match output.stdout.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&output.stdout).unwrap(),
@@ -206,6 +220,17 @@ impl Node {
         let answer = self.call("ADD", id, &pod.path());
         assert!(answer.ok, "ADD {id}: {}", answer.json);
         answer
+    }
+
+    pub fn add_as(&self, id: &str, ifname: &str, pod: &Space) -> Answer {
+        let answer = self.call_as("ADD", (id, ifname), &pod.path());
+        assert!(answer.ok, "ADD {id} {ifname}: {}", answer.json);
+        answer
+    }
+
+    pub fn del_as(&self, id: &str, ifname: &str, pod: &Space) {
+        let answer = self.call_as("DEL", (id, ifname), &pod.path());
+        assert!(answer.ok, "DEL {id} {ifname}: {}", answer.json);
     }
 
     pub fn del(&self, id: &str, netns: &str) -> Answer {

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
 mod failure;
+mod frames;
+mod guard;
 mod lab;
 mod takeover;
 mod verbs;

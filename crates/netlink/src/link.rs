@@ -3,6 +3,7 @@
 mod change;
 pub mod create;
 mod read;
+mod wait;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ pub use create::{
     create_wireguard,
 };
 pub use read::{by_index, by_name, dump, get_request, read_link};
+pub use wait::await_running;
 
 /// A network device as the kernel shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Link {
     pub up: bool,
     /// Ready to carry packets (IFF_LOWER_UP).
     pub carrier: bool,
+    /// Carries packets right now (IFF_RUNNING): the kernel has acted upon the carrier.
+    pub running: bool,
     /// The loopback device.
     pub loopback: bool,
     /// Takes every frame (IFF_PROMISC).

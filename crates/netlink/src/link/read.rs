@@ -86,6 +86,7 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
+        running: flags.contains(LinkFlags::Running),
         loopback: flags.contains(LinkFlags::Loopback),
         promiscuous: flags.contains(LinkFlags::Promisc),
         group: 0,
