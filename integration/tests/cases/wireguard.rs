@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use flannel_lab::command::Environment;
 use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::process::Process;
-use flannel_lab::{Lab, LabOptions, Node, Place, eventually, limit};
+use flannel_lab::{Lab, LabOptions, Node, Place, Pod, eventually, limit};
 use rustix::process::Signal;
 
 use super::backend::{Pair, config, subnet_env};
@@ -22,7 +22,17 @@ impl Capture {
     fn start(node: &Node) -> Result<Self> {
         let file = format!("/tmp/{}.pcap", node.name());
         let argv = [
-            "tcpdump", "-i", "eth0", "-s", "200", "-U", "-Z", "root", "-w", &file,
+            "tcpdump",
+            "-i",
+            "eth0",
+            "-s",
+            "200",
+            "-U",
+            "--immediate-mode",
+            "-Z",
+            "root",
+            "-w",
+            &file,
         ];
         let process = node.spawn(
             &format!("{}-tcpdump", node.name()),
@@ -157,6 +167,62 @@ pub fn peers_without_a_key_get_nothing() -> Result<()> {
     eventually(limit(20), "an answer with the same key on both", || {
         pods[0].ping(pods[1].ip())
     })
+}
+
+pub fn both_families_in_devices_of_their_own() -> Result<()> {
+    carries_both(
+        "separate",
+        &["flannel-wg", "flannel-wg-v6"],
+        "ip6 and udp port 51821",
+    )
+}
+
+pub fn both_families_in_one_device_over_ipv6() -> Result<()> {
+    carries_both("ipv6", &["flannel-wg"], "ip6 and udp port 51820")
+}
+
+/// The lab's IPv6 addresses are not global, so that mode auto stays with IPv4.
+pub fn both_families_in_one_device_over_what_is_there() -> Result<()> {
+    carries_both("auto", &["flannel-wg"], "ip and udp port 51820")
+}
+
+/// Pods reach each other in both families; full-size packets of IPv6 are carried in packets that match `filter`.
+fn carries_both(mode: &str, devices: &[&str], filter: &str) -> Result<()> {
+    let config = format!(
+        r#"{{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","Backend":{{"Type":"wireguard","Mode":"{mode}"}}}}"#
+    );
+    let lab = Lab::new(&LabOptions::nodes(2).ipv6().config(&config))?;
+    let mut daemons = Vec::new();
+    for node in lab.nodes() {
+        daemons.push(node.start_ready_flanneld(&[])?);
+    }
+    let pods = [lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?];
+    let capture = Capture::start(lab.node(1)?)?;
+    for (from, to) in [(0, 1), (1, 0)] {
+        for address in addresses(&pods[to])? {
+            eventually(limit(10), &format!("an answer of {address}"), || {
+                pods[from].ping(&address)
+            })?;
+            // ICMP payload: MTU 1420 less 40 bytes of IPv6 and 8 of ICMP.
+            pods[from].run(&[
+                "ping", "-c", "9", "-i", "0.01", "-W", "2", "-M", "do", "-s", "1372", &address,
+            ])?;
+        }
+    }
+    let counted = capture.count(&[filter, "net 10.5.0.0/16 or net fd00:5::/48"])?;
+    ensure!(counted[0] >= 36, "{} packets are {filter}", counted[0]);
+    assert_eq!(counted[1], 0, "packets of pods in the clear");
+    let mut links = lab.node(1)?.link_names()?;
+    links.retain(|name| name.starts_with("flannel"));
+    links.sort();
+    assert_eq!(links, devices);
+    Ok(())
+}
+
+fn addresses(pod: &Pod) -> Result<Vec<String>> {
+    let ips = pod.result()["ips"].as_array().context("no addresses")?;
+    let bare = |ip: &serde_json::Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
+    ips.iter().map(|ip| bare(ip).context("no address")).collect()
 }
 
 /// A kernel without WireGuard: said at once with what to do, and nothing goes in the clear.
