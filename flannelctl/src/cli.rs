@@ -1,20 +1,23 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use flannel_model::EtcdPrefix;
 
 /// What the exit codes mean; shown by --help and in the man page.
-const EXIT_CODES: &str = "\
+pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  wrong usage, or a file that cannot be read or written
   2  etcd cannot be reached, gives no answer within 5 seconds, or refuses the request
   3  bad content: in etcd (config) or in a file
-  4  not found: no network config, no such Service";
+  4  not found: no network config, no such subnet or Service
+  5  in use by a node, or changed by somebody else meanwhile
+  6  doctor found something that has to be mended";
 
 /// Shows and changes what a flannel network keeps in etcd: leases, the network config and Services.
 ///
@@ -125,10 +128,54 @@ impl EtcdArguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Shows the lease of every node: its subnet, public IP, backend and when it expires
+    /// Shows the lease of every node: its subnet, address, owner, backend, state, age and when it expires
     ///
-    /// Records that no flanneld can use are listed below the table, with the reason. They do not change the exit code.
-    Subnets,
+    /// NODE is the beginning of the identity that a node of ours publishes; a node of flannel has none. RENEWED is the time since the
+    /// lease was renewed for the last time. STATE is one of: held; reserved (waits for its node); expiring (not renewed in time:
+    /// its node is down or cut off); duplicate (its node holds another one as well); overlap (shares addresses with an older
+    /// lease); outside (the network config does not offer it). Records that no flanneld can use are listed below the table, with
+    /// the reason. They do not change the exit code.
+    #[command(args_conflicts_with_subcommands = true)]
+    Subnets {
+        #[command(subcommand)]
+        command: Option<SubnetsCommand>,
+    },
+
+    /// Checks a network config as flanneld reads it: every error with its field, fields that nobody reads, and what it means for
+    /// the leases that are there
+    ///
+    /// FILE alone is checked by itself, and etcd is not asked. With --etcd, the config in etcd is checked, or FILE as the one that
+    /// is to take its place, beside the leases and service ranges that are there. Warnings do not change the exit code; an error
+    /// is exit code 3.
+    CheckConfig {
+        /// JSON file with the config; - reads standard input
+        #[arg(value_name = "FILE", required_unless_present = "etcd")]
+        file: Option<String>,
+
+        /// Look into etcd
+        #[arg(long)]
+        etcd: bool,
+
+        /// The nodes run with --ipv6-only, so a network without IPv4 is fine
+        #[arg(long)]
+        ipv6_only: bool,
+    },
+
+    /// Checks whether leases and peers are as they should be, and says what to do where they are not
+    ///
+    /// Looks at etcd, the network config, every lease, how full the network is and, on a node, at its lease, its tunnel devices and
+    /// the routes and entries of every peer in the kernel. Nothing is changed. Warnings do not change the exit code; an error is
+    /// exit code 6.
+    Doctor {
+        /// Where flanneld writes the subnet of this node
+        #[arg(
+            long,
+            env = "FLANNELD_SUBNET_FILE",
+            value_name = "FILE",
+            default_value = "/run/flannel/subnet.env"
+        )]
+        subnet_file: PathBuf,
+    },
 
     /// Shows the network config as it resolves, or sets it
     ///
@@ -166,10 +213,68 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum SubnetsCommand {
+    /// Draws the network: what is used, reserved, in hold-down and free, and how full it is
+    ///
+    /// A subnet is in hold-down for a day after its last node: it is given out only when no other is left, so that nobody
+    /// still sends to pods of before.
+    Map,
+
+    /// Shows all that is known of one lease
+    Show {
+        /// Its subnet (10.5.7.0/24), its key (10.5.7.0-24), or the address of a pod
+        #[arg(value_name = "SUBNET|ADDRESS")]
+        subnet: String,
+    },
+
+    /// Shows what happens to leases, line by line as it happens
+    ///
+    /// Events are: listed (there at the start), added, renewed (by a node of flannel; ours renew without a write), changed, moved (to
+    /// another address), removed, rejected (no flanneld can use it), lost (etcd cannot be followed) and resumed. With -o json every
+    /// line is one object, with -o yaml one document.
+    Watch {
+        /// End after this time, as 30s or 5m; without it, never
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        timeout: Option<Duration>,
+    },
+
+    /// Keeps a subnet for one node
+    ///
+    /// The node with that address takes it when it starts without a lease, and the reservation stays one however long it is used or
+    /// not. No other node gets it.
+    Reserve {
+        /// The subnet, as 10.5.7.0/24; in dual stack both, as 10.5.7.0/24,fd00:5:0:7::/64
+        #[arg(value_name = "SUBNET")]
+        subnet: String,
+
+        /// The node's IPv4 address, as it publishes it
+        #[arg(long, value_name = "ADDRESS")]
+        public_ip: Option<Ipv4Addr>,
+
+        /// The node's IPv6 address; needed in a network without IPv4
+        #[arg(long, value_name = "ADDRESS")]
+        public_ipv6: Option<Ipv6Addr>,
+    },
+
+    /// Gives a reservation back, or with --force the lease of a node that is gone
+    ///
+    /// A lease in use is refused (exit code 5): a node that runs would claim it again at once.
+    Release {
+        /// The subnet, as 10.5.7.0/24, or its key
+        #[arg(value_name = "SUBNET")]
+        subnet: String,
+
+        /// Delete the lease although a node uses it
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Checks a network config and writes it
     ///
-    /// A running flanneld keeps the config that it started with.
+    /// A running flanneld applies what it can of a change at once (MTU and Learning of vxlan) and names what waits for a restart.
     Set {
         /// JSON file with the config; - reads standard input
         #[arg(short, long, value_name = "FILE")]

@@ -8,6 +8,8 @@ const USAGE: u8 = 1;
 const ETCD: u8 = 2;
 const CONTENT: u8 = 3;
 const NOT_FOUND: u8 = 4;
+const TAKEN: u8 = 5;
+const FINDINGS: u8 = 6;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub enum Failure {
     Content(String),
     /// What was asked for is not there.
     NotFound(String),
+    /// It is in use, or was changed by somebody else meanwhile.
+    Taken(String),
+    /// A check found something that has to be mended.
+    Findings(String),
 }
 
 impl Failure {
@@ -30,6 +36,8 @@ impl Failure {
             Self::Etcd(error) => (ETCD, error.to_string()),
             Self::Content(text) => (CONTENT, text.clone()),
             Self::NotFound(text) => (NOT_FOUND, text.clone()),
+            Self::Taken(text) => (TAKEN, text.clone()),
+            Self::Findings(text) => (FINDINGS, text.clone()),
         };
         eprintln!("flannelctl: {text}");
         ExitCode::from(code)

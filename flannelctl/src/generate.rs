@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, EXIT_CODES};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -18,9 +18,22 @@ pub fn completions(shell: Shell, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Every page tells the exit codes, not only the first.
+fn with_exit_codes(command: Command) -> Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|sub| sub.get_name().to_owned())
+        .collect();
+    names
+        .iter()
+        .fold(command.after_help(EXIT_CODES), |command, name| {
+            command.mut_subcommand(name, with_exit_codes)
+        })
+}
+
 /// The man page, or those of all commands into a directory.
 pub fn man(dir: Option<&Path>, output: &mut Output) -> Result<(), Failure> {
-    let command = Arguments::command();
+    let command = with_exit_codes(Arguments::command());
     match dir {
         Some(dir) => clap_mangen::generate_to(command, dir)
             .with_context(|| format!("cannot write man pages into {}", dir.display()))?,

@@ -1,9 +1,12 @@
 //! `flannelctl`: shows and changes what a flannel network keeps in etcd.
 
+mod check_config;
 mod cli;
 mod config;
 mod connect;
+mod doctor;
 mod failure;
+mod findings;
 mod generate;
 mod output;
 mod services;
@@ -13,9 +16,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Arguments, Command, ConfigCommand, EndpointCommand, ServiceCommand};
+use cli::{Arguments, Command, ConfigCommand, EndpointCommand, Format, ServiceCommand, SubnetsCommand};
 use failure::Failure;
+use flannel_model::EtcdPrefix;
+use flannel_store::Store;
 use output::Output;
+use subnets::Reservation;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -36,6 +42,11 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     match &arguments.command {
         Command::Completions { shell } => generate::completions(*shell, output),
         Command::Man { dir } => generate::man(dir.as_deref(), output),
+        Command::CheckConfig {
+            file: Some(file),
+            etcd: false,
+            ipv6_only,
+        } => check_config::file(file, *ipv6_only, output),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -49,7 +60,14 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
     let store = connect::store(&arguments.etcd)?;
     let prefix = arguments.etcd.prefix();
     match command {
-        Command::Subnets => subnets::show(&store, &prefix, output).await,
+        Command::Subnets { command } => {
+            let format = arguments.output;
+            with_subnets(command.as_ref(), &store, &prefix, format, output).await
+        }
+        Command::CheckConfig { file, ipv6_only, .. } => {
+            check_config::with_etcd(&store, &prefix, file.as_deref(), *ipv6_only, output).await
+        }
+        Command::Doctor { subnet_file } => doctor::run(&store, &prefix, subnet_file, output).await,
         Command::Config { command: None } => config::show(&store, &prefix, output).await,
         Command::Config {
             command: Some(ConfigCommand::Set { file, force }),
@@ -71,5 +89,35 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
                 },
         } => services::register(&store, &prefix, arguments).await,
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+async fn with_subnets<S: Store>(
+    command: Option<&SubnetsCommand>,
+    store: &S,
+    prefix: &EtcdPrefix,
+    format: Format,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    match command {
+        None => subnets::list(store, prefix, output).await,
+        Some(SubnetsCommand::Map) => subnets::map(store, prefix, output).await,
+        Some(SubnetsCommand::Show { subnet }) => subnets::one(store, prefix, subnet, output).await,
+        Some(SubnetsCommand::Watch { timeout }) => subnets::watch(store, prefix, *timeout, format).await,
+        Some(SubnetsCommand::Reserve {
+            subnet,
+            public_ip,
+            public_ipv6,
+        }) => {
+            let wanted = Reservation {
+                subnet,
+                public_ip: *public_ip,
+                public_ipv6: *public_ipv6,
+            };
+            subnets::reserve(store, prefix, &wanted, output).await
+        }
+        Some(SubnetsCommand::Release { subnet, force }) => {
+            subnets::release(store, prefix, subnet, *force, output).await
+        }
     }
 }

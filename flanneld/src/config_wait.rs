@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_model::{
-    Asked, BackendConfig, BackendSettings, ConfigErrors, Families, FieldError, Ipv4Pool, Ipv6Pool,
-    NetworkConfig,
-};
+use flannel_model::{BackendSettings, ConfigErrors, Families, Ipv4Pool, Ipv6Pool, NetworkConfig, offered};
 use flannel_store::Store;
 
 use crate::said::{Said, chain};
@@ -76,57 +73,11 @@ pub async fn wait_for_config<S: Store>(
 /// # Errors
 /// Everything that keeps this build from carrying it out.
 pub fn check(text: &[u8], ipv6_only: bool) -> Result<Usable, ConfigErrors> {
-    let network = NetworkConfig::parse_for(text, |asked| limits(asked, ipv6_only))?;
+    let network = NetworkConfig::parse_for(text, |asked| offered(asked, ipv6_only))?;
     Ok(Usable {
         pools: network.pools,
         backend: network.backend.settings,
     })
-}
-
-/// What is asked for and not built yet.
-fn limits(asked: Asked<'_>, ipv6_only: bool) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    if asked.ipv6 && !asked.ipv4 && !ipv6_only {
-        let problem = "flannel has no leases for a network of IPv6 alone; start flanneld with --ipv6-only on every node, \
-                       or use both families";
-        errors.push(FieldError::new("EnableIPv4", "false", problem));
-    }
-    let Some(backend) = asked.backend else {
-        return errors;
-    };
-    errors.extend(refused_backend(backend));
-    if asked.ipv6 && matches!(backend.settings, BackendSettings::Ipip(_)) {
-        let problem = "ipip carries IPv4 only, as in flannel; use vxlan or host-gw with IPv6";
-        errors.push(FieldError::new("Backend.Type", "\"ipip\"", problem));
-    }
-    errors
-}
-
-/// Why a backend that flannel has or had is none of ours, and what serves instead.
-fn refused_backend(backend: &BackendConfig) -> Option<FieldError> {
-    let ours = "vxlan, host-gw, wireguard, ipip and alloc are there";
-    let problem = match backend.kind.as_str() {
-        "vxlan" | "host-gw" | "wireguard" | "ipip" | "alloc" => return None,
-        // flannel's code takes it when Backend is left out.
-        "udp" => format!(
-            "it is not built yet (flannel takes udp when Backend is left out); use vxlan, which the kernel itself carries: {ours}"
-        ),
-        "ipsec" => format!(
-            "it needs strongSwan and a key that all nodes share in etcd, and is not offered; use wireguard: {ours}"
-        ),
-        "extension" => format!(
-            "it runs commands that whoever writes to etcd chooses, and is not offered; use alloc with routes of your own: {ours}"
-        ),
-        "tencent-vpc" | "aws-vpc" | "gce" | "ali-vpc" => format!(
-            "it drives one cloud's routing table, and is not offered; use alloc with that cloud's own controller, or vxlan: {ours}"
-        ),
-        _ => format!("there is no such backend: {ours}"),
-    };
-    Some(FieldError::new(
-        "Backend.Type",
-        &format!("{:?}", backend.kind),
-        &problem,
-    ))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use anyhow::{Context, Result};
-use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, PutOptions};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, EventType, GetOptions, PutOptions, WatchOptions};
 use rustix::process::Signal;
 
 use crate::clock::{eventually, limit};
@@ -159,6 +159,31 @@ impl Etcd {
     /// Every key that begins with `prefix`, in order.
     pub fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         self.range(prefix, Some(GetOptions::new().with_prefix()))
+    }
+
+    /// Everything that was ever written to keys that begin with `prefix`, in order; nothing is compacted in a lab.
+    pub fn history(&self, prefix: &str) -> Result<Vec<Entry>> {
+        const END: &str = "lab/end-of-history";
+        self.put(END, "")?;
+        let last = self.get(END)?.context("etcd lost a key")?.mod_revision;
+        let mut written = self.call("read the history", async |mut c| {
+            let options = WatchOptions::new().with_all_keys().with_start_revision(1);
+            let mut watch = c.watch("", Some(options)).await?;
+            let mut written: Vec<Entry> = Vec::new();
+            while written.last().is_none_or(|entry| entry.mod_revision < last) {
+                let Some(answer) = watch.message().await? else {
+                    break;
+                };
+                let puts = answer
+                    .events()
+                    .iter()
+                    .filter(|event| event.event_type() == EventType::Put);
+                written.extend(puts.filter_map(etcd_client::Event::kv).map(entry));
+            }
+            Ok(written)
+        })?;
+        written.retain(|entry| entry.key.starts_with(prefix));
+        Ok(written)
     }
 
     /// Deletes one key.

@@ -6,7 +6,7 @@ mod delete;
 pub mod input;
 mod manifests;
 mod register;
-mod stored;
+pub mod stored;
 mod view;
 
 pub use apply::apply;

@@ -7,6 +7,7 @@ mod cni;
 mod common;
 mod config;
 mod crash;
+mod ctl;
 mod dual_stack;
 mod endpoint;
 mod etcd_access;
@@ -78,6 +79,9 @@ pub fn all() -> Vec<Case> {
         case!(no_wireguard wireguard::a_kernel_without_it_is_named),
         case!(plain config::changes_are_applied_or_wait_with_their_reason),
         case!(plain config::hangup_reads_everything_anew),
+        case!(plain ctl::doctor_finds_what_a_node_lacks),
+        case!(plain ctl::a_reservation_waits_for_its_node_and_outlives_it),
+        case!(plain ctl::nothing_but_lease_keys_was_ever_written_where_flannel_looks),
         case!(plain dual_stack::both_families_reach_across_nodes),
         case!(plain dual_stack::lease_devices_and_subnet_file_are_flannels),
         case!(plain dual_stack::restart_and_repair_lose_nothing),

@@ -5,6 +5,8 @@
     reason = "the lint's exception for tests does not reach helper functions"
 )]
 
+mod subnets;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -104,7 +106,7 @@ fn subnets_good_and_bad() {
     let setup = Setup::new();
     assert_eq!(
         setup.run(&["subnets"]).ok(),
-        "SUBNET   PUBLIC IP   BACKEND   DATA   EXPIRES\n"
+        "SUBNET   PUBLIC IP   NODE   BACKEND   DATA   STATE   RENEWED   EXPIRES\n"
     );
     setup.lease("10.5.1.0-24", VXLAN);
     setup.put(
@@ -117,10 +119,10 @@ fn subnets_good_and_bad() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "SUBNET        PUBLIC IP       BACKEND   DATA                      EXPIRES"
+        "SUBNET        PUBLIC IP       NODE   BACKEND   DATA                      STATE   RENEWED   EXPIRES"
     );
     assert!(
-        lines[1].starts_with("10.5.1.0/24   192.168.50.11   vxlan     VNI 1 8a:55:6f:01:02:03   2"),
+        lines[1].starts_with("10.5.1.0/24   192.168.50.11   -      vxlan     VNI 1 8a:55:6f:01:02:03   "),
         "{text}"
     );
     assert!(
@@ -374,5 +376,8 @@ fn completions_and_man_pages_are_made_without_etcd() {
     );
     let dir = tempfile::tempdir().unwrap();
     run_with(nowhere, &["man", "--dir", dir.path().to_str().unwrap()], "").ok();
-    assert!(dir.path().join("flannelctl-service-apply.1").exists());
+    for name in ["service-apply", "subnets-reserve", "check-config", "doctor"] {
+        let page = std::fs::read_to_string(dir.path().join(format!("flannelctl-{name}.1"))).unwrap();
+        assert!(page.contains("6  doctor found"), "{name}");
+    }
 }
