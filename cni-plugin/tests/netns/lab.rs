@@ -122,6 +122,8 @@ pub struct Node {
     pub space: Space,
     pub dir: tempfile::TempDir,
     pub conf: Value,
+    /// Variables of each call that win over the usual ones.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// An answer of the plugin.
@@ -135,6 +137,14 @@ impl Answer {
     pub fn code(&self) -> u64 {
         assert!(!self.ok, "expected an error: {}", self.json);
         self.json["code"].as_u64().unwrap()
+    }
+
+    /// Every address with its length, whatever the layout.
+    pub fn ips(&self) -> Vec<String> {
+        let old = ["ip4", "ip6"].map(|family| &self.json[family]["ip"]);
+        let new = self.json["ips"].as_array().into_iter().flatten();
+        let all = old.into_iter().chain(new.map(|ip| &ip["address"]));
+        all.filter_map(|text| text.as_str().map(str::to_owned)).collect()
     }
 
     /// The address of the pod without its length.
@@ -159,6 +169,7 @@ impl Node {
             space: Space::new(),
             dir,
             conf,
+            variables: Vec::new(),
         }
     }
 
@@ -176,6 +187,7 @@ impl Node {
                 ("CNI_NETNS", netns),
                 ("CNI_IFNAME", ifname),
             ])
+            .envs(self.variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -250,9 +262,21 @@ impl Node {
 
     /// That nothing of any pod is left.
     pub fn assert_clean(&self) {
-        assert_eq!(self.space.veths(), Vec::<String>::new());
+        eventually("a veth is left", || self.space.veths().is_empty());
         assert_eq!(self.leases(), Vec::<String>::new());
         assert_eq!(list(&self.file("flannel")), Vec::<String>::new());
+    }
+}
+
+/// Every cniVersion.
+pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// Waits for what may take the kernel a moment, ten seconds at the most.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 

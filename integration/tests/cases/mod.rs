@@ -122,6 +122,7 @@ pub fn all() -> Vec<Case> {
         case!(plain probes::del_without_namespace_removes_veth_and_rules),
         case!(plain probes::exhausted_pool_leaves_nothing_and_del_succeeds),
         case!(plain probes::bridge_without_hardware_address_works),
+        case!(plain probes::del_succeeds_after_an_add_that_never_masqueraded),
         case!(plain probes::given_default_route_and_default_gateway_agree),
         case!(plain probes::empty_lease_file_is_no_lost_address),
         case!(plain probes::changed_subnet_serves_new_pods_and_keeps_old_ones),

@@ -96,7 +96,25 @@ pub fn del_without_namespace_removes_veth_and_rules() -> Result<()> {
     Ok(())
 }
 
-/// bridge leaves eth0 in the pod and the veth on the node; then DEL fails for want of a chain.
+/// bridge's DEL then fails for want of a chain, and runtimes keep the pod for ever.
+pub fn del_succeeds_after_an_add_that_never_masqueraded() -> Result<()> {
+    let lab = lab_with("10.5.7.1/24", 1450, true)?;
+    let node = lab.node(1)?;
+    make_netns(node, "a")?;
+    // No way leads to this gateway, which the kernel finds out after the pair is made and before any rule is.
+    let routes = json!({ "ipam": { "routes": [{ "dst": "192.0.2.0/24", "gw": "198.51.100.1" }] } });
+    let output = call(node, "ADD", "a", &routes)?;
+    ensure!(
+        !output.success(),
+        "a route to nowhere was made: {}",
+        output.stdout
+    );
+    call(node, "DEL", "a", &routes)?.ok()?;
+    call(node, "DEL", "a", &routes)?.ok()?;
+    no_veth(node)
+}
+
+/// bridge leaves eth0 in the pod and the veth on the node.
 pub fn exhausted_pool_leaves_nothing_and_del_succeeds() -> Result<()> {
     let lab = lab_with("10.5.7.1/30", 1450, true)?;
     let node = lab.node(1)?;

@@ -17,8 +17,11 @@ const SECOND: &str = "DIFFERENTIAL_SECOND";
 
 type Variables = BTreeMap<&'static str, &'static str>;
 
-/// Each variable's values, with a word of our refusal for those that only the other takes.
-const VALUES: &[(&str, &[(&str, Option<&str>)])] = &[
+/// A value, with a word of our refusal where only the other takes it.
+type Choice = (&'static str, Option<&'static str>);
+
+/// Each variable's values.
+const VALUES: &[(&str, &[Choice])] = &[
     (
         "CNI_COMMAND",
         &[("ADD", None), ("DEL", None), ("CHECK", None), ("FROB", None)],
