@@ -1,7 +1,7 @@
 //! ADD: validate everything, then act, and take all of it back when a step fails.
 
 use flannel_model::Mac;
-use flannel_netlink::link;
+use flannel_netlink::link::{self, released};
 use flannel_netlink::{Netns, RouteConn};
 
 use crate::address::Given;
@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 use crate::subnet_file;
 use crate::undo::{Reserved, Undo};
 use crate::wiring::plan::{HostEnd, Plan};
-use crate::wiring::{self, bridge, kernel, pod, target, veth};
+use crate::wiring::{self, bridge, handover, kernel, pod, target, veth};
 
 /// What ADD was asked, checked as far as that goes without touching anything.
 struct Job<'a> {
@@ -148,14 +148,21 @@ fn clear_place(
     plan: &Plan,
     warn: &mut dyn FnMut(String),
 ) -> Result<Vec<String>, CniError> {
-    if veth::remove(conn, &plan.host_end)? {
-        warn(format!(
-            "{} was left of an earlier ADD; it is replaced",
-            plan.host_end.name
-        ));
+    if let Some(found) = veth::find(conn, &plan.host_end)? {
+        veth::delete(conn, found.ifindex)?;
+        if !released::is_released(&found) {
+            warn(format!(
+                "{} was left of an earlier ADD; it is replaced",
+                found.name
+            ));
+        }
     }
-    let devices = pod::devices(&job.target)?;
-    match devices.contains(&plan.ifname) {
+    let mut devices = pod::devices(&job.target)?;
+    let in_the_way = |name: &String| *name == plan.ifname;
+    if devices.iter().any(in_the_way) && handover::remove_rest(conn, &job.target, &plan.ifname)? {
+        devices.retain(|name| !in_the_way(name));
+    }
+    match devices.iter().any(in_the_way) {
         false => Ok(devices),
         true => Err(CniError::new(
             Code::Exists,

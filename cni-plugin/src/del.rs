@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use flannel_netlink::RouteConn;
+use flannel_netlink::link::released;
 use serde_json::{Map, Value};
 
 use crate::config::{Network, bridge_name, lease_root};
 use crate::protocol::{Attachment, CniError, Code, previous};
 use crate::release::release;
 use crate::scratch::{Saved, Scratch};
+use crate::wiring::handover::{self, Reaper};
 use crate::wiring::plan::HostEnd;
 use crate::wiring::{kernel, live, target_if_any, veth};
 
@@ -25,9 +27,15 @@ pub fn del(
 ) -> Result<(), CniError> {
     let scratch = Scratch::new(&network.data_dir()?, &attachment.container);
     let saved = scratch.load(&network.name);
-    // The veth goes first: as long as it lives, its address must not be given to another pod.
+    // The veth goes first, or is marked with its addresses: as long as it lives, they must not be given to another pod.
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
-    detach(&mut conn, network, attachment, netns, warn)?;
+    let reaper = network.subnet_file().ok().and_then(|path| Reaper::find(&path));
+    detach(&mut conn, network, attachment, (netns, reaper.as_ref()), warn)?;
+    if reaper.is_none()
+        && let Err(e) = released::reap(&mut conn)
+    {
+        warn(format!("what a daemon left undone stays: {e}"));
+    }
     let bridge = bridge_name(&network.part("delegate").unwrap_or_default());
     let bridge = bridge.as_ref().map_or("cni0", |name| name.as_str());
     for root in lease_roots(network, &saved)? {
@@ -45,11 +53,11 @@ fn detach(
     conn: &mut RouteConn,
     network: &Network,
     attachment: &Attachment,
-    netns: Option<&str>,
+    (netns, reaper): (Option<&str>, Option<&Reaper>),
     warn: &mut dyn FnMut(String),
 ) -> Result<(), CniError> {
     let end = HostEnd::of(&network.name, attachment);
-    match veth::remove(conn, &end) {
+    match handover::detach(conn, &end, reaper) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         // A device of that name that is somebody else's stays, and then we have none.

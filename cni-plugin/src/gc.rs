@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use flannel_netlink::RouteConn;
-use flannel_netlink::link::{self, Link};
+use flannel_netlink::link::{self, Link, released};
 use serde_json::Value;
 
 use crate::address::{Holder, Store};
@@ -14,7 +14,7 @@ use crate::protocol::{Attachment, CniError, Code, ContainerId, IfName};
 use crate::release;
 use crate::scratch;
 use crate::wiring::plan::HostEnd;
-use crate::wiring::{kernel, live, veth};
+use crate::wiring::{handover, kernel, live, veth};
 
 /// Most attachments in a call; a node has some hundreds.
 const MOST: usize = 1 << 20;
@@ -87,7 +87,7 @@ impl Valid {
     }
 }
 
-/// Devices go before their addresses become free.
+/// Devices go before their addresses become free, and all together.
 fn devices(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
     let prefix = HostEnd::alias_prefix(&network.name);
@@ -98,12 +98,12 @@ fn devices(network: &Network, valid: &Valid, warn: &mut dyn FnMut(String)) -> Re
     let links = link::dump(&mut conn).map_err(|e| kernel(&e))?;
     let mut failures = Failures::default();
     for stale in links.iter().filter(|link| ours(link)) {
-        match conn.run(&link::delete(stale.ifindex)) {
-            Ok(()) => warn(format!("GC removed the device {}", stale.name)),
-            Err(e) if e.is_missing() => {}
-            Err(e) => failures.note(Err(kernel(&e))),
+        if !handover::cut_off(&mut conn, stale) {
+            failures.note(veth::delete(&mut conn, stale.ifindex).map(drop));
         }
+        warn(format!("GC removed the device {}", stale.name));
     }
+    failures.note(released::reap(&mut conn).map(drop).map_err(|e| kernel(&e)));
     failures.result()
 }
 

@@ -10,7 +10,7 @@ use crate::config::Network;
 use crate::protocol::{Attachment, CniError, Code};
 use crate::release;
 use crate::wiring::plan::HostEnd;
-use crate::wiring::{live, veth};
+use crate::wiring::{handover, live, veth};
 use flannel_model::Mac;
 
 /// What is wanted.
@@ -71,6 +71,9 @@ pub fn reserve(
         }
         chosen => chosen,
     }?;
+    for one in &given {
+        handover::await_gone(conn, one.address)?;
+    }
     let record = record(wish, &store, &given);
     let pending = store.begin(&record)?;
     match place(&store, &record, &given, warn) {

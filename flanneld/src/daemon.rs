@@ -30,7 +30,7 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::ServiceFeed;
 use crate::underlay::choose_underlay;
-use crate::{clock, node_id, signals, stranded, subnet_file};
+use crate::{clock, node_id, reaper, signals, stranded, subnet_file};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
@@ -50,6 +50,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(address) = options.healthz {
         flannel_telemetry::serve(address, health.clone()).await?;
     }
+    // Pods go also while there is no subnet yet.
+    reaper::start(&options.subnet_file);
     tokio::select! {
         result = work(&options, &health, reload) => result,
         signal = stop => {

@@ -14,6 +14,7 @@ mod node_id;
 mod overlay;
 mod peer_feed;
 mod publish;
+mod reaper;
 mod reconciler;
 mod rejects;
 mod said;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_netlink::RouteConn;
-use flannel_netlink::link::{self, Link};
+use flannel_netlink::link::{self, Link, released};
 
 use super::kernel;
 use super::plan::HostEnd;
@@ -34,7 +34,7 @@ pub fn siblings(conn: &mut RouteConn, attachment: &Attachment, own: &str) -> Res
     let of_container = links.into_iter().filter(|link| {
         let alias = link.alias.as_deref().unwrap_or_default();
         let whose = alias.split(' ').next().unwrap_or_default();
-        is_ours(link) && whose.contains(&container) && link.name != own
+        is_ours(link) && !released::is_released(link) && whose.contains(&container) && link.name != own
     });
     Ok(of_container
         .map(|link| {
@@ -63,13 +63,14 @@ pub struct Sibling {
 /// Whether the device is a host end that this plugin made, for whatever network.
 fn is_ours(link: &Link) -> bool {
     let alias = link.alias.as_deref().unwrap_or_default();
-    link.kind == "veth" && alias.starts_with("flannel:")
+    link.kind == "veth" && alias.starts_with(released::MARK)
 }
 
 /// A host end that may be of `network`: by its alias, or, without one, by nothing but the form of its name, which a record
 /// must confirm.
 fn end(link: &Link, network: &NetworkName) -> Option<LiveEnd> {
-    if link.kind != "veth" || !link.name.starts_with("veth") {
+    // One that was cut off is no pod any more.
+    if link.kind != "veth" || !link.name.starts_with("veth") || released::is_released(link) {
         return None;
     }
     let alias = link.alias.as_deref().unwrap_or_default();

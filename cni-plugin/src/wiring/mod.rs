@@ -1,6 +1,7 @@
 //! A pod's wiring in the kernel: bridge, veth pair, and what is inside the container's namespace.
 
 pub mod bridge;
+pub mod handover;
 mod live;
 pub mod plan;
 pub mod pod;

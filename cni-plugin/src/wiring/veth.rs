@@ -78,8 +78,19 @@ pub fn await_running(conn: &mut RouteConn, end: &HostEnd) -> Result<(), CniError
 /// # Errors
 /// Code 102 when a device of that name is somebody else's, 100 when the kernel refuses.
 pub fn remove(conn: &mut RouteConn, end: &HostEnd) -> Result<bool, CniError> {
+    match find(conn, end)? {
+        Some(found) => delete(conn, found.ifindex),
+        None => Ok(false),
+    }
+}
+
+/// The host's end, if there is one.
+///
+/// # Errors
+/// Code 102 when a device of that name is somebody else's, 100 when the kernel refuses.
+pub fn find(conn: &mut RouteConn, end: &HostEnd) -> Result<Option<Link>, CniError> {
     let Some(found) = link::by_name(conn, &end.name).map_err(|e| kernel(&e))? else {
-        return Ok(false);
+        return Ok(None);
     };
     if found.kind != "veth" || !end.owns(found.alias.as_deref()) {
         let alias = found.alias.unwrap_or_default();
@@ -89,7 +100,7 @@ pub fn remove(conn: &mut RouteConn, end: &HostEnd) -> Result<bool, CniError> {
         );
         return Err(CniError::new(Code::Exists, msg).with(format!("expected the alias {:?}", end.alias)));
     }
-    delete(conn, found.ifindex)
+    Ok(Some(found))
 }
 
 /// Removes a veth of another plugin by the container's end. `false` when there is none, or a device of another kind.
@@ -125,7 +136,11 @@ pub fn remove_port(conn: &mut RouteConn, bridge: &str, port: &str, mac: Option<M
     Ok(())
 }
 
-fn delete(conn: &mut RouteConn, ifindex: u32) -> Result<bool, CniError> {
+/// Deletes a device; `false` when it is gone already.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn delete(conn: &mut RouteConn, ifindex: u32) -> Result<bool, CniError> {
     match conn.run(&link::delete(ifindex)) {
         Ok(()) => Ok(true),
         // The namespace, or another DEL, took it with it.

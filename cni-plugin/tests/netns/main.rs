@@ -4,9 +4,11 @@
 
 mod bridge_cases;
 mod call_cases;
+mod chain;
 mod failure;
 mod frames;
 mod guard;
+mod handover;
 mod lab;
 mod lease_cases;
 mod takeover;

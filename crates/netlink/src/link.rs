@@ -3,6 +3,7 @@
 mod change;
 pub mod create;
 mod read;
+pub mod released;
 mod wait;
 
 use std::fmt;
@@ -22,7 +23,7 @@ pub use read::{by_index, by_name, dump, get_request, read_link};
 pub use wait::await_running;
 
 /// A network device as the kernel shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Index, unique in its network namespace.
     pub ifindex: u32,

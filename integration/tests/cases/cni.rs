@@ -7,7 +7,7 @@ use flannel_lab::pod::{CNI_CONFIG, CniCall, container_id, make_netns};
 use flannel_lab::{Lab, LabOptions, Node, eventually, limit};
 use serde_json::Value;
 
-use super::common::{addresses, await_ping, link, list, text};
+use super::common::{addresses, await_ping, await_reaper, link, list, text};
 
 const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.5.0.0/16\\nFLANNEL_SUBNET=10.5.7.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=true\\n";
@@ -343,4 +343,48 @@ pub fn many_adds_at_once() -> Result<()> {
         })
     })?;
     check_nothing_of_pods(node)
+}
+
+/// With a daemon beside it DEL only cuts the pod off. What a daemon that stood still or died left is deleted by its successor.
+pub fn del_is_finished_by_the_daemon() -> Result<()> {
+    let lab = lab_with_subnet()?;
+    let node = lab.node(1)?;
+    // It waits for etcd, and takes deletions over meanwhile.
+    let daemon = node.start_flanneld(&[])?;
+    await_reaper(node)?;
+    let pod = node.add_pod("a")?;
+    node.cni(&CniCall::del("a"))?.ok()?;
+    await_no_pod(node, &pod)?;
+
+    let pod = node.add_pod("b")?;
+    node.shell(&format!("kill -STOP {}", daemon.pid()))?;
+    node.cni(&CniCall::del("b"))?.ok()?;
+    let left = pod_ends(node)?;
+    assert_eq!(left.len(), 1, "{left:?}");
+    let end = link(node, &left[0])?;
+    ensure!(
+        end["master"].is_null() && end["operstate"] == "DOWN",
+        "not cut off: {end}"
+    );
+    let leases = node.shell(&format!("ls {ADDRESSES}"))?;
+    ensure!(!leases.contains(pod.ip()), "{} is still reserved", pod.ip());
+    daemon.kill()?;
+
+    let _daemon = node.start_flanneld(&[])?;
+    await_no_pod(node, &pod)
+}
+
+fn pod_ends(node: &Node) -> Result<Vec<String>> {
+    let mut names = node.link_names()?;
+    names.retain(|name| name.starts_with("veth"));
+    Ok(names)
+}
+
+fn await_no_pod(node: &Node, pod: &flannel_lab::Pod) -> Result<()> {
+    eventually(limit(10), "the pod's devices to be gone", || {
+        let (ends, inside) = (pod_ends(node)?, pod.ip_json(&["link", "show"])?);
+        ensure!(ends.is_empty(), "{ends:?}");
+        ensure!(list(&inside).len() == 1, "{inside}");
+        Ok(())
+    })
 }

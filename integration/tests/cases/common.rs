@@ -243,3 +243,11 @@ pub fn peer(subnet: &str, public_ip: &str, vtep: &str) -> Lease {
         entry,
     }
 }
+
+/// Waits until the daemon takes deletions over from the CNI plugin.
+pub fn await_reaper(node: &Node) -> Result<()> {
+    eventually(limit(10), "a daemon that listens to the CNI plugin", || {
+        let there = node.file("/run/flannel/cni-released.sock").try_exists()?;
+        there.then_some(()).context("no socket")
+    })
+}

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use flannel_lab::pod::{CNI_CONFIG, CniCall, container_id, make_netns};
-use flannel_lab::{Lab, LabOptions, Node, eventually, limit, sandbox};
+use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, limit, sandbox};
 use serde_json::{Value, json};
 
-use super::common::{list, text};
+use super::common::{await_reaper, list, text};
 
 const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.5.0.0/16\\nFLANNEL_SUBNET=10.5.7.1/24\\nFLANNEL_MTU=1450\\nFLANNEL_IPMASQ=false\\n";
@@ -31,17 +31,31 @@ struct Bed {
     scratch: BTreeSet<String>,
     veths: usize,
     rules: String,
+    _daemon: Option<Flanneld>,
 }
 
 impl Bed {
     /// Masquerading in the plugin is on, so that an ADD has most to make and to lose.
     fn new() -> Result<Self> {
+        Self::with(false)
+    }
+
+    /// The same with a daemon to which the plugin leaves deletions. It waits for etcd, and does that much meanwhile.
+    fn with(daemon: bool) -> Result<Self> {
         let lab = Lab::new(&LabOptions::nodes(1).without_etcd())?;
         let node = lab.node(1)?;
         node.shell(&format!("printf '{SUBNET_ENV}' > /run/flannel/subnet.env"))?;
+        let daemon = match daemon {
+            true => Some(node.start_flanneld(&[])?),
+            false => None,
+        };
+        if daemon.is_some() {
+            await_reaper(node)?;
+        }
         node.add_pod(KEEPER)?;
         make_netns(node, "p")?;
         let bed = Self {
+            _daemon: daemon,
             leases: leases(node)?,
             scratch: names(node, SCRATCH)?,
             veths: veths(node)?,
@@ -162,7 +176,10 @@ fn killed(node: &Node, verb: &str, number: u32) -> Result<bool> {
 
 /// `verb` killed at every call, each time followed by `mend`, after which nothing may be left.
 fn sweep(verb: &str, mend: impl Fn(&Node, u32) -> Result<()>) -> Result<()> {
-    let bed = Bed::new()?;
+    sweep_in(&Bed::new()?, verb, mend)
+}
+
+fn sweep_in(bed: &Bed, verb: &str, mend: impl Fn(&Node, u32) -> Result<()>) -> Result<()> {
     let node = bed.node()?;
     let mut number = 1;
     loop {
@@ -206,11 +223,26 @@ pub fn del_killed_anywhere_is_finished_by_gc() -> Result<()> {
     sweep("DEL", |node, _| collect_garbage(node))
 }
 
-/// The node's subnet has 253 addresses, so a hundred pods at a time use each address several times.
+pub fn del_handed_over_and_killed_anywhere_is_finished_by_del() -> Result<()> {
+    sweep_in(&Bed::with(true)?, "DEL", delete)
+}
+
+pub fn del_handed_over_and_killed_anywhere_is_finished_by_gc() -> Result<()> {
+    sweep_in(&Bed::with(true)?, "DEL", |node, _| collect_garbage(node))
+}
+
 pub fn a_thousand_pods_a_hundred_at_a_time() -> Result<()> {
+    thousand(&Bed::new()?)
+}
+
+pub fn a_thousand_pods_beside_a_daemon() -> Result<()> {
+    thousand(&Bed::with(true)?)
+}
+
+/// The node's subnet has 253 addresses, so a hundred pods at a time use each address several times.
+fn thousand(bed: &Bed) -> Result<()> {
     const AT_ONCE: usize = 100;
     const PODS: usize = 1_000;
-    let bed = Bed::new()?;
     let node = bed.node()?;
     let lines: Vec<String> = (0..AT_ONCE)
         .map(|worker| format!("netns add w{worker}"))
