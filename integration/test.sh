@@ -20,8 +20,18 @@ step() {
   [ "$result" = ok ]
 }
 
+# The tests of IPVS requests: on this kernel or, where it has no IPVS, in a guest.
+ipvs_requests() {
+  local test
+  test=$(cargo test --package flannel-netlink --features generic --test ipvs --locked --no-run --message-format=json 2>/dev/null \
+    | jq -r 'select(.executable != null) | .executable')
+  modprobe -q ip_vs 2>/dev/null || true
+  if [ -e /proc/net/ip_vs ]; then "$test" --ignored; else integration/guest/run.sh -- "$test" --ignored; fi
+}
+
 if step build cargo build --workspace --bins --locked && step "build tests" cargo test --workspace --no-run --locked; then
   step "unit tests" cargo test --workspace --exclude flannel-lab --locked --no-fail-fast
+  step "ipvs requests" ipvs_requests
   step lab cargo test --package flannel-lab --locked --no-fail-fast
 fi
 

@@ -3,6 +3,8 @@
 mod etcd;
 mod kube;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +23,7 @@ use crate::flags::{Options, ServiceSource};
 use crate::overlay::Facts;
 use crate::rejects::RejectLog;
 use crate::said::Said;
-use crate::services::{Record, ServiceMode, Services, Status, programmer, service_node};
+use crate::services::{Record, ServiceMode, Services, Status, etcd_addresses, programmer, service_node};
 
 /// IPVS has no notifications: what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(10);
@@ -29,8 +31,12 @@ const AUDIT: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// After a failed pass.
 const RETRY: Duration = Duration::from_secs(2);
-/// Endpoints change in bursts; a pass waits this long for the rest of one.
+/// Endpoints change in bursts: passes begin this far apart at the least, and take together what came in between.
 const SETTLE: Duration = Duration::from_millis(20);
+/// The first change after a quiet time waits this long only, for what was written with it.
+const GATHER: Duration = Duration::from_millis(1);
+/// Longest that names of etcd's hosts may take to be looked up: they are known already, because etcd was reached by them.
+const LOOK_UP: Duration = Duration::from_secs(5);
 /// News that are taken at once.
 const BURST: usize = 4096;
 /// News that wait for a pass to end before the source itself is held up.
@@ -67,6 +73,7 @@ pub struct ServiceFeed {
     source: Source,
     node_name: String,
     mode: ServiceMode,
+    etcd: Vec<String>,
 }
 
 enum Source {
@@ -105,6 +112,7 @@ impl ServiceFeed {
             source,
             node_name,
             mode: options.service_mode,
+            etcd: options.etcd.endpoints.clone(),
         })
     }
 
@@ -116,7 +124,7 @@ impl ServiceFeed {
             Source::Etcd(prefix) => drop(tokio::spawn(etcd::feed(store, prefix.services(), sender))),
             Source::Kube(source) => drop(tokio::spawn(source.feed(sender))),
         }
-        tokio::spawn(Feed::new(self.node_name, self.mode).run(news, facts));
+        tokio::spawn(Feed::new(self.node_name, self.mode, self.etcd).run(news, facts));
     }
 }
 
@@ -125,6 +133,12 @@ struct Feed {
     /// Name by which endpoints refer to this node.
     node_name: String,
     mode: ServiceMode,
+    /// URLs of etcd, until their addresses are known.
+    etcd: Vec<String>,
+    /// Addresses that no Service may have.
+    reserved: BTreeMap<IpAddr, String>,
+    /// When the last pass began.
+    passed: Option<Instant>,
     /// Changes that no pass has seen.
     changes: Vec<Change>,
     complete: bool,
@@ -143,10 +157,13 @@ enum Change {
 }
 
 impl Feed {
-    fn new(node_name: String, mode: ServiceMode) -> Self {
+    fn new(node_name: String, mode: ServiceMode, etcd: Vec<String>) -> Self {
         Self {
             node_name,
             mode,
+            etcd,
+            reserved: BTreeMap::new(),
+            passed: None,
             changes: Vec::new(),
             complete: false,
             zone: None,
@@ -172,7 +189,7 @@ impl Feed {
                         return;
                     }
                     if self.complete {
-                        tokio::time::sleep(SETTLE).await;
+                        self.settle().await;
                     }
                     while let Ok(next) = news.try_recv() {
                         burst.push(next);
@@ -187,9 +204,13 @@ impl Feed {
                 audit = Instant::now() + AUDIT;
             }
             due = audit;
+            if self.complete {
+                self.look_up_etcd().await;
+            }
             let node = facts.borrow_and_update().as_deref().map(|facts| self.node(facts));
             let node = node.filter(|_| self.complete);
             let changes = std::mem::take(&mut self.changes);
+            self.passed = Some(Instant::now());
             let pass = tokio::task::spawn_blocking(move || {
                 for change in changes {
                     match change {
@@ -218,6 +239,24 @@ impl Feed {
                     return;
                 }
             }
+        }
+    }
+
+    /// Waits for the rest of a burst, and for the time between two passes to be over.
+    async fn settle(&self) {
+        let soon = Instant::now() + GATHER;
+        let next = self.passed.map_or(soon, |passed| passed + SETTLE);
+        sleep_until(next.max(soon)).await;
+    }
+
+    async fn look_up_etcd(&mut self) {
+        let endpoints = std::mem::take(&mut self.etcd);
+        if endpoints.is_empty() {
+            return;
+        }
+        let found = tokio::task::spawn_blocking(move || etcd_addresses(&endpoints));
+        if let Ok(Ok(found)) = tokio::time::timeout(LOOK_UP, found).await {
+            self.reserved = found;
         }
     }
 
@@ -255,6 +294,7 @@ impl Feed {
         let mut node = service_node(facts);
         node.name.clone_from(&self.node_name);
         node.zone.clone_from(&self.zone);
+        node.reserved.clone_from(&self.reserved);
         node
     }
 }

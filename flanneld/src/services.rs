@@ -17,7 +17,7 @@ use flannel_plan::{FrontendChanges, ServiceFacts, ServiceNode, ServiceTable};
 use ipvs::IpvsProgrammer;
 pub use mode::{ServiceMode, programmer};
 use nftables::NftProgrammer;
-pub use node::service_node;
+pub use node::{etcd_addresses, service_node};
 pub use programmer::{Programmer, Scope, Status, View};
 use records::RecordMemory;
 pub use records::{CONFIG, Record};
@@ -69,12 +69,6 @@ impl Services {
         self.memory.gone(name, &mut self.table);
     }
 
-    /// What the sources call the records.
-    #[cfg(test)]
-    fn names(&self) -> Vec<String> {
-        self.memory.names()
-    }
-
     /// Brings the kernel to what the records ask for. They must be complete: what is absent is removed.
     ///
     /// Without a configured service CIDR nothing is touched, except for what an earlier configuration left. A config that
@@ -119,6 +113,3 @@ impl Services {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

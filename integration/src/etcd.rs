@@ -141,6 +141,30 @@ impl Etcd {
             .map(drop)
     }
 
+    /// Writes (`Some`) and deletes (`None`) many keys over one connection, 64 at a time; in the end all are done.
+    pub fn write_many(&self, changes: &[(String, Option<String>)]) -> Result<()> {
+        self.call("write many keys", async |c| {
+            for chunk in changes.chunks(64) {
+                let mut under_way = tokio::task::JoinSet::new();
+                for (key, value) in chunk.iter().cloned() {
+                    let mut kv = c.kv_client();
+                    under_way.spawn(async move {
+                        match value {
+                            Some(value) => kv.put(key, value, None).await.map(drop),
+                            None => kv.delete(key, None).await.map(drop),
+                        }
+                    });
+                }
+                while let Some(done) = under_way.join_next().await {
+                    if let Ok(result) = done {
+                        result?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Writes a key on a new lease of `ttl` seconds; the lease's id.
     pub fn put_leased(&self, key: &str, value: &str, ttl: i64) -> Result<i64> {
         self.call(&format!("put {key}"), async |mut c| {

@@ -89,7 +89,7 @@ fn errnos(results: Vec<Result<(), NetlinkError>>) -> Vec<i32> {
 }
 
 #[test]
-#[ignore = "needs a kernel with IPVS; the lab runs it in a guest"]
+#[ignore = "needs a kernel with IPVS; integration/test.sh runs it in a guest"]
 fn what_is_written_stands_in_the_kernel_as_ipvsadm_would_have_written_it() {
     let lab = Lab::new("write");
     let mut ipvs = lab.ipvs();
@@ -144,7 +144,7 @@ fn what_is_written_stands_in_the_kernel_as_ipvsadm_would_have_written_it() {
 }
 
 #[test]
-#[ignore = "needs a kernel with IPVS; the lab runs it in a guest"]
+#[ignore = "needs a kernel with IPVS; integration/test.sh runs it in a guest"]
 fn what_ipvsadm_wrote_is_read() {
     let lab = Lab::new("read");
     let mut ipvs = lab.ipvs();
@@ -183,7 +183,7 @@ fn what_ipvsadm_wrote_is_read() {
 }
 
 #[test]
-#[ignore = "needs a kernel with IPVS; the lab runs it in a guest"]
+#[ignore = "needs a kernel with IPVS; integration/test.sh runs it in a guest"]
 fn each_request_has_its_own_result_and_none_stops_the_rest() {
     const EEXIST: i32 = 17;
     const ENOENT: i32 = 2;
@@ -218,7 +218,7 @@ fn each_request_has_its_own_result_and_none_stops_the_rest() {
 }
 
 #[test]
-#[ignore = "needs a kernel with IPVS; the lab runs it in a guest"]
+#[ignore = "needs a kernel with IPVS; integration/test.sh runs it in a guest"]
 fn thousands_of_objects_go_in_and_come_back() {
     let lab = Lab::new("many");
     let mut ipvs = lab.ipvs();

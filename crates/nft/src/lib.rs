@@ -12,6 +12,7 @@ pub use masquerade::{MasqueradeTable, masquerade_table};
 pub use runner::{Applied, Nft, NftError};
 pub use service_nat::ServiceNat;
 pub use services::{
-    Element, ServiceMarks, ServicesTable, element_changes, services_table, services_table_name,
+    Element, NODE_SERVERS, ServiceMarks, ServicesTable, element_changes, read_node_server, services_table,
+    services_table_name,
 };
 pub use table::{Family, Table, TableName};

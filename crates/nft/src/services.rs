@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use flannel_model::IpSubnet;
 
-pub use element::Element;
+pub use element::{Element, NODE_SERVERS, read_node_server};
 
 use crate::table::{Family, Table, TableName};
 
@@ -206,11 +206,13 @@ fn unmark(input: &ServicesTable) -> String {
     )
 }
 
-/// Addresses of load balancers with source ranges. What the host itself sends is seen in hook output, before IPVS there.
+/// Addresses of load balancers with source ranges. What the host itself sends is seen in hook output, before IPVS there. Then TCP to
+/// frontends that nobody answers: IPVS itself would refuse it by ICMP, of which the kernel sends a client one a second once six were
+/// sent (icmp_ratelimit); of resets it sends as many as there are questions.
 fn restrict(words: &Words) -> String {
     let (ip, protocol) = (words.ip, words.protocol);
     let rule = format!(
-        "    {ip} daddr . meta l4proto . th dport @restricted {ip} daddr . {protocol} . th dport . {ip} saddr != @allowed drop\n"
+        "    {ip} daddr . meta l4proto . th dport @restricted {ip} daddr . {protocol} . th dport . {ip} saddr != @allowed drop\n    {ip} daddr . meta l4proto . th dport @unserved meta l4proto tcp reject with tcp reset\n"
     );
     format!(
         "  chain restrict {{\n    type filter hook input priority {BEFORE_IPVS}; policy accept;\n{rule}  }}\n  chain restrict_own {{\n    type filter hook output priority mangle; policy accept;\n{rule}  }}\n"

@@ -1,5 +1,8 @@
 //! What Services need to know of the node.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, ToSocketAddrs};
+
 use flannel_model::is_host_address;
 use flannel_netlink::{NetlinkError, RouteConn, local_route};
 use flannel_plan::ServiceNode;
@@ -28,4 +31,47 @@ pub(super) fn add_kernel_addresses(node: &mut ServiceNode) -> Result<(), Netlink
     node.addresses
         .extend(delivered.into_iter().filter(is_host_address));
     Ok(())
+}
+
+/// The addresses behind the URLs of etcd, which no Service may take over: a node that delivered them itself would hear from etcd no more.
+/// Names are looked up, which may block. One that nobody knows is left out.
+pub fn etcd_addresses(endpoints: &[String]) -> BTreeMap<IpAddr, String> {
+    let addresses = endpoints.iter().flat_map(|endpoint| look_up(endpoint));
+    addresses
+        .filter(is_host_address)
+        .map(|ip| (ip, "etcd".to_owned()))
+        .collect()
+}
+
+/// `http://10.0.0.1:2379`, `[fd00::1]:2379`, `etcd.example.org`
+fn look_up(endpoint: &str) -> Vec<IpAddr> {
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
+    let host = host.split('/').next().unwrap_or_default();
+    let found = match host.to_socket_addrs() {
+        Ok(found) => Ok(found),
+        // without a port; which one does not matter
+        Err(_) => (host.trim_matches(['[', ']']), 0).to_socket_addrs(),
+    };
+    found.into_iter().flatten().map(|at| at.ip()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_etcd_are_read_from_every_form_of_a_url() {
+        let endpoints = [
+            "http://192.0.2.7:2379",
+            "https://[fd00::7]:2379/",
+            "192.0.2.8",
+            "http://[fd00::8]",
+            "http://127.0.0.1:2379",
+            "no such host",
+        ];
+        let found = etcd_addresses(&endpoints.map(str::to_owned));
+        let texts: Vec<String> = found.keys().map(ToString::to_string).collect();
+        assert_eq!(texts, ["192.0.2.7", "192.0.2.8", "fd00::7", "fd00::8"]);
+        assert!(found.values().all(|what| what == "etcd"));
+    }
 }

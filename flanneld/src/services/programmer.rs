@@ -76,7 +76,10 @@ impl Status {
     pub(super) fn tidy(&mut self) {
         let mut by_subject: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (subject, reason) in self.rejects.drain(..) {
-            by_subject.entry(subject).or_default().push(reason);
+            let reasons = by_subject.entry(subject).or_default();
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
         }
         self.rejects = by_subject
             .into_iter()

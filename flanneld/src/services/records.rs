@@ -19,15 +19,10 @@ pub struct Record {
 /// Which records there are.
 #[derive(Debug, Default)]
 pub(super) struct RecordMemory {
-    entries: BTreeMap<String, Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// Where the table has what the record says, or said when it was good last.
-    good: Option<ServiceKey>,
-    /// Why the record is not used.
-    fault: Option<String>,
+    /// Where the table has what each record says, or said when it was good last; `None` for one that was never good.
+    entries: BTreeMap<String, Option<ServiceKey>>,
+    /// Why records are not used. Apart from the others, so that a pass need not look through all of them.
+    faults: BTreeMap<String, String>,
 }
 
 /// Name of the config, on which everything hangs, with every source.
@@ -36,54 +31,44 @@ pub const CONFIG: &str = "config";
 impl RecordMemory {
     /// Takes a record in. One that turned bad counts with its last good value, so that a typing error takes no Service away.
     pub(super) fn put(&mut self, record: Record, table: &mut ServiceTable) {
-        let before = self.entries.remove(&record.name).and_then(|entry| entry.good);
-        let entry = match record.content {
+        let before = self.entries.remove(&record.name).flatten();
+        let good = match record.content {
             Ok((key, value)) => {
                 if let Some(old) = before.filter(|old| *old != key) {
                     table.set(old, None);
                 }
                 table.set(key.clone(), Some((value, record.created)));
-                Entry {
-                    good: Some(key),
-                    fault: None,
-                }
+                self.faults.remove(&record.name);
+                Some(key)
             }
             Err(mut fault) => {
                 if before.is_some() {
                     fault.push_str(" (its former value stays in use)");
                 }
-                Entry {
-                    good: before,
-                    fault: Some(fault),
-                }
+                self.faults.insert(record.name.clone(), fault);
+                before
             }
         };
-        self.entries.insert(record.name, entry);
+        self.entries.insert(record.name, good);
     }
 
     /// Forgets a record and all that it ever said.
     pub(super) fn gone(&mut self, name: &str, table: &mut ServiceTable) {
-        if let Some(key) = self.entries.remove(name).and_then(|entry| entry.good) {
+        self.faults.remove(name);
+        if let Some(key) = self.entries.remove(name).flatten() {
             table.set(key, None);
         }
     }
 
     /// Which records are not used, and why.
     pub(super) fn faults(&self) -> impl Iterator<Item = (String, String)> {
-        let faulty = |(name, entry): (&String, &Entry)| Some((name.clone(), entry.fault.clone()?));
-        self.entries.iter().filter_map(faulty)
-    }
-
-    #[cfg(test)]
-    pub(super) fn names(&self) -> Vec<String> {
-        self.entries.keys().cloned().collect()
+        let pair = |(name, fault): (&String, &String)| (name.clone(), fault.clone());
+        self.faults.iter().map(pair)
     }
 
     /// Whether it is known what should be there: not while there is a config of which no good value is known.
     pub(super) fn is_usable(&self) -> bool {
-        self.entries
-            .get(CONFIG)
-            .is_none_or(|config| config.good.is_some())
+        self.entries.get(CONFIG).is_none_or(Option::is_some)
     }
 }
 

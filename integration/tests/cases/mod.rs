@@ -12,6 +12,7 @@ mod dual_stack;
 mod endpoint;
 mod etcd_access;
 mod hostile;
+mod ipvs;
 mod kube;
 mod lease;
 mod overlay;
@@ -148,6 +149,15 @@ pub fn all() -> Vec<Case> {
         case!(ipvs service::endpoints_come_and_go),
         case!(ipvs service::foreign_virtual_servers_stay),
         case!(ipvs service::restart_adopts),
+        case!(ipvs ipvs::virtual_servers_of_others_keep_every_byte),
+        case!(ipvs ipvs::only_virtual_servers_grow_with_services),
+        case!(ipvs ipvs::rules_stand_before_routes_and_virtual_servers),
+        case!(ipvs ipvs::connections_drain_within_a_bound_that_a_crash_does_not_end),
+        case!(ipvs ipvs::flows_to_an_endpoint_that_is_gone_end_and_no_others),
+        case!(ipvs ipvs::addresses_that_are_taken_are_refused_by_name),
+        case!(ipvs ipvs::what_others_change_is_repaired),
+        case!(ipvs ipvs::a_thousand_changes_a_second_end_in_the_exact_state),
+        case!(ipvs ipvs::ports_of_the_host_do_not_answer_on_virtual_addresses),
     ];
     all.extend(services_matrix::cases());
     all

@@ -21,10 +21,14 @@ pub enum Element {
     NodePortMark(bool, ServiceProtocol, u16, u32),
     /// A port of the node that a Service has.
     NodePort(bool, ServiceProtocol, u16),
+    /// Where a node port has a virtual server on an address of the node. No rule asks: it tells a later process which are ours.
+    NodeServer(VirtualAddress),
+    /// A frontend of TCP that nobody answers.
+    Unserved(VirtualAddress),
 }
 
 /// Names of the sets and maps, in the order in which they stand in the table.
-pub(super) const SETS: [&str; 7] = [
+pub(super) const SETS: [&str; 9] = [
     "external",
     "hairpin",
     "restricted",
@@ -32,7 +36,12 @@ pub(super) const SETS: [&str; 7] = [
     "marks",
     "node_port_marks",
     "node_ports",
+    NODE_SERVERS,
+    "unserved",
 ];
+
+/// Name of the set of [`Element::NodeServer`].
+pub const NODE_SERVERS: &str = "node_servers";
 
 /// The keyword and the type of a set.
 pub(super) fn declaration(name: &str, address: &str) -> (&'static str, String) {
@@ -41,7 +50,7 @@ pub(super) fn declaration(name: &str, address: &str) -> (&'static str, String) {
     match name {
         "external" => ("set", address.to_owned()),
         "hairpin" => ("set", format!("{address} . {address}")),
-        "restricted" => ("set", frontend),
+        "restricted" | NODE_SERVERS | "unserved" => ("set", frontend),
         "allowed" => ("set", format!("{frontend} . {address}; flags interval")),
         "marks" => ("map", format!("{frontend} : mark")),
         "node_port_marks" => ("map", format!("{port} : mark")),
@@ -60,6 +69,8 @@ impl Element {
             Self::Mark(..) => "marks",
             Self::NodePortMark(..) => "node_port_marks",
             Self::NodePort(..) => "node_ports",
+            Self::NodeServer(_) => NODE_SERVERS,
+            Self::Unserved(_) => "unserved",
         }
     }
 
@@ -67,7 +78,11 @@ impl Element {
     pub(super) fn is_of(&self, ipv4: bool) -> bool {
         match self {
             Self::External(ip) | Self::Hairpin(ip) => ip.is_ipv4() == ipv4,
-            Self::Restricted(at) | Self::Allowed(at, _) | Self::Mark(at, _) => at.address.is_ipv4() == ipv4,
+            Self::Restricted(at)
+            | Self::Allowed(at, _)
+            | Self::Mark(at, _)
+            | Self::NodeServer(at)
+            | Self::Unserved(at) => at.address.is_ipv4() == ipv4,
             Self::NodePortMark(four, ..) | Self::NodePort(four, ..) => *four == ipv4,
         }
     }
@@ -77,7 +92,7 @@ impl Element {
         match self {
             Self::External(ip) => ip.to_string(),
             Self::Hairpin(ip) => format!("{ip} . {ip}"),
-            Self::Restricted(at) => frontend(at),
+            Self::Restricted(at) | Self::NodeServer(at) | Self::Unserved(at) => frontend(at),
             Self::Allowed(at, range) => format!("{} . {range}", frontend(at)),
             Self::Mark(at, mark) => format!("{} : {mark:#010x}", frontend(at)),
             Self::NodePort(_, protocol, port) => {
@@ -90,6 +105,17 @@ impl Element {
     }
 }
 
+/// Reads a member of [`NODE_SERVERS`] as `nft -nn` prints it, such as `192.0.2.1 . 6 . 30080`.
+pub fn read_node_server(text: &str) -> Option<VirtualAddress> {
+    let mut parts = text.split(" . ");
+    let at = VirtualAddress {
+        address: parts.next()?.parse().ok()?,
+        protocol: ServiceProtocol::from_number(parts.next()?.parse().ok()?)?,
+        port: parts.next()?.parse().ok()?,
+    };
+    parts.next().is_none().then_some(at)
+}
+
 fn frontend(at: &VirtualAddress) -> String {
     format!("{} . {} . {}", at.address, name(at.protocol), at.port)
 }
@@ -99,5 +125,30 @@ fn name(protocol: ServiceProtocol) -> &'static str {
         ServiceProtocol::Tcp => "tcp",
         ServiceProtocol::Udp => "udp",
         ServiceProtocol::Sctp => "sctp",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_servers_of_the_node_are_read_back() {
+        let at = VirtualAddress {
+            address: "192.0.2.1".parse().unwrap(),
+            protocol: ServiceProtocol::Sctp,
+            port: 30080,
+        };
+        assert_eq!(read_node_server("192.0.2.1 . 132 . 30080"), Some(at));
+        assert_eq!(Element::NodeServer(at).text(), "192.0.2.1 . sctp . 30080");
+        for bad in [
+            "",
+            "192.0.2.1 . 1 . 30080",
+            "x . 6 . 1",
+            "192.0.2.1 . 6",
+            "192.0.2.1 . 6 . 1 . 2",
+        ] {
+            assert_eq!(read_node_server(bad), None, "{bad}");
+        }
     }
 }

@@ -69,6 +69,13 @@ impl ServiceNode {
         Some(format!("it holds {address}, an address of {what}"))
     }
 
+    /// Another node with an address inside `range`. That does not refuse the range: whoever registers a node could end all Services
+    /// of the cluster with an address of his choice.
+    pub(crate) fn peer_in(&self, range: &IpSubnet) -> Option<IpAddr> {
+        let span = range.network()..=range.last();
+        self.peers.range(span).next().copied()
+    }
+
     /// Whose address `address` is, in words, if it is anybody's who must stay reachable.
     pub(crate) fn hit_by(&self, address: IpAddr) -> Option<String> {
         if self.addresses.contains(&address) || self.primary.contains(&address) {

@@ -21,7 +21,13 @@ pub(super) fn sound_cidrs(
     for cidr in &config.cidrs {
         match fault(cidr, node) {
             // a containing range is sorted before what it contains
-            None if !sound.iter().any(|s| s.contains(cidr)) => sound.push(*cidr),
+            None if !sound.iter().any(|s| s.contains(cidr)) => {
+                notes.extend(node.peer_in(cidr).map(|peer| ServiceNote {
+                    subject: "config".to_owned(),
+                    text: format!("cidrs {cidr} holds {peer}, the address of another node, which this node cannot reach any more"),
+                }));
+                sound.push(*cidr);
+            }
             None => {}
             Some(reason) => notes.push(ServiceNote {
                 subject: "config".to_owned(),

@@ -363,6 +363,20 @@ fn harmful_cidrs_are_refused_and_the_others_serve() {
 }
 
 #[test]
+fn a_neighbour_inside_a_service_cidr_is_named_and_ends_no_service() {
+    let mut facts = facts(&[CONFIG, WEB]);
+    facts.node.peers.insert("10.96.3.4".parse().unwrap());
+    let (out, notes) = frontends(facts);
+    assert_eq!((out.cidrs.len(), out.by_key.len()), (2, 2));
+    assert_eq!(notes.len(), 1);
+    let text = notes[0].to_string();
+    assert!(
+        text.starts_with("config: cidrs 10.96.0.0/16 holds 10.96.3.4, the address of another node"),
+        "{text}"
+    );
+}
+
+#[test]
 fn an_endpoint_inside_a_service_cidr_would_loop() {
     let endpoints = slice(r#"{"addresses":["10.96.0.10"]},{"addresses":["10.5.1.2"]}"#);
     let (out, notes) = desired(&[CONFIG, WEB, ("slices/shop/web/a", &endpoints)]);

@@ -10,7 +10,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use flannel_model::{ServerKey, ServiceProtocol};
+use flannel_model::{ServerKey, VirtualAddress};
 use flannel_netlink::generic::Ipvs;
 use flannel_netlink::{NetlinkError, RouteConn};
 use flannel_nft::Element;
@@ -36,8 +36,8 @@ pub struct IpvsProgrammer {
     /// The elements of each frontend that has some.
     elements: BTreeMap<FrontendKey, Vec<Element>>,
     routes: Routes,
-    /// Node ports that a former process had, read once.
-    recorded: Option<BTreeSet<(bool, String)>>,
+    /// Virtual servers on addresses of the node that a former process had, read once.
+    recorded: Option<BTreeSet<VirtualAddress>>,
     absent_since: Option<Instant>,
     sysctls_said: Said,
 }
@@ -81,6 +81,9 @@ impl IpvsProgrammer {
         let Some(mut ipvs) = self.ipvs()? else {
             return Ok(());
         };
+        if !matches!(scope, Scope::All) && self.tables.touched() {
+            self.write_tables(view, true, status);
+        }
         match scope {
             Scope::Changed(changes) if !changes.general => {
                 self.change(&mut conn, &mut ipvs, view, changes, status)?
@@ -89,6 +92,7 @@ impl IpvsProgrammer {
             Scope::All | Scope::Changed(_) => self.everything(&mut conn, &mut ipvs, view, status)?,
         }
         self.servers.tend_drains(&mut ipvs, view.frontends, status);
+        status.rejects.extend(self.servers.clashes());
         Ok(())
     }
 
@@ -105,10 +109,10 @@ impl IpvsProgrammer {
         self.routes = routes::observe(conn)?;
         let recorded = match &self.recorded {
             Some(recorded) => recorded.clone(),
-            None => self.tables.recorded_node_ports(status),
+            None => self.tables.recorded_node_servers(status),
         };
         let wanted = routes::wanted(view);
-        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, view, &recorded);
+        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &recorded);
         self.servers.observe(ipvs, ours)?;
         if !frontends.cidrs.is_empty() {
             self.set_sysctls(view, status);
@@ -160,7 +164,8 @@ impl IpvsProgrammer {
                 if frontend.keep_source {
                     self.servers.marks.assign(*key);
                 }
-                let elements = elements_of(key, frontend, &self.servers.marks);
+                let node_servers = self.servers.on_node(key, frontends);
+                let elements = elements_of(key, frontend, &self.servers.marks, node_servers);
                 come.extend(elements.iter().copied());
                 if !elements.is_empty() {
                     self.elements.insert(*key, elements);
@@ -200,15 +205,20 @@ impl IpvsProgrammer {
         routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
         routes::remove_stale(conn, &wanted, &mut self.routes, status);
         let none = BTreeSet::new();
-        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, view, &none);
+        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &none);
         let (changed, orphans) = self.servers.look(ipvs, ours, LOOKED_AT)?;
-        if !changed.is_empty() || !orphans.is_empty() {
+        if !orphans.is_empty() {
+            let none = BTreeSet::new();
             let gone = self
                 .servers
-                .reconcile(ipvs, view.frontends, &changed, &orphans, status);
+                .reconcile(ipvs, view.frontends, &none, &orphans, status);
             flows::end(&gone, view.frontends, status);
         }
-        Ok(())
+        let changes = FrontendChanges {
+            keys: changed,
+            ..FrontendChanges::default()
+        };
+        self.change(conn, ipvs, view, &changes, status)
     }
 
     fn write_tables(&mut self, view: &View<'_>, touched: bool, status: &mut Status) {
@@ -218,7 +228,8 @@ impl IpvsProgrammer {
             if frontend.keep_source {
                 self.servers.marks.assign(*key);
             }
-            let elements = elements_of(key, frontend, &self.servers.marks);
+            let node_servers = self.servers.on_node(key, view.frontends);
+            let elements = elements_of(key, frontend, &self.servers.marks, node_servers);
             all.extend(elements.iter().copied());
             if !elements.is_empty() {
                 self.elements.insert(*key, elements);
@@ -262,28 +273,14 @@ impl IpvsProgrammer {
     }
 }
 
-/// Whether a virtual server is ours: its address is delivered by a route of ours, its mark is one of ours, or it stands for a node port
-/// that a former process noted in its table before it made the virtual server.
-fn is_ours(
-    key: &ServerKey,
-    present: &Routes,
-    wanted: &Routes,
-    view: &View<'_>,
-    recorded: &BTreeSet<(bool, String)>,
-) -> bool {
+/// Whether a virtual server is ours: its address is delivered by a route of ours, its mark is one of ours, or a former process
+/// noted it in its table before it made it.
+fn is_ours(key: &ServerKey, present: &Routes, wanted: &Routes, recorded: &BTreeSet<VirtualAddress>) -> bool {
     match key {
         ServerKey::Mark { mark, .. } => mark & MARK_MASK == KEEP_SOURCE,
         ServerKey::Address(at) => {
             let delivered = |routes: &Routes| routes.keys().any(|range| range.holds(at.address));
-            let name = match at.protocol {
-                ServiceProtocol::Tcp => "tcp",
-                ServiceProtocol::Udp => "udp",
-                ServiceProtocol::Sctp => "sctp",
-            };
-            let port = (at.address.is_ipv4(), format!("{name} . {}", at.port));
-            delivered(present)
-                || delivered(wanted)
-                || recorded.contains(&port) && view.node.addresses.contains(&at.address)
+            delivered(present) || delivered(wanted) || recorded.contains(at)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use flannel_model::{ServerKey, ServiceName};
+use flannel_model::{ServerKey, ServiceName, VirtualAddress};
 use flannel_netlink::NetlinkError;
 use flannel_netlink::generic::{self, Forward, Ipvs, IpvsRequest};
 use flannel_plan::ipvs::{
@@ -35,8 +35,10 @@ pub(super) struct Servers {
     owner: BTreeMap<ServerKey, FrontendKey>,
     pub marks: Marks,
     pub drains: Drains,
-    /// Those of others that stand where we would put one.
+    /// Those of others.
     foreign: BTreeSet<ServerKey>,
+    /// Which of them stand where a frontend should have one, with the frontend and its Service.
+    clashes: BTreeMap<ServerKey, (FrontendKey, String)>,
     /// Where the rotating look at real servers goes on.
     cursor: Option<ServerKey>,
 }
@@ -102,8 +104,10 @@ impl Servers {
         }
         let orphans = changed.iter().filter(|key| !self.owner.contains_key(key));
         let orphans = orphans.copied().collect();
-        let owners = changed.iter().filter_map(|key| self.owner.get(key));
-        Ok((owners.copied().collect(), orphans))
+        let owners = changed.iter().filter_map(|key| self.owner.get(key).copied());
+        let cleared = self.clashes.iter().filter(|(at, _)| !self.foreign.contains(at));
+        let cleared = cleared.map(|(_, (frontend, _))| *frontend);
+        Ok((owners.chain(cleared).collect(), orphans))
     }
 
     fn next_slice(&mut self, count: usize) -> Vec<ServerKey> {
@@ -131,6 +135,32 @@ impl Servers {
         self.of.keys().copied()
     }
 
+    /// The virtual servers of a node port on addresses of the node, without those places that somebody else has.
+    pub(super) fn on_node(&self, key: &FrontendKey, frontends: &Frontends) -> Vec<VirtualAddress> {
+        let FrontendKey::NodePort(port) = key else {
+            return Vec::new();
+        };
+        let addresses = frontends.node_addresses.iter();
+        let at = addresses
+            .filter(|ip| ip.is_ipv4() == port.ipv4)
+            .map(|ip| VirtualAddress {
+                protocol: port.protocol,
+                address: *ip,
+                port: port.port,
+            });
+        at.filter(|at| !self.foreign.contains(&ServerKey::Address(*at)))
+            .collect()
+    }
+
+    /// Which Services lack a virtual server because somebody else has it, and which.
+    pub(super) fn clashes(&self) -> impl Iterator<Item = (String, String)> {
+        let told = |(at, (_, service)): (&ServerKey, &(FrontendKey, String))| {
+            let reason = format!("{at} is the virtual server of somebody else and stays his");
+            (service.clone(), reason)
+        };
+        self.clashes.iter().map(told)
+    }
+
     /// How many virtual and real servers stand.
     pub(super) fn len(&self) -> usize {
         self.standing.values().map(|s| 1 + s.real.len()).sum()
@@ -147,17 +177,8 @@ impl Servers {
         status: &mut Status,
     ) -> Vec<Gone> {
         let now = Instant::now();
-        let mut urgent = Vec::new();
-        let mut ops: Vec<ServiceOp> = orphans.iter().map(|key| ServiceOp::RemoveVirtual(*key)).collect();
-        for key in keys {
-            let frontend = frontends.by_key.get(key).map(AsRef::as_ref);
-            let list = if frontend.is_some_and(is_urgent) {
-                &mut urgent
-            } else {
-                &mut ops
-            };
-            self.plan(key, frontend, frontends, now, list, status);
-        }
+        let (urgent, mut ops) = self.plan_all(frontends, keys, now);
+        ops.extend(orphans.iter().map(|key| ServiceOp::RemoveVirtual(*key)));
         let mut gone = self.carry_out(ipvs, urgent, frontends, now, status);
         gone.extend(self.carry_out(ipvs, ops, frontends, now, status));
         for key in keys.iter().filter(|key| !frontends.by_key.contains_key(key)) {
@@ -165,6 +186,26 @@ impl Servers {
             self.marks.release(key);
         }
         gone
+    }
+
+    /// The changes that these frontends need: first those of the Service on which everything else depends.
+    fn plan_all(
+        &mut self,
+        frontends: &Frontends,
+        keys: &BTreeSet<FrontendKey>,
+        now: Instant,
+    ) -> (Vec<ServiceOp>, Vec<ServiceOp>) {
+        let (mut urgent, mut others) = (Vec::new(), Vec::new());
+        for key in keys {
+            let frontend = frontends.by_key.get(key).map(AsRef::as_ref);
+            let list = if frontend.is_some_and(is_urgent) {
+                &mut urgent
+            } else {
+                &mut others
+            };
+            self.plan(key, frontend, frontends, now, list);
+        }
+        (urgent, others)
     }
 
     /// The changes that one frontend needs.
@@ -175,7 +216,6 @@ impl Servers {
         frontends: &Frontends,
         now: Instant,
         ops: &mut Vec<ServiceOp>,
-        status: &mut Status,
     ) {
         let drain = drains(key.protocol()) && frontends.drain_timeout > 0;
         let wanted = frontend.map(|frontend| {
@@ -189,15 +229,12 @@ impl Servers {
             self.marks.release(key);
         }
         let mut wanted = wanted.unwrap_or_default();
-        wanted.retain(|at, _| {
-            let foreign = self.foreign.contains(at);
-            if foreign {
-                let subject = frontend.map_or_else(|| key.to_string(), |f| f.service.to_string());
-                let reason = format!("{at} is the virtual server of somebody else");
-                status.rejects.push((subject, reason));
-            }
-            !foreign
-        });
+        self.clashes.retain(|_, (owner, _)| owner != key);
+        for at in wanted.keys().filter(|at| self.foreign.contains(*at)) {
+            let subject = frontend.map_or_else(|| key.to_string(), |f| f.service.to_string());
+            self.clashes.insert(*at, (*key, subject));
+        }
+        wanted.retain(|at, _| !self.foreign.contains(at));
         let before = self.of.insert(*key, wanted.keys().copied().collect());
         for at in before.into_iter().flatten().filter(|at| !wanted.contains_key(at)) {
             diff_server(at, None, self.standing.get(&at), false, ops);
@@ -360,5 +397,81 @@ fn request(op: &ServiceOp) -> IpvsRequest {
         ServiceOp::SetReal(key, address, weight) => IpvsRequest::SetReal(*key, real(address, *weight)),
         ServiceOp::DrainReal(key, address) => IpvsRequest::SetReal(*key, real(address, 0)),
         ServiceOp::RemoveReal(key, address) => IpvsRequest::RemoveReal(*key, *address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use flannel_model::{Scheduler, SchedulerFlags, ServiceProtocol};
+    use flannel_plan::{Backend, FrontendKind};
+
+    use super::*;
+
+    fn at(address: &str) -> VirtualAddress {
+        VirtualAddress {
+            protocol: ServiceProtocol::Tcp,
+            address: address.parse::<IpAddr>().unwrap(),
+            port: 443,
+        }
+    }
+
+    fn frontends(services: &[(&str, &str, &str)]) -> Frontends {
+        let endpoint = Backend {
+            address: "10.5.1.2:6443".parse().unwrap(),
+            weight: 1,
+            local: false,
+        };
+        let mut out = Frontends::default();
+        for (namespace, name, address) in services {
+            let frontend = Frontend {
+                service: ServiceName::new(namespace, name).unwrap(),
+                port_name: String::new(),
+                kind: FrontendKind::ClusterIp,
+                scheduler: Scheduler::default(),
+                flags: SchedulerFlags::default(),
+                affinity: None,
+                source_ranges: None,
+                inside: [endpoint].into(),
+                outside: [endpoint].into(),
+                keep_source: false,
+            };
+            out.by_key
+                .insert(FrontendKey::Address(at(address)), Arc::new(frontend));
+        }
+        out
+    }
+
+    #[test]
+    fn what_everything_depends_on_comes_before_all_others() {
+        let frontends = frontends(&[
+            ("a", "first", "10.96.0.1"),
+            ("default", "kubernetes", "10.96.0.5"),
+            ("shop", "kubernetes", "10.96.0.7"),
+        ]);
+        let keys = frontends.by_key.keys().copied().collect();
+        let (urgent, others) = Servers::default().plan_all(&frontends, &keys, Instant::now());
+        let servers =
+            |ops: &[ServiceOp]| -> BTreeSet<ServerKey> { ops.iter().map(ServiceOp::server).collect() };
+        assert_eq!(servers(&urgent), [ServerKey::Address(at("10.96.0.5"))].into());
+        assert_eq!(urgent.len(), 2, "with its endpoint: {urgent:?}");
+        assert_eq!(servers(&others).len(), 2);
+    }
+
+    #[test]
+    fn somebody_elses_virtual_server_is_named_until_the_service_goes() {
+        let all = frontends(&[("shop", "web", "10.96.0.1")]);
+        let key = FrontendKey::Address(at("10.96.0.1"));
+        let mut servers = Servers::default();
+        servers.foreign.insert(ServerKey::Address(at("10.96.0.1")));
+        let (_, ops) = servers.plan_all(&all, &[key].into(), Instant::now());
+        assert_eq!(ops, []);
+        let told: Vec<(String, String)> = servers.clashes().collect();
+        assert_eq!(told[0].0, "shop/web");
+        assert!(told[0].1.contains("10.96.0.1:443"), "{told:?}");
+        servers.plan_all(&Frontends::default(), &[key].into(), Instant::now());
+        assert_eq!(servers.clashes().count(), 0);
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use flannel_model::{ServiceProtocol, VirtualAddress};
 use flannel_netlink::nftables::TableWatch;
 use flannel_nft::{
-    Element, Nft, ServiceMarks, ServicesTable, element_changes, services_table, services_table_name,
+    Element, NODE_SERVERS, Nft, ServiceMarks, ServicesTable, element_changes, read_node_server,
+    services_table, services_table_name,
 };
 use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 use flannel_plan::{Frontend, FrontendChanges, FrontendKey, Frontends};
@@ -29,16 +31,16 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The node ports that a former process noted in the kernel, as nft prints them, such as `tcp . 30080`.
-    pub(super) fn recorded_node_ports(&self, status: &mut Status) -> BTreeSet<(bool, String)> {
-        let mut ports = BTreeSet::new();
+    /// The virtual servers on addresses of the node that a former process noted in the kernel before it made them.
+    pub(super) fn recorded_node_servers(&self, status: &mut Status) -> BTreeSet<VirtualAddress> {
+        let mut servers = BTreeSet::new();
         for ipv4 in FAMILIES {
-            match self.nft.elements(services_table_name(ipv4), "node_ports") {
-                Ok(elements) => ports.extend(elements.into_iter().map(|e| (ipv4, e))),
+            match self.nft.elements(services_table_name(ipv4), NODE_SERVERS) {
+                Ok(elements) => servers.extend(elements.iter().filter_map(|e| read_node_server(e))),
                 Err(error) => status.fail(&error),
             }
         }
-        ports
+        servers
     }
 
     /// Writes the tables of the families that have service CIDRs where they differ. With `touched` a table is written even if its hash says that it stands.
@@ -66,7 +68,9 @@ impl Tables {
                 elements: elements.clone(),
                 fully_random: self.fully_random,
             });
-            let result = if touched {
+            // The hash in the kernel is that of the last whole writing: of elements that came and went since then it knows nothing, so
+            // that the first writing of a process is a whole one as well. It replaces the table in one transaction.
+            let result = if touched || !self.stands(ipv4) {
                 self.nft.replace(&table)
             } else {
                 self.nft.apply(&table).map(drop)
@@ -170,8 +174,13 @@ fn index(ipv4: bool) -> usize {
     usize::from(!ipv4)
 }
 
-/// The elements that one frontend brings.
-pub(super) fn elements_of(key: &FrontendKey, frontend: &Frontend, marks: &Marks) -> Vec<Element> {
+/// The elements that one frontend brings. `node_servers` are its virtual servers on addresses of the node.
+pub(super) fn elements_of(
+    key: &FrontendKey,
+    frontend: &Frontend,
+    marks: &Marks,
+    node_servers: Vec<VirtualAddress>,
+) -> Vec<Element> {
     let mark = marks.get(key).filter(|_| frontend.keep_source);
     match key {
         FrontendKey::Address(at) => {
@@ -182,12 +191,17 @@ pub(super) fn elements_of(key: &FrontendKey, frontend: &Frontend, marks: &Marks)
                 let outer = |r: &&flannel_model::IpSubnet| !ranges.iter().any(|o| o != *r && o.contains(r));
                 elements.extend(ranges.iter().filter(outer).map(|r| Element::Allowed(*at, *r)));
             }
+            let nobody = frontend.inside.is_empty() && frontend.outside.is_empty();
+            if nobody && at.protocol == ServiceProtocol::Tcp {
+                elements.push(Element::Unserved(*at));
+            }
             elements
         }
         FrontendKey::NodePort(at) => {
             let port = Element::NodePort(at.ipv4, at.protocol, at.port);
             let mark = mark.map(|mark| Element::NodePortMark(at.ipv4, at.protocol, at.port, mark));
-            [port].into_iter().chain(mark).collect()
+            let servers = node_servers.into_iter().map(Element::NodeServer);
+            [port].into_iter().chain(mark).chain(servers).collect()
         }
     }
 }
