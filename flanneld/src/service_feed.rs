@@ -1,5 +1,6 @@
 //! From the source of Services to their programmer: takes changes as they come and lets a pass carry them out.
 
+mod checks;
 mod etcd;
 mod kube;
 
@@ -15,6 +16,7 @@ use flannel_store::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
+use checks::Checks;
 #[cfg(test)]
 pub use etcd::etcd_record;
 use kube::KubeSource;
@@ -176,6 +178,7 @@ impl Feed {
     /// Services are programmed once a lease is held and everything was told once.
     async fn run(mut self, mut news: mpsc::Receiver<News>, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
         let mut services = Services::new(programmer(self.mode));
+        let mut checks = Checks::default();
         let mut burst = Vec::new();
         let mut audit = Instant::now() + AUDIT;
         let mut due = audit;
@@ -228,6 +231,7 @@ impl Feed {
                     let retry = (!status.failed.is_empty()).then_some(RETRY);
                     let soon = services.wake().into_iter().chain(retry).min();
                     due = soon.map_or(due, |soon| due.min(Instant::now() + soon));
+                    checks.update(&services, status.failed.is_empty());
                     self.log.tell(&status, self.seen);
                     if status.failed.is_empty() {
                         self.measure();

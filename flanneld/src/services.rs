@@ -10,9 +10,12 @@ mod node;
 mod programmer;
 mod records;
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use flannel_plan::{FrontendChanges, ServiceFacts, ServiceNode, ServiceTable};
+use flannel_plan::{FrontendChanges, HealthCheck, ServiceFacts, ServiceNode, ServiceTable};
+use flannel_telemetry::ServiceCheck;
 
 use ipvs::IpvsProgrammer;
 pub use mode::{ServiceMode, programmer};
@@ -67,6 +70,23 @@ impl Services {
     /// The record that its source calls `name` is gone.
     pub fn gone(&mut self, name: &str) {
         self.memory.gone(name, &mut self.table);
+    }
+
+    /// Where load balancers ask for endpoints of this node, and what to answer, as of the last pass.
+    pub fn health_checks(&self, programmed: bool) -> BTreeMap<SocketAddr, ServiceCheck> {
+        let frontends = self.table.frontends();
+        let check = |check: &HealthCheck| ServiceCheck {
+            namespace: check.service.namespace().to_owned(),
+            name: check.service.name().to_owned(),
+            local_endpoints: check.local_endpoints,
+            programmed,
+        };
+        let addresses = || frontends.node_addresses.iter().filter(|ip| !ip.is_loopback());
+        let at = |(port, asked): (&u16, &HealthCheck)| {
+            let (port, answer) = (*port, check(asked));
+            addresses().map(move |ip| (SocketAddr::new(*ip, port), answer.clone()))
+        };
+        frontends.health_checks.iter().flat_map(at).collect()
     }
 
     /// Brings the kernel to what the records ask for. They must be complete: what is absent is removed.

@@ -1,6 +1,7 @@
 //! Pods: a network namespace each, wired by the CNI plugin that is called as a runtime calls it.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -213,8 +214,19 @@ pub fn ask(
     address: &str,
     count: usize,
 ) -> Result<Vec<Result<String, String>>> {
+    ask_within(place, protocol, address, count, limit(2))
+}
+
+/// The same, where each answer may take as long as `patience`.
+pub fn ask_within(
+    place: &Place,
+    protocol: &str,
+    address: &str,
+    count: usize,
+    patience: Duration,
+) -> Result<Vec<Result<String, String>>> {
     let program = format!("{}/lab-tool", sandbox::BINARIES);
-    let patience = limit(2).as_millis().to_string();
+    let patience = patience.as_millis().to_string();
     let argv = [
         program.as_str(),
         "ask",

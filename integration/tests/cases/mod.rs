@@ -19,7 +19,7 @@ mod overlay;
 mod probes;
 pub mod selftest;
 mod service;
-mod services_matrix;
+mod services;
 mod wireguard;
 
 use crate::runner::Case;
@@ -159,6 +159,6 @@ pub fn all() -> Vec<Case> {
         case!(ipvs ipvs::a_thousand_changes_a_second_end_in_the_exact_state),
         case!(ipvs ipvs::ports_of_the_host_do_not_answer_on_virtual_addresses),
     ];
-    all.extend(services_matrix::cases());
+    all.extend(services::cases());
     all
 }

@@ -1,5 +1,6 @@
 //! One Service: its frontends, as if there were no other.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -324,17 +325,18 @@ impl Builder<'_> {
             let text = format!("healthCheckNodePort {port} is refused: it lies outside the range {range}");
             return self.out.notes.push(text);
         }
-        let mut addresses = std::collections::BTreeSet::new();
+        // a pod of both families is one endpoint
+        let mut addresses = [BTreeSet::new(), BTreeSet::new()];
         for (port, ipv4) in self.spec.ports.iter().flat_map(|p| [(p, true), (p, false)]) {
             let unready_too = self.spec.publish_not_ready;
             let choice = choose(self.endpoints, port, ipv4, unready_too, self.around.node);
             if choice.local_ready > 0 {
-                addresses.extend(choice.local.iter().map(|b| b.address.ip()));
+                addresses[usize::from(ipv4)].extend(choice.local.iter().map(|b| b.address.ip()));
             }
         }
         let check = HealthCheck {
             service: self.name.clone(),
-            local_endpoints: addresses.len(),
+            local_endpoints: addresses.iter().map(BTreeSet::len).max().unwrap_or(0),
         };
         self.out.health = Some((port, check));
     }

@@ -8,6 +8,7 @@ mod table;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use flannel_model::ServiceName;
 use flannel_netlink::nftables::{NftConn, TableWatch};
@@ -18,6 +19,9 @@ use flannel_plan::nft::{TABLE, unfit_scheduler};
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
 use table::{FamilyTable, Tools};
+
+/// The kernel tells of changes by others. Besides, what stands is compared this often, unless nothing was written at all.
+const COMPARE: Duration = Duration::from_secs(60);
 
 /// Programs nftables. It remembers what stands there, and notices when others change it.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct NftProgrammer {
     /// Schedulers that are something else here, by frontend.
     notes: BTreeMap<FrontendKey, (ServiceName, String)>,
     bridge_said: Said,
+    /// When everything was compared with the kernel, and how many transactions that had seen by then.
+    compared: Option<(Instant, Option<u32>)>,
 }
 
 impl Default for NftProgrammer {
@@ -41,6 +47,7 @@ impl Default for NftProgrammer {
             disturbed: false,
             notes: BTreeMap::new(),
             bridge_said: Said::default(),
+            compared: None,
         }
     }
 }
@@ -51,6 +58,10 @@ impl Programmer for NftProgrammer {
     }
 
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
+        if matches!(scope, Scope::Audit) && !self.disturbed() {
+            // The pass before this one told the notes.
+            return self.audit(view, status);
+        }
         let all = self.disturbed() || !matches!(scope, Scope::Changed(_));
         let scope = if all { Scope::All } else { scope };
         self.take_notes(view, scope);
@@ -74,6 +85,26 @@ impl Programmer for NftProgrammer {
 }
 
 impl NftProgrammer {
+    /// Compares everything if it is time for that and anything was written since the last time, by whomever.
+    fn audit(&mut self, view: &View<'_>, status: &mut Status) {
+        let generation = self.generation();
+        let settled = |(when, known): (Instant, Option<u32>)| {
+            when.elapsed() < COMPARE || (generation.is_some() && known == generation)
+        };
+        if self.compared.is_some_and(settled) {
+            return;
+        }
+        if let Err(error) = self.pass(view, Scope::All, status) {
+            status.fail(&*error);
+        }
+    }
+
+    /// How many transactions this network namespace has seen; `None` where the kernel does not tell.
+    fn generation(&mut self) -> Option<u32> {
+        let (conn, _) = self.link.as_mut()?;
+        conn.generation().ok()
+    }
+
     fn pass(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) -> anyhow::Result<()> {
         if matches!(scope, Scope::Changed(changes) if changes.is_empty()) {
             return Ok(());
@@ -99,6 +130,9 @@ impl NftProgrammer {
             };
             self.disturbed |= tools.disturbed;
             result?;
+        }
+        if !matches!(scope, Scope::Changed(_)) {
+            self.compared = Some((Instant::now(), self.generation()));
         }
         Ok(())
     }
