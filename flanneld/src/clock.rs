@@ -1,6 +1,6 @@
 //! The time since boot, suspend included.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -22,4 +22,16 @@ pub fn random_bits() -> u64 {
         Ok(8) => u64::from_ne_bytes(bytes),
         Ok(_) | Err(_) => since_boot().as_nanos() as u64,
     }
+}
+
+/// Now, as seconds since 1970. It may jump; nothing that has to be right hangs on it.
+pub fn wall_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Which boot this is: a time since boot means something only within one.
+pub fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
 }

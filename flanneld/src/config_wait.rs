@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use flannel_model::{BackendSettings, ConfigErrors, Families, Ipv4Pool, Ipv6Pool, NetworkConfig, offered};
 use flannel_store::Store;
+use tokio::time::Instant;
 
 use crate::said::{Said, chain};
 
 /// flannel asks once a second, too.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long etcd may be away at the start before the state of the earlier run is used: longer than an election and than the
+/// deadline of one call.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// A network config that this build can carry out.
 #[derive(Debug, Clone)]
@@ -17,6 +21,17 @@ pub struct Usable {
     pub pools: Families<Ipv4Pool, Ipv6Pool>,
     /// Its backend, one that this build has.
     pub backend: BackendSettings,
+    /// Its text.
+    pub text: String,
+}
+
+/// Where a node begins.
+#[derive(Debug)]
+pub struct Read {
+    /// The config.
+    pub usable: Usable,
+    /// It is that of the earlier run, because etcd is away.
+    pub offline: bool,
 }
 
 impl Usable {
@@ -38,18 +53,25 @@ impl Usable {
 }
 
 /// Reads `key` until it holds a config that can be used. What is missing or wrong is logged when it changes, and told to
-/// `waiting`.
+/// `waiting`. With the config of an `earlier` run the end of an outage is not waited for.
 pub async fn wait_for_config<S: Store>(
     store: &S,
     key: &str,
     ipv6_only: bool,
+    earlier: Option<&Usable>,
     waiting: impl Fn(&str),
-) -> Usable {
+) -> Read {
     let mut said = Said::default();
+    let until = Instant::now() + PATIENCE;
     loop {
         let problem = match store.get(key).await {
             Ok((Some(found), _)) => match check(&found.value, ipv6_only) {
-                Ok(usable) => return usable,
+                Ok(usable) => {
+                    return Read {
+                        usable,
+                        offline: false,
+                    };
+                }
                 Err(errors) => format!(
                     "the network config at {key} cannot be used: {errors}; mend it (flannelctl config set), this node goes on then"
                 ),
@@ -58,7 +80,19 @@ pub async fn wait_for_config<S: Store>(
                 "there is no network config at {key} yet; write one, such as {{\"Network\":\"10.5.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}, \
                  with `flannelctl config set` or `etcdctl put`; this node goes on then"
             ),
-            Err(error) => chain(&error),
+            Err(error) => match earlier.filter(|_| Instant::now() >= until) {
+                Some(usable) => {
+                    tracing::warn!(
+                        "{}; going on with the network config and the peers of the earlier run",
+                        chain(&error)
+                    );
+                    return Read {
+                        usable: usable.clone(),
+                        offline: true,
+                    };
+                }
+                None => chain(&error),
+            },
         };
         if said.is_news(&problem) {
             tracing::warn!("{problem}");
@@ -77,6 +111,7 @@ pub fn check(text: &[u8], ipv6_only: bool) -> Result<Usable, ConfigErrors> {
     Ok(Usable {
         pools: network.pools,
         backend: network.backend.settings,
+        text: String::from_utf8_lossy(text).into_owned(),
     })
 }
 

@@ -1,24 +1,27 @@
 //! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
 
+mod remember;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use flannel_lease::{
-    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, Protected, Settings, Standing,
+    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings, Standing,
 };
-use flannel_model::{Families, SubnetEnv};
+use flannel_model::{Families, LeaseKey, NodeId, SubnetEnv};
 use flannel_plan::Underlay;
-use flannel_store::{EtcdStore, Event, Store, follow};
+use flannel_store::{EtcdStore, Event, Store, follow_since};
 use flannel_telemetry::{Health, notify_ready, notify_reloading, notify_status, notify_stopping};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
 use crate::backends::Chosen;
-use crate::config_wait::{Usable, wait_for_config};
+use crate::cache::{Cache, CacheWriter};
+use crate::config_wait::{Read, Usable, wait_for_config};
 use crate::config_watch::{ConfigWatch, Stored};
-use crate::facts::{self, Own};
+use crate::facts::{self, Own, Useless};
 use crate::filter::{self, FilterState};
 use crate::flags::Options;
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
@@ -31,6 +34,7 @@ use crate::said::{Said, chain};
 use crate::service_feed::ServiceFeed;
 use crate::underlay::choose_underlay;
 use crate::{clock, node_id, reaper, signals, stranded, subnet_file};
+use remember::{Earlier, own_lease};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
 const OWN_NEWS: usize = 16;
@@ -70,7 +74,13 @@ async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Res
         notify_status(&format!("waiting: {reason}"));
     };
     waiting("reading the network config");
-    let usable = wait_for_config(&store, &options.prefix.config(), options.ipv6_only, waiting).await;
+    let random = u128::from(clock::random_bits()) << 64 | u128::from(clock::random_bits());
+    let node = node_id::load_or_create(&options.state_dir, random);
+    let earlier = Earlier::load(options, node);
+    let running = earlier.as_ref().map(|earlier| &earlier.usable);
+    let key = options.prefix.config();
+    let Read { usable, offline } = wait_for_config(&store, &key, options.ipv6_only, running, waiting).await;
+    let cache = earlier.and_then(|earlier| earlier.for_pools(&usable.pools));
     let (underlay, backend, published) = blocking({
         let options = options.clone();
         let (families, backend) = (usable.families(), usable.backend);
@@ -91,17 +101,18 @@ async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Res
         "the network config is read, the interface is chosen"
     );
     waiting("acquiring a subnet");
-    Node::start(
-        options,
-        health,
-        store,
-        services,
+    let beginning = Beginning {
+        node,
         usable,
         underlay,
-        (backend, published),
-    )
-    .run(reload)
-    .await
+        backend,
+        published,
+        cache,
+        offline,
+    };
+    Node::start(options, health, store, services, beginning)
+        .run(reload)
+        .await
 }
 
 /// Runs what may block for long on a thread of its own.
@@ -111,6 +122,17 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(call)
         .await
         .context("a kernel call panicked")?
+}
+
+/// What is known before the node runs.
+struct Beginning {
+    node: Option<NodeId>,
+    usable: Usable,
+    underlay: Underlay,
+    backend: Chosen,
+    published: Published,
+    cache: Option<Cache>,
+    offline: bool,
 }
 
 /// The running node: the ends of every task, and what is known of the world.
@@ -133,6 +155,11 @@ struct Node<'a> {
     reports: watch::Receiver<Option<Report>>,
     filter: watch::Receiver<FilterState>,
     lost: Option<String>,
+    /// Whether an earlier run left peers.
+    has_cache: bool,
+    /// They are used, because etcd is away.
+    offline: bool,
+    cache: CacheWriter,
     announced: bool,
     said: Said,
 }
@@ -143,16 +170,22 @@ impl<'a> Node<'a> {
         health: &'a Health,
         store: EtcdStore,
         services: ServiceFeed,
-        usable: Usable,
-        underlay: Underlay,
-        (backend, published): (Chosen, Published),
+        beginning: Beginning,
     ) -> Self {
+        let Beginning {
+            node,
+            usable,
+            underlay,
+            backend,
+            published,
+            cache,
+            offline,
+        } = beginning;
         let settings = Settings {
             ttl: options.lease_ttl,
             renew_margin: options.renew_margin,
             grace: options.reset_grace,
         };
-        let random = u128::from(clock::random_bits()) << 64 | u128::from(clock::random_bits());
         let identity = Identity {
             public_ip: underlay
                 .public_ip
@@ -160,18 +193,25 @@ impl<'a> Node<'a> {
                 .copied()
                 .unwrap_or(Ipv4Addr::UNSPECIFIED),
             public_ipv6: underlay.public_ip.ipv6().copied(),
-            node: node_id::load_or_create(&options.state_dir, random),
+            node,
         };
         let pools = usable.pools;
         let previous = subnet_file::previous_lease(&options.subnet_file);
         let machine = LeaseMachine::new(settings, pools, identity, previous);
         let publisher = Publisher::new(identity, pools, published);
-        let driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
+        let mut driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
+        if let Some((held, value)) = cache
+            .as_ref()
+            .and_then(|cache| own_lease(cache, options, &usable))
+        {
+            driver = driver.resuming(held, &value);
+        }
         let (own_news, seen) = mpsc::channel(OWN_NEWS);
         let (status, lease) = watch::channel(None);
         tokio::spawn(driver.run(seen, status));
 
-        let (_, events) = follow(store.clone(), options.prefix.leases(&pools));
+        let position = cache.as_ref().map(Cache::position);
+        let (_, events) = follow_since(store.clone(), options.prefix.leases(&pools), position);
         let (facts, facts_seen) = watch::channel(None);
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
@@ -180,7 +220,8 @@ impl<'a> Node<'a> {
             hold: options.delete_hold,
             grace: options.reset_grace,
         };
-        let feed = PeerFeed::new(options.prefix.leases(&pools), patience);
+        let mut feed = PeerFeed::new(options.prefix.leases(&pools), patience);
+        feed.preload(cache.iter().flat_map(Cache::peers));
         let mut protected = stranded::etcd_addresses(&options.etcd.endpoints);
         let own = "this node's own address";
         protected.extend(underlay.address.ipv4().map(|address| ((*address).into(), own)));
@@ -204,6 +245,9 @@ impl<'a> Node<'a> {
             reports,
             filter,
             lost: None,
+            has_cache: cache.is_some(),
+            offline,
+            cache: CacheWriter::new(options.state_dir.clone()),
             announced: false,
             said: Said::default(),
         }
@@ -234,6 +278,10 @@ impl<'a> Node<'a> {
                     }
                 }
                 Some(()) = reload.recv() => self.reload().await,
+                () = self.cache.due() => {
+                    let cache = self.cache();
+                    self.cache.write(cache).await;
+                }
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,
             }
@@ -273,8 +321,13 @@ impl<'a> Node<'a> {
                 Event::Lost { reason } => {
                     tracing::warn!("etcd cannot be followed: {reason}; peers stay as they are");
                     self.lost = Some(reason.to_string());
+                    if self.has_cache && !self.offline && !self.feed.is_synced() {
+                        self.offline = true;
+                        peers = true;
+                    }
                 }
                 Event::Resumed { .. } | Event::InitDone { .. } => {
+                    self.offline = false;
                     if self.lost.take().is_some() {
                         tracing::info!("etcd is followed again");
                     }
@@ -296,19 +349,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Hands the world as it is known to the tasks that write it into the kernel, once a lease and a complete list are there.
-    fn publish_facts(&mut self) {
-        let Some(status) = self.lease.borrow().clone() else {
-            return;
-        };
-        let Some(held) = status.held else { return };
-        if !self.feed.is_synced() {
-            return;
-        }
+    /// The peers that may be used now, and what follows for the kernel.
+    fn view(&self, status: &LeaseStatus, own: LeaseKey) -> Option<View> {
         let stranded = stranded::still_in_use(&status.lost);
         let limits = Limits {
             pools: &self.usable.pools,
-            own: &held.key,
+            own: &own,
             identity: &self.identity,
             stranded: &stranded,
             protected: &self.protected,
@@ -318,11 +364,24 @@ impl<'a> Node<'a> {
             usable: &self.usable,
             backend: &self.backend,
             underlay: &self.underlay,
-            key: held.key,
+            key: own,
             macs: status.macs,
         };
         let peers: Vec<_> = view.peers.values().collect();
-        let Some((facts, useless)) = facts::facts(own, &peers) else {
+        let (facts, useless) = facts::facts(own, &peers)?;
+        Some(View { view, facts, useless })
+    }
+
+    /// Hands the world as it is known to the tasks that write it into the kernel, once a lease and a complete list are there.
+    fn publish_facts(&mut self) {
+        let Some(status) = self.lease.borrow().clone() else {
+            return;
+        };
+        let Some(held) = status.held else { return };
+        if !self.feed.is_synced() && !self.offline {
+            return;
+        }
+        let Some(View { view, facts, useless }) = self.view(&status, held.key) else {
             return;
         };
         let general = view
@@ -341,11 +400,20 @@ impl<'a> Node<'a> {
             }
             changed
         });
+        self.cache.changed();
     }
 
     /// Takes what stands at the config's key.
     fn take_config(&mut self, stored: Stored) {
-        if let Some(backend) = self.config.compare(&self.usable, stored, self.options.ipv6_only) {
+        let text = match &stored {
+            Stored::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+            Stored::Missing => None,
+        };
+        let changed = self.config.compare(&self.usable, stored, self.options.ipv6_only);
+        if let Some(text) = text.filter(|_| self.config.note().is_empty()) {
+            self.usable.text = text;
+        }
+        if let Some(backend) = changed {
             self.usable.backend = backend;
             self.backend.change(backend);
             self.publish_facts();
@@ -414,8 +482,20 @@ impl<'a> Node<'a> {
         match (filter, &self.lost) {
             (FilterState::Failed(problem), _) => self.waiting(&format!("masquerade rules: {problem}")),
             (FilterState::Pending, _) => self.waiting("installing masquerade rules"),
-            (FilterState::Done, Some(reason)) => self.waiting(&format!("etcd cannot be followed: {reason}")),
+            (FilterState::Done, Some(reason)) => {
+                let status = format!("etcd cannot be followed: {reason}");
+                self.serve_offline(&status);
+                self.waiting(&status);
+            }
             (FilterState::Done, None) => self.ready(&report),
+        }
+    }
+
+    /// A node with the state of its earlier run does all that a node does in an outage: who waits for it may go on.
+    fn serve_offline(&mut self, reason: &str) {
+        if self.offline && !self.announced {
+            notify_ready(&format!("degraded: {reason}"));
+            self.announced = true;
         }
     }
 
@@ -463,6 +543,13 @@ impl<'a> Node<'a> {
             ip_masq: self.options.ip_masq,
         }
     }
+}
+
+/// What the known records come to.
+struct View {
+    view: PeerView,
+    facts: Facts,
+    useless: Vec<Useless>,
 }
 
 /// The addresses of both families in one text.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use flannel_lease::{Event, Holding, LeaseMachine, Op, Situation, Standing};
-use flannel_model::{EtcdPrefix, Families, LeaseKey, Mac};
+use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac};
 use flannel_store::{Store, StoreError};
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +31,8 @@ pub struct LeaseStatus {
     pub held: Option<Holding>,
     /// The VTEP addresses published for it, by a backend that has them.
     pub macs: Option<Families<Mac, Mac>>,
+    /// What was published for it last.
+    pub published: Option<String>,
     /// Subnets that went to other nodes while this one had them.
     pub lost: Vec<LeaseKey>,
 }
@@ -56,6 +58,14 @@ impl<S: Store> LeaseDriver<S> {
             outage: Said::default(),
             shortage: Said::default(),
         }
+    }
+
+    /// Goes on with what an earlier run held and published.
+    #[must_use]
+    pub fn resuming(mut self, holding: Holding, value: &LeaseValue) -> Self {
+        self.machine = self.machine.resuming(holding);
+        self.operator.resume(value);
+        self
     }
 
     /// Runs until the receiver of `status` is gone. `seen` brings what the watch saw of our own key.
@@ -94,6 +104,7 @@ impl<S: Store> LeaseDriver<S> {
             standing: self.machine.standing(now),
             held: self.machine.holding().copied(),
             macs: self.operator.macs(),
+            published: self.operator.published(),
             lost: self.machine.lost().to_vec(),
         }
     }

@@ -1,6 +1,7 @@
 //! flanneld: the node daemon. This file reads the command line and starts the runtime; `daemon` joins the parts.
 
 mod backends;
+mod cache;
 mod clock;
 mod config_wait;
 mod config_watch;

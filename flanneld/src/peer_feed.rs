@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use flannel_lease::{
-    Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, PeerTable, PeerView, Record,
+    Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, Peer, PeerTable, PeerView, Record,
 };
-use flannel_store::{Event, LostReason};
+use flannel_store::{Event, LostReason, Position};
 
 use crate::lease_driver::record;
 
@@ -14,6 +14,7 @@ pub struct PeerFeed {
     range: String,
     table: PeerTable,
     listing: Vec<Record>,
+    position: Option<Position>,
     /// The last surplus lease of ours that was told.
     surplus: i64,
 }
@@ -54,8 +55,19 @@ impl PeerFeed {
             range,
             table: PeerTable::new(patience),
             listing: Vec::new(),
+            position: None,
             surplus: 0,
         }
+    }
+
+    /// Begins with what an earlier run knew.
+    pub fn preload(&mut self, peers: impl IntoIterator<Item = Peer>) {
+        self.table.preload(peers);
+    }
+
+    /// Where the store stood when it was heard of last.
+    pub fn position(&self) -> Option<Position> {
+        self.position
     }
 
     /// Whether a complete list was seen: before, nothing may be removed for being absent.
@@ -102,6 +114,7 @@ impl PeerFeed {
                 News::default()
             }
             Event::InitDone { position } => {
+                self.position = Some(position);
                 let listing = std::mem::take(&mut self.listing);
                 let moved = self.table.reset(listing, position.revision, now);
                 News {
@@ -114,6 +127,7 @@ impl PeerFeed {
                 let Some(record) = record(&self.range, kv) else {
                     return News::default();
                 };
+                self.heard(record.revisions.modified);
                 let moved = self.table.put(&record);
                 self.changed(None, moved)
             }
@@ -121,6 +135,7 @@ impl PeerFeed {
                 let Some(key) = key.strip_prefix(&self.range) else {
                     return News::default();
                 };
+                self.heard(mod_revision);
                 self.table.delete(key, mod_revision, now);
                 self.changed(Some(Own::Freed), None)
             }
@@ -138,6 +153,12 @@ impl PeerFeed {
         }
     }
 
+    fn heard(&mut self, revision: i64) {
+        if let Some(position) = &mut self.position {
+            position.revision = revision.max(position.revision);
+        }
+    }
+
     fn changed(&self, own: Option<Own>, moved: Option<OwnerChange>) -> News {
         News {
             peers: self.table.is_synced(),
@@ -150,7 +171,7 @@ impl PeerFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_store::{KeyValue, LeaseId, Position};
+    use flannel_store::{KeyValue, LeaseId};
 
     const PATIENCE: Patience = Patience {
         hold: Duration::from_secs(30),

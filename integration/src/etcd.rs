@@ -17,6 +17,8 @@ pub const ADDRESS: &str = "192.168.50.2";
 pub const ENDPOINT: &str = "http://192.168.50.2:2379";
 
 const DATA: &str = "/run/lab/etcd";
+const PEER: &str = "http://127.0.0.1:2380";
+const MEMBER: &str = "lab=http://127.0.0.1:2380";
 
 /// A key as etcd has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +84,11 @@ impl Etcd {
             "--advertise-client-urls",
             ENDPOINT,
             "--listen-peer-urls",
-            "http://127.0.0.1:2380",
+            PEER,
             "--initial-advertise-peer-urls",
-            "http://127.0.0.1:2380",
+            PEER,
             "--initial-cluster",
-            "lab=http://127.0.0.1:2380",
+            MEMBER,
         ];
         let env = Environment {
             clean: true,
@@ -132,6 +134,55 @@ impl Etcd {
             .as_ref()
             .context("etcd is not running")?
             .signal(Signal::CONT)
+    }
+
+    /// Deletes its data; it must not run.
+    pub fn wipe(&self) -> Result<()> {
+        match std::fs::remove_dir_all(DATA) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot delete {DATA}"))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Saves its data as an operator does.
+    pub fn back_up(&self, file: &str) -> Result<()> {
+        let argv = ["etcdctl", "--endpoints", ENDPOINT, "snapshot", "save", file];
+        self.place.run(&argv).map(drop)
+    }
+
+    /// Puts a backup in the place of its data; it must not run.
+    pub fn restore(&self, file: &str) -> Result<()> {
+        self.wipe()?;
+        let script = format!(
+            "etcdctl snapshot restore {file} --name lab --data-dir {DATA} --initial-cluster {MEMBER} \
+             --initial-advertise-peer-urls {PEER}"
+        );
+        self.place.shell(&script).map(drop)
+    }
+
+    /// Throws away all history before now.
+    pub fn compact(&self) -> Result<()> {
+        self.call("compact", async |mut c| {
+            let revision = c
+                .get("lab/ready", None)
+                .await?
+                .header()
+                .map_or(0, |h| h.revision());
+            c.compact(revision, None).await
+        })
+        .map(drop)
+    }
+
+    /// Writes many keys without a lease, over one connection.
+    pub fn put_all(&self, entries: &[(String, Vec<u8>)]) -> Result<()> {
+        self.call("put many keys", async |mut c| {
+            for (key, value) in entries {
+                c.put(key.as_str(), value.as_slice(), None).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Writes a key without a lease.

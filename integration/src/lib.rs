@@ -21,6 +21,7 @@ pub mod pod;
 pub mod process;
 pub mod runtime;
 pub mod sandbox;
+pub mod stillness;
 pub mod transfer;
 
 pub use clock::{eventually, limit};
@@ -34,4 +35,5 @@ pub use pinger::{Pinger, PingerReport};
 pub use place::Place;
 pub use pod::Pod;
 pub use process::Process;
+pub use stillness::Stillness;
 pub use transfer::transfer;

@@ -25,7 +25,7 @@ pub use types::{
 /// A lease that was adopted is renewed at once: two calls with their deadlines of 5 s.
 const ADOPTING: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 enum State {
     Idle,
     Listing,
@@ -49,7 +49,7 @@ enum State {
     Revoked,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Why {
     Failed,
     Exhausted,
@@ -57,7 +57,7 @@ enum Why {
 }
 
 /// Somebody else's record stands for what this node holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Contest {
     None,
     /// A restored store says so; its owner may take it back.
@@ -67,7 +67,7 @@ enum Contest {
 }
 
 /// See the module's text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct LeaseMachine {
     settings: Settings,
     pools: Families<Ipv4Pool, Ipv6Pool>,

@@ -4,7 +4,7 @@ use crate::config_error::Reader;
 use crate::{Ipv4Subnet, Ipv6Subnet, Subnet};
 
 /// The address space of the pods of one family and how it is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pool<S> {
     /// The whole address space.
     pub network: S,

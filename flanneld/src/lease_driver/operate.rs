@@ -1,13 +1,13 @@
 //! The operations of the lease machine, on the store.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use flannel_lease::{ClaimOutcome, Event, Expected, LastUse, LeaseTerms, Op, Record, Revisions};
 use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac, UsedNote};
 use flannel_store::{Created, KeptAlive, KeyValue, LeaseId, NewLease, Renewal, Replaced, Store, StoreError};
 
 use super::Running;
-use crate::clock::since_boot;
+use crate::clock::{since_boot, wall_seconds};
 use crate::publish::Publisher;
 
 /// How often the note about our own subnet is brought up to date: a fraction of the hold-down of a day.
@@ -20,6 +20,7 @@ pub(super) struct Operator<S> {
     publisher: Publisher,
     held: Option<LeaseKey>,
     noted: Option<Duration>,
+    published: Option<String>,
 }
 
 impl<S: Store> Operator<S> {
@@ -30,12 +31,23 @@ impl<S: Store> Operator<S> {
             publisher,
             held: None,
             noted: None,
+            published: None,
         }
     }
 
     /// The VTEPs' addresses once they are settled.
     pub(super) fn macs(&self) -> Option<Families<Mac, Mac>> {
         self.publisher.macs()
+    }
+
+    /// The value that was published last, or is about to be.
+    pub(super) fn published(&self) -> Option<String> {
+        self.published.clone()
+    }
+
+    /// Goes on with what an earlier run published.
+    pub(super) fn resume(&mut self, value: &LeaseValue) {
+        self.published = Some(self.publisher.value(Some(value)).to_json());
     }
 
     /// Begins an operation; the future owns all that it needs and may be dropped.
@@ -58,6 +70,7 @@ impl<S: Store> Operator<S> {
                     .value(published.as_ref().map(|published| &published.value));
                 let stands = published.is_some_and(|p| !p.rewrite && p.value.same_as(&value));
                 self.held = Some(key);
+                self.published = Some(value.to_json());
                 self.noted = Some(since_boot());
                 let claim = Claim {
                     key,
@@ -206,11 +219,6 @@ fn used_note(value: &LeaseValue) -> String {
         public_ipv6: value.public_ipv6,
     }
     .to_json()
-}
-
-fn wall_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 fn new_lease(lease: i64, ttl: Duration) -> NewLease {

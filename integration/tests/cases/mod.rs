@@ -15,7 +15,9 @@ mod hostile;
 mod ipvs;
 mod kube;
 mod lease;
+mod outage;
 mod overlay;
+mod ownership;
 mod probes;
 pub mod selftest;
 mod service;
@@ -63,6 +65,15 @@ pub fn all() -> Vec<Case> {
         case!(plain bad_input::last_subnet_goes_to_one),
         case!(plain lease::many_start_at_once),
         case!(plain lease::deleted_lease_is_claimed_again),
+        case!(plain outage::packets_go_on_and_the_kernel_is_left_alone),
+        case!(plain outage::a_store_that_went_back_or_forgot_takes_nothing_away),
+        case!(plain outage::a_host_that_boots_meanwhile_has_connectivity),
+        case!(plain outage::beyond_its_lifetime_a_lease_adds_no_pod),
+        case!(plain ownership::expired_and_free_is_taken_again),
+        case!(plain ownership::expired_and_taken_belongs_to_the_new_holder),
+        case!(plain ownership::an_overwritten_record_is_given_up),
+        case!(plain ownership::a_subnet_that_is_deleted_twice_is_revoked),
+        case!(plain ownership::a_hundred_race_for_the_last_subnet),
         case!(plain etcd_access::plain_http_to_another_host_asks_for_a_flag),
         case!(plain etcd_access::tls_with_any_of_the_files),
         case!(plain etcd_access::password_comes_from_a_file_and_is_never_told),

@@ -6,14 +6,20 @@
 //!
 //! A seed that fails is printed. `SIM_SEED=<seed> cargo test -p flannel-lease --test simulation` replays it with its whole
 //! history; `SIM_SEEDS=<count>` runs another number of seeds than the usual 10,000.
+//!
+//! Beside the sample stands a model check (`model`, `search`): all histories of a few nodes within small bounds.
 
 // cfg(test) says it of the whole module: here a panic is a failed test.
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod node;
 #[cfg(test)]
 mod rng;
+#[cfg(test)]
+mod search;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
@@ -21,6 +27,8 @@ mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use model::Bounds;
+use search::search;
 use world::{Calm, World};
 
 const SEEDS: u64 = 10_000;
@@ -97,4 +105,51 @@ fn a_calm_day_moves_nothing() {
             world.claims()
         );
     }
+}
+
+/// Not a sample but every history of two or three nodes and two subnets within each of these bounds: about a million
+/// moments.
+#[test]
+fn every_short_history_holds() {
+    let three = Bounds {
+        nodes: 3,
+        steps: 1,
+        ..Bounds::default()
+    };
+    let two = Bounds {
+        nodes: 2,
+        steps: 2,
+        ..Bounds::default()
+    };
+    let all = [
+        Bounds { crashes: 1, ..three },
+        Bounds { losses: 1, ..three },
+        Bounds { steps: 4, ..two },
+        Bounds {
+            losses: 1,
+            late: 1,
+            ..two
+        },
+        Bounds { deletions: 1, ..two },
+    ];
+    std::thread::scope(|scope| {
+        for bounds in all {
+            scope.spawn(move || {
+                let states = search(bounds, true).unwrap_or_else(|problem| panic!("{bounds:?}: {problem}"));
+                println!("{states} moments: {bounds:?}");
+                assert!(states > 10_000, "{bounds:?} reach hardly anything: {states}");
+            });
+        }
+    });
+}
+
+/// The model check must be able to fail as well.
+#[test]
+fn the_model_check_finds_out_a_store_without_fences() {
+    let bounds = Bounds {
+        nodes: 2,
+        ..Bounds::default()
+    };
+    let problem = search(bounds, false).unwrap_err();
+    assert!(problem.contains("of somebody else"), "{problem}");
 }

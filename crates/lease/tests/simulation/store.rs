@@ -1,6 +1,7 @@
 //! etcd as far as leases need it: revisions, leases that expire, fenced writes, a history to watch, and a backup.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 
 use flannel_lease::{ClaimOutcome, Event, Expected, Identity, LeaseTerms, Op, Record, Revisions};
 use flannel_model::LeaseValue;
@@ -8,7 +9,7 @@ use flannel_model::LeaseValue;
 /// Simulated time in milliseconds.
 pub type Time = u64;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Lease {
     ttl: Time,
     expires: Time,
@@ -70,6 +71,11 @@ impl Store {
 
     pub fn get(&self, key: &str) -> Option<&Record> {
         self.records.get(key)
+    }
+
+    /// What stands in it now; where it came from does not matter.
+    pub fn hash_into(&self, into: &mut impl Hasher) {
+        (self.up, self.revision, self.epoch, &self.records, &self.leases).hash(into);
     }
 
     pub fn leases(&self) -> usize {

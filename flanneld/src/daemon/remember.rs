@@ -1,0 +1,86 @@
+//! What outlives this run: the verified state is kept on disk, and used when etcd is away at the start.
+
+use std::collections::BTreeSet;
+
+use flannel_lease::{Holding, Peer, Standing};
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, NodeId};
+
+use super::{Node, View};
+use crate::cache;
+use crate::cache::{Cache, Remember};
+use crate::config_wait::{Usable, check};
+use crate::flags::Options;
+
+/// What an earlier run left.
+#[derive(Debug)]
+pub struct Earlier {
+    cache: Cache,
+    /// The config that it ran with.
+    pub usable: Usable,
+}
+
+impl Earlier {
+    /// Reads it; `None` when there is none that this node can use.
+    pub fn load(options: &Options, node: Option<NodeId>) -> Option<Self> {
+        let cache = cache::load(&options.state_dir)?;
+        if !cache.is_of(&options.prefix.to_string(), node) {
+            tracing::info!(
+                "the peers of an earlier run belong to another node or --etcd-prefix and are not used"
+            );
+            return None;
+        }
+        match check(cache.config.as_bytes(), options.ipv6_only) {
+            Ok(usable) => Some(Self { cache, usable }),
+            Err(errors) => {
+                tracing::warn!(%errors, "the peers of an earlier run are not used: its network config cannot be");
+                None
+            }
+        }
+    }
+
+    /// The state, for a node that runs with these pools; a network that was cut anew since makes it worthless.
+    pub fn for_pools(self, pools: &Families<Ipv4Pool, Ipv6Pool>) -> Option<Cache> {
+        (self.usable.pools == *pools).then_some(self.cache)
+    }
+}
+
+/// The lease that an earlier run held, if the network still offers it, and what it published. It is no claim: whatever is
+/// written for it is fenced by what etcd says then.
+pub fn own_lease(cache: &Cache, options: &Options, usable: &Usable) -> Option<(Holding, LeaseValue)> {
+    let (held, value) = cache.own(options.lease_ttl)?;
+    let ipv4 = held
+        .key
+        .ipv4()
+        .is_none_or(|subnet| usable.pools.ipv4().is_some_and(|pool| pool.offers(&subnet)));
+    let ipv6 = held
+        .key
+        .ipv6()
+        .is_none_or(|subnet| usable.pools.ipv6().is_some_and(|pool| pool.offers(&subnet)));
+    (ipv4 && ipv6 && held.key.subnets().same_families(&usable.pools)).then_some((held, value))
+}
+
+impl Node<'_> {
+    /// The state of this moment. Only peers that passed every check are kept, and nothing before etcd has listed them and
+    /// confirmed the own lease.
+    pub(super) fn cache(&self) -> Option<Cache> {
+        let position = self.feed.position().filter(|_| self.feed.is_synced())?;
+        let status = self.lease.borrow().clone()?;
+        // Until it is renewed for the first time, nobody knows how long a lease lives.
+        let held = status.held.filter(|_| status.standing == Standing::Confirmed)?;
+        let published = status.published.as_deref()?;
+        let View { view, useless, .. } = self.view(&status, held.key)?;
+        let useless: BTreeSet<LeaseKey> = useless.iter().filter_map(|(key, _)| key.parse().ok()).collect();
+        let peers = view
+            .peers
+            .values()
+            .filter(|peer: &&Peer| !useless.contains(&peer.key));
+        let state = Remember {
+            prefix: &self.options.prefix.to_string(),
+            config: &self.usable.text,
+            node: self.identity.node,
+            own: Some((held, LeaseValue::parse(published.as_bytes()).ok()?)),
+            position,
+        };
+        Some(Cache::new(&state, peers))
+    }
+}
