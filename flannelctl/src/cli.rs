@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use flannel_model::EtcdPrefix;
+use flannel_model::{EtcdPrefix, ServiceProtocol};
 
 /// What the exit codes mean; shown by --help and in the man page.
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  wrong usage, or a file that cannot be read or written
-  2  etcd cannot be reached, gives no answer within 5 seconds, or refuses the request
+  2  etcd, or flanneld on this node, cannot be reached, gives no answer in time, or refuses the request
   3  bad content: in etcd (config) or in a file
   4  not found: no network config, no such subnet or Service
   5  in use by a node, or changed by somebody else meanwhile
@@ -187,10 +187,17 @@ pub enum Command {
         command: Option<ConfigCommand>,
     },
 
-    /// Shows the Services with their cluster addresses and endpoints
+    /// Shows the Services, the nodes that program them, and what they carry on this node
     ///
-    /// Records that no flanneld can use are listed below the table, with the reason. They do not change the exit code.
-    Services,
+    /// First the Services as etcd has them, with records that no flanneld can use and the reason; then every node that
+    /// programs Services, with the revision that its kernel shows; then, on a node, each port of each Service with its
+    /// endpoints, weights and connections, as flanneld tells.
+    Services(ServicesArguments),
+
+    /// Explains what happens to packets for one address and port, and why
+    ///
+    /// On a node flanneld is asked; elsewhere, what etcd has is worked out.
+    Explain(ExplainArguments),
 
     /// Changes Services
     Service {
@@ -210,6 +217,79 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// Where the flanneld of this node is asked.
+#[derive(Debug, Args)]
+pub struct SocketArgument {
+    /// Unix socket of the flanneld of this node
+    #[arg(
+        long,
+        env = "FLANNELD_STATUS_SOCKET",
+        value_name = "FILE",
+        default_value = "/run/flannel/flanneld.sock"
+    )]
+    pub status_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ServicesArguments {
+    /// Only this Service, or those of one namespace
+    #[arg(value_name = "NAMESPACE[/NAME]")]
+    pub name: Option<String>,
+
+    /// Ask only the flanneld of this node, and not etcd
+    #[arg(long)]
+    pub local: bool,
+
+    /// Show connections and bytes a second on this node, over so many seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub rates: Option<u64>,
+
+    #[command(flatten)]
+    pub socket: SocketArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// An address with its port, such as 10.96.0.10:80 or [fd00:96::a]:80
+    #[arg(value_name = "IP:PORT")]
+    pub address: SocketAddr,
+
+    /// Only this protocol
+    #[arg(long, value_enum, ignore_case = true)]
+    pub protocol: Option<Protocol>,
+
+    #[command(flatten)]
+    pub socket: SocketArgument,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// SCTP
+    Sctp,
+}
+
+impl From<Protocol> for ServiceProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -291,7 +371,8 @@ pub enum ServiceCommand {
     /// Writes Services, their endpoints and service CIDRs from Kubernetes manifests
     ///
     /// Takes the kinds Service, EndpointSlice, ServiceCIDR and List with Kubernetes' field names, as YAML (any number of documents)
-    /// or JSON. Every document is checked before anything is written, and everything is written in one transaction. The ranges of
+    /// or JSON. Every document is checked before anything is written, and everything is written in one
+    /// transaction, or in several when there are more than 120 objects. The ranges of
     /// a ServiceCIDR are added to those that are there.
     Apply {
         /// File or directory (its *.yaml, *.yml and *.json files); - reads standard input; may be repeated

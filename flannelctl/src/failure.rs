@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use flannel_store::{ErrorKind, StoreError};
 
+use crate::services::Unfinished;
+
 const USAGE: u8 = 1;
 const ETCD: u8 = 2;
 const CONTENT: u8 = 3;
@@ -18,6 +20,10 @@ pub enum Failure {
     Usage(anyhow::Error),
     /// etcd cannot be used.
     Etcd(StoreError),
+    /// etcd could not be used any more after some of it was done.
+    Partly(String),
+    /// The flanneld of this node cannot be asked.
+    Daemon(String),
     /// Bad content in etcd or in a file; one problem a line.
     Content(String),
     /// What was asked for is not there.
@@ -34,6 +40,7 @@ impl Failure {
         let (code, text) = match self {
             Self::Usage(error) => (USAGE, format!("{error:#}")),
             Self::Etcd(error) => (ETCD, error.to_string()),
+            Self::Partly(text) | Self::Daemon(text) => (ETCD, text.clone()),
             Self::Content(text) => (CONTENT, text.clone()),
             Self::NotFound(text) => (NOT_FOUND, text.clone()),
             Self::Taken(text) => (TAKEN, text.clone()),
@@ -53,6 +60,18 @@ impl From<StoreError> for Failure {
             | ErrorKind::Auth
             | ErrorKind::NoLeader
             | ErrorKind::Other => Self::Etcd(error),
+        }
+    }
+}
+
+impl From<Unfinished> for Failure {
+    fn from(unfinished: Unfinished) -> Self {
+        match unfinished.done {
+            0 => unfinished.error.into(),
+            done => Self::Partly(format!(
+                "{}; {done} of {} keys were written before: repeat the command",
+                unfinished.error, unfinished.of
+            )),
         }
     }
 }

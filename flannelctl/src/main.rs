@@ -59,6 +59,10 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
 async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
     let store = connect::store(&arguments.etcd)?;
     let prefix = arguments.etcd.prefix();
+    let asker = services::Asker {
+        store: &store,
+        prefix: &prefix,
+    };
     match command {
         Command::Subnets { command } => {
             let format = arguments.output;
@@ -72,7 +76,8 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         Command::Config {
             command: Some(ConfigCommand::Set { file, force }),
         } => config::set(&store, &prefix, file, *force, output).await,
-        Command::Services => services::show(&store, &prefix, output).await,
+        Command::Services(arguments) => services::show(asker, arguments, output).await,
+        Command::Explain(arguments) => services::explain(asker, arguments, output).await,
         Command::Service {
             command: ServiceCommand::Apply { files },
         } => services::apply(&store, &prefix, files, output).await,

@@ -13,7 +13,9 @@ use flannel_lease::{
 use flannel_model::{Families, LeaseKey, NodeId, SubnetEnv};
 use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, Store, follow_since};
-use flannel_telemetry::{Health, notify_ready, notify_reloading, notify_status, notify_stopping};
+use flannel_telemetry::{
+    Health, Metrics, StatusRequest, notify_ready, notify_reloading, notify_status, notify_stopping,
+};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
@@ -31,7 +33,7 @@ use crate::publish::{Published, Publisher};
 use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
-use crate::service_feed::ServiceFeed;
+use crate::service_feed::{Audience, ServiceFeed};
 use crate::underlay::choose_underlay;
 use crate::{clock, node_id, reaper, signals, stranded, subnet_file};
 use remember::{Earlier, own_lease};
@@ -51,13 +53,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let stop = signals::stop_requested()?;
     let reload = signals::reload_requests()?;
     let health = Health::starting("starting");
+    let (metrics, scrapes) = Metrics::new();
+    let audience = Audience {
+        metrics: metrics.services.clone(),
+        scrapes,
+        questions: status_socket(&options),
+    };
     if let Some(address) = options.healthz {
-        flannel_telemetry::serve(address, health.clone()).await?;
+        flannel_telemetry::serve(address, health.clone(), metrics).await?;
     }
     // Pods go also while there is no subnet yet.
     reaper::start(&options.subnet_file);
     tokio::select! {
-        result = work(&options, &health, reload) => result,
+        result = work(&options, &health, audience, reload) => result,
         signal = stop => {
             notify_stopping();
             tracing::info!("{signal}: stopping; routes, devices and rules stay, pods keep their connections");
@@ -66,9 +74,23 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-async fn work(options: &Options, health: &Health, reload: Signal) -> anyhow::Result<()> {
+/// Questions of flannelctl on this node. Without the socket the daemon does all its work.
+fn status_socket(options: &Options) -> mpsc::Receiver<StatusRequest> {
+    let served = options
+        .status_socket
+        .as_deref()
+        .map(flannel_telemetry::serve_status);
+    match served {
+        Some(Ok(questions)) => return questions,
+        Some(Err(error)) => tracing::warn!("{}", chain(&error)),
+        None => {}
+    }
+    mpsc::channel(1).1
+}
+
+async fn work(options: &Options, health: &Health, audience: Audience, reload: Signal) -> anyhow::Result<()> {
     let store = EtcdStore::connect(options.etcd.clone())?;
-    let services = ServiceFeed::new(options)?;
+    let services = ServiceFeed::new(options, audience)?;
     let waiting = |reason: &str| {
         health.set_waiting(reason);
         notify_status(&format!("waiting: {reason}"));

@@ -1,21 +1,26 @@
 //! From the source of Services to their programmer: takes changes as they come and lets a pass carry them out.
 
+mod account;
 mod checks;
 mod etcd;
 mod kube;
+mod node_status;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use flannel_kube::Client;
 use flannel_model::EtcdPrefix;
 use flannel_store::Store;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio::task::JoinError;
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
+pub use account::Audience;
+use account::{Account, Ask, Burst};
 use checks::Checks;
 #[cfg(test)]
 pub use etcd::etcd_record;
@@ -50,7 +55,7 @@ pub enum News {
     /// A record came or changed.
     Put(Box<Record>, Stamp),
     /// The record of this name is gone.
-    Gone(String),
+    Gone(String, Stamp),
     /// Everything that there is was told once: absence means something from now on.
     Complete,
     /// The zone of this node.
@@ -68,6 +73,8 @@ pub struct Stamp {
     pub revision: u64,
     /// When the cause of the change happened, in milliseconds since 1970, where the source says so.
     pub triggered: Option<i64>,
+    /// When it was heard of here.
+    pub heard: Option<Instant>,
 }
 
 /// The source of Services that the options name, ready to be followed.
@@ -76,6 +83,9 @@ pub struct ServiceFeed {
     node_name: String,
     mode: ServiceMode,
     etcd: Vec<String>,
+    audience: Audience,
+    /// Where this node tells others of its Services.
+    status_key: String,
 }
 
 enum Source {
@@ -89,7 +99,7 @@ impl ServiceFeed {
     ///
     /// # Errors
     /// Credentials that cannot be read or used.
-    pub fn new(options: &Options) -> anyhow::Result<Self> {
+    pub fn new(options: &Options, audience: Audience) -> anyhow::Result<Self> {
         let own = || {
             rustix::system::uname()
                 .nodename()
@@ -112,29 +122,61 @@ impl ServiceFeed {
         };
         Ok(Self {
             source,
+            status_key: format!("{}{node_name}", options.prefix.service_nodes()),
             node_name,
             mode: options.service_mode,
             etcd: options.etcd.endpoints.clone(),
+            audience,
         })
     }
 
     /// Starts to follow the source and to program what it tells.
     pub fn start<S: Store>(self, store: S, facts: watch::Receiver<Option<Arc<Facts>>>) {
         let (sender, news) = mpsc::channel(QUEUE);
-        match self.source {
+        let origin = match self.source {
             Source::None => return,
-            Source::Etcd(prefix) => drop(tokio::spawn(etcd::feed(store, prefix.services(), sender))),
-            Source::Kube(source) => drop(tokio::spawn(source.feed(sender))),
-        }
-        tokio::spawn(Feed::new(self.node_name, self.mode, self.etcd).run(news, facts));
+            Source::Etcd(prefix) => {
+                tokio::spawn(etcd::feed(store.clone(), prefix.services(), sender));
+                "etcd"
+            }
+            Source::Kube(source) => {
+                tokio::spawn(source.feed(sender));
+                "kube"
+            }
+        };
+        let account = Account::new(self.node_name.clone(), origin, self.audience.metrics.clone());
+        let summary = account.summary();
+        tokio::spawn(node_status::publish(
+            store,
+            self.status_key,
+            summary,
+            facts.clone(),
+        ));
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let inputs = Inputs {
+            news,
+            facts,
+            audience: self.audience,
+            look,
+        };
+        let services = Services::new(programmer(self.mode));
+        tokio::spawn(Feed::new(self.node_name, self.etcd, account).run(services, inputs));
     }
+}
+
+/// What the feed listens to.
+struct Inputs {
+    news: mpsc::Receiver<News>,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+    audience: Audience,
+    look: Interval,
 }
 
 /// What is known between passes.
 struct Feed {
     /// Name by which endpoints refer to this node.
     node_name: String,
-    mode: ServiceMode,
     /// URLs of etcd, until their addresses are known.
     etcd: Vec<String>,
     /// Addresses that no Service may have.
@@ -145,11 +187,13 @@ struct Feed {
     changes: Vec<Change>,
     complete: bool,
     zone: Option<String>,
-    /// What was taken so far.
-    seen: u64,
-    /// Causes of changes that no pass has carried out, in milliseconds since 1970.
-    triggers: Vec<i64>,
+    account: Account,
+    checks: Checks,
     log: StatusLog,
+    /// When what stands is compared with what should be.
+    audit: Instant,
+    /// When a pass is due, even if nothing changes.
+    due: Instant,
 }
 
 /// A change of one record.
@@ -158,85 +202,45 @@ enum Change {
     Gone(String),
 }
 
+/// What to do next.
+enum Turn {
+    Pass,
+    Answer(Ask),
+    Wait,
+    End,
+}
+
 impl Feed {
-    fn new(node_name: String, mode: ServiceMode, etcd: Vec<String>) -> Self {
+    fn new(node_name: String, etcd: Vec<String>, account: Account) -> Self {
+        let audit = Instant::now() + AUDIT;
         Self {
             node_name,
-            mode,
             etcd,
             reserved: BTreeMap::new(),
             passed: None,
             changes: Vec::new(),
             complete: false,
             zone: None,
-            seen: 0,
-            triggers: Vec::new(),
+            account,
+            checks: Checks::default(),
             log: StatusLog::default(),
+            audit,
+            due: audit,
         }
     }
 
     /// Services are programmed once a lease is held and everything was told once.
-    async fn run(mut self, mut news: mpsc::Receiver<News>, mut facts: watch::Receiver<Option<Arc<Facts>>>) {
-        let mut services = Services::new(programmer(self.mode));
-        let mut checks = Checks::default();
-        let mut burst = Vec::new();
-        let mut audit = Instant::now() + AUDIT;
-        let mut due = audit;
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn run(mut self, mut services: Services, mut inputs: Inputs) {
         loop {
-            tokio::select! {
-                changed = facts.changed() => if changed.is_err() { return },
-                count = news.recv_many(&mut burst, BURST) => {
-                    if count == 0 {
-                        return;
-                    }
-                    if self.complete {
-                        self.settle().await;
-                    }
-                    while let Ok(next) = news.try_recv() {
-                        burst.push(next);
-                    }
-                    burst.drain(..).for_each(|news| self.take(news));
-                }
-                () = sleep_until(due) => {}
-                _ = look.tick() => if !services.disturbed() { continue },
-            }
-            if audit <= Instant::now() {
-                services.verify();
-                audit = Instant::now() + AUDIT;
-            }
-            due = audit;
-            if self.complete {
-                self.look_up_etcd().await;
-            }
-            let node = facts.borrow_and_update().as_deref().map(|facts| self.node(facts));
-            let node = node.filter(|_| self.complete);
-            let changes = std::mem::take(&mut self.changes);
-            self.passed = Some(Instant::now());
-            let pass = tokio::task::spawn_blocking(move || {
-                for change in changes {
-                    match change {
-                        Change::Put(record) => services.put(*record),
-                        Change::Gone(name) => services.gone(&name),
-                    }
-                }
-                let status = node.map(|node| services.pass(&node));
-                (services, status)
-            });
-            match pass.await {
-                Ok((back, status)) => {
-                    services = back;
-                    let Some(status) = status else { continue };
-                    let retry = (!status.failed.is_empty()).then_some(RETRY);
-                    let soon = services.wake().into_iter().chain(retry).min();
-                    due = soon.map_or(due, |soon| due.min(Instant::now() + soon));
-                    checks.update(&services, status.failed.is_empty());
-                    self.log.tell(&status, self.seen);
-                    if status.failed.is_empty() {
-                        self.measure();
-                    }
-                }
+            let turn = self.turn(&mut inputs, &mut services).await;
+            let back = match turn {
+                Turn::Wait => continue,
+                Turn::End => return,
+                Turn::Pass => self.pass(services, &mut inputs).await,
+                Turn::Answer(ask) => self.answer(services, ask).await,
+            };
+            match back {
+                Ok((back, known)) => (services, self) = (back, known),
                 // What was known is lost with it, and the source tells it only once.
                 Err(error) => {
                     tracing::error!(%error, "a pass over the Services ended early; they are not programmed any more until a restart");
@@ -244,6 +248,77 @@ impl Feed {
                 }
             }
         }
+    }
+
+    async fn turn(&mut self, inputs: &mut Inputs, services: &mut Services) -> Turn {
+        let mut burst = Vec::new();
+        tokio::select! {
+            changed = inputs.facts.changed() => match changed {
+                Ok(()) => Turn::Pass,
+                Err(_) => Turn::End,
+            },
+            count = inputs.news.recv_many(&mut burst, BURST) => {
+                if count == 0 {
+                    return Turn::End;
+                }
+                if self.complete {
+                    self.settle().await;
+                }
+                while let Ok(next) = inputs.news.try_recv() {
+                    burst.push(next);
+                }
+                self.take_all(burst);
+                Turn::Pass
+            }
+            ask = inputs.audience.next() => Turn::Answer(ask),
+            () = sleep_until(self.due) => Turn::Pass,
+            _ = inputs.look.tick() => match services.disturbed() {
+                true => Turn::Pass,
+                false => Turn::Wait,
+            },
+        }
+    }
+
+    /// Carries out what came, on a thread that may block.
+    async fn pass(
+        mut self,
+        mut services: Services,
+        inputs: &mut Inputs,
+    ) -> Result<(Services, Self), JoinError> {
+        if self.audit <= Instant::now() {
+            services.verify();
+            self.audit = Instant::now() + AUDIT;
+        }
+        self.due = self.audit;
+        if self.complete {
+            self.look_up_etcd().await;
+        }
+        let facts = inputs.facts.borrow_and_update().clone();
+        let node = facts.as_deref().map(|facts| self.node(facts));
+        let node = node.filter(|_| self.complete);
+        let changes = std::mem::take(&mut self.changes);
+        self.passed = Some(Instant::now());
+        let pass = tokio::task::spawn_blocking(move || {
+            let start = std::time::Instant::now();
+            for change in changes {
+                match change {
+                    Change::Put(record) => services.put(*record),
+                    Change::Gone(name) => services.gone(&name),
+                }
+            }
+            let status = node.map(|node| services.pass(&node));
+            (services, status, start.elapsed())
+        });
+        let (services, status, took) = pass.await?;
+        if let Some(status) = status {
+            let retry = (!status.failed.is_empty()).then_some(RETRY);
+            let soon = services.wake().into_iter().chain(retry).min();
+            self.due = soon.map_or(self.due, |soon| self.due.min(Instant::now() + soon));
+            self.checks.update(&services, status.failed.is_empty());
+            self.log.tell(&status, self.account.seen());
+            self.account.passed(&services, &status, took);
+        }
+        Ok((services, self))
     }
 
     /// Waits for the rest of a burst, and for the time between two passes to be over.
@@ -264,33 +339,47 @@ impl Feed {
         }
     }
 
+    /// Answers a question, on a thread that may block: the kernel is asked.
+    async fn answer(self, mut services: Services, ask: Ask) -> Result<(Services, Self), JoinError> {
+        tokio::task::spawn_blocking(move || {
+            self.account.answer(&mut services, ask);
+            (services, self)
+        })
+        .await
+    }
+
+    fn take_all(&mut self, news: Vec<News>) {
+        let mut burst = Burst::default();
+        for news in news {
+            burst.add(&news);
+            self.take(news);
+        }
+        self.account.queued(burst);
+    }
+
     fn take(&mut self, news: News) {
         match news {
             News::Put(record, stamp) => {
-                self.seen = self.seen.max(stamp.revision);
-                // What was there before this process is no news.
-                self.triggers.extend(stamp.triggered.filter(|_| self.complete));
+                self.account.changed(stamp, self.complete);
                 self.changes.push(Change::Put(record));
             }
-            News::Gone(name) => self.changes.push(Change::Gone(name)),
-            News::Complete => self.complete = true,
+            News::Gone(name, stamp) => {
+                self.account.changed(stamp, self.complete);
+                self.changes.push(Change::Gone(name));
+            }
+            News::Complete => {
+                self.complete = true;
+                self.account.followed(None);
+            }
             News::Zone(zone) => self.zone = zone,
             News::Lost(reason) => {
-                tracing::warn!("Services cannot be followed: {reason}; they stay as they are")
+                tracing::warn!("Services cannot be followed: {reason}; they stay as they are");
+                self.account.followed(Some(reason));
             }
-            News::Resumed => tracing::info!("Services are followed again"),
-        }
-    }
-
-    /// How long it took from the causes of changes to the kernel.
-    fn measure(&mut self) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        for trigger in self.triggers.drain(..) {
-            let latency = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(trigger);
-            tracing::debug!(latency_ms = latency, "a change of endpoints is programmed");
+            News::Resumed => {
+                tracing::info!("Services are followed again");
+                self.account.followed(None);
+            }
         }
     }
 

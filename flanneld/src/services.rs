@@ -3,12 +3,14 @@
 //! Records of any source go through [`flannel_plan::ServiceTable`], which says what the node should do; a [`Programmer`]
 //! translates that for its part of the kernel.
 
+mod counts;
 mod ipvs;
 mod mode;
 mod nftables;
 mod node;
 mod programmer;
 mod records;
+mod report;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

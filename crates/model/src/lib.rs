@@ -27,6 +27,7 @@ mod service_record;
 mod service_scheduler;
 mod service_slice;
 mod service_spec;
+mod service_status;
 mod service_virtual;
 mod subnet;
 mod subnet_env;
@@ -60,6 +61,10 @@ pub use service_record::ServiceRecord;
 pub use service_scheduler::{Scheduler, SchedulerError, SchedulerFlags, SchedulerFlagsError};
 pub use service_slice::{EndpointSlice, EndpointState, ServiceEndpoint, SliceEndpoint, SlicePort};
 pub use service_spec::{ServicePort, ServiceSpec, ServiceType, TrafficPolicy, is_host_address};
+pub use service_status::{
+    EndpointStatus, Explanation, FrontendStatus, NodeServices, ServicesReport, StatusNote, Traffic,
+    UnusedEndpoint,
+};
 pub use service_virtual::{ServerKey, ServiceProtocol, ServiceProtocolError, VirtualAddress};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};

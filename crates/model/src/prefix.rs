@@ -73,6 +73,12 @@ impl EtcdPrefix {
         self.join("services/v1/")
     }
 
+    /// Range of what nodes tell of their Services ([`NodeServices`](crate::NodeServices)), by their names. No node reads it, so
+    /// that what one tells does not wake all others.
+    pub fn service_nodes(&self) -> String {
+        self.join("services/nodes/")
+    }
+
     fn join(&self, rest: &str) -> String {
         match self.0.as_str() {
             "" => rest.to_owned(),

@@ -12,9 +12,10 @@ use crate::wire::attributes;
 /// NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET and IPCTNL_MSG_CT_DELETE
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
-/// CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE
+/// CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_PROTOINFO, CTA_ID, CTA_ZONE
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
+const PROTOINFO: u16 = 4;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 /// Flows ended in one send.
@@ -31,6 +32,8 @@ pub struct Flow {
     pub destination: SocketAddr,
     /// Who answers: differs from `destination` where that was translated.
     pub answerer: SocketAddr,
+    /// Whether it is a TCP connection that both sides have opened and none has closed.
+    pub established: bool,
     /// The kernel's number for it, so that a later flow of the same addresses is not taken for it.
     id: Option<Vec<u8>>,
     /// Its zone, where it is not zone 0.
@@ -132,10 +135,12 @@ struct Tuple {
 /// A flow in a message behind struct nfgenmsg; `None` for protocols without ports.
 fn read_flow(payload: &[u8]) -> Option<Flow> {
     let (mut original, mut reply, mut id, mut zone) = (None, None, None, None);
+    let mut established = false;
     for (kind, value) in attributes(payload.get(4..)?) {
         match kind {
             ORIGINAL => original = read_tuple(value),
             REPLY => reply = read_tuple(value),
+            PROTOINFO => established = tcp_state(value) == Some(ESTABLISHED),
             ID => id = Some(value.to_vec()),
             ZONE => zone = Some(value.to_vec()),
             _ => {}
@@ -147,9 +152,20 @@ fn read_flow(payload: &[u8]) -> Option<Flow> {
         source: original.source,
         destination: original.destination,
         answerer: reply.source,
+        established,
         id,
         zone,
     })
+}
+
+/// TCP_CONNTRACK_ESTABLISHED
+const ESTABLISHED: u8 = 3;
+
+/// CTA_PROTOINFO_TCP_STATE in CTA_PROTOINFO_TCP; `None` for other protocols.
+fn tcp_state(info: &[u8]) -> Option<u8> {
+    let (_, tcp) = attributes(info).find(|(kind, _)| *kind == 1)?;
+    let (_, state) = attributes(tcp).find(|(kind, _)| *kind == 1)?;
+    state.first().copied()
 }
 
 fn read_tuple(bytes: &[u8]) -> Option<Tuple> {

@@ -34,9 +34,9 @@ pub mod ipvs {
 }
 pub use service::nft;
 pub use service::{
-    Backend, Backends, Counted, EndpointFacts, Frontend, FrontendChanges, FrontendKey, FrontendKind,
-    Frontends, HealthCheck, NodePort, ServiceFacts, ServiceNode, ServiceNote, ServiceTable, SpecFact,
-    frontends,
+    Backend, Backends, Counted, EndpointFacts, Explained, Frontend, FrontendChanges, FrontendKey,
+    FrontendKind, Frontends, HealthCheck, NodePort, ServiceFacts, ServiceNode, ServiceNote, ServiceTable,
+    SpecFact, Unused, frontend_status, frontends,
 };
 pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,

@@ -1,13 +1,16 @@
-//! `/healthz` and `/readyz` over HTTP, with flannel's answers.
+//! `/healthz` and `/readyz` over HTTP, with flannel's answers, and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
+
+use crate::metrics::{CONTENT_TYPE, Metrics};
 
 /// Whether the daemon is ready, and if not, why. Clones share one state.
 #[derive(Debug, Clone)]
@@ -16,7 +19,7 @@ pub struct Health(Arc<RwLock<Option<String>>>);
 /// Why the endpoints cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on {address} for /healthz and /readyz; is the port taken? (--healthz-ip, --healthz-port)"
+    "cannot listen on {address} for /healthz, /readyz and /metrics; is the port taken? (--healthz-ip, --healthz-port)"
 )]
 pub struct ServeError {
     address: SocketAddr,
@@ -48,24 +51,29 @@ impl Health {
     }
 }
 
-/// Binds `address` and serves both endpoints until the process ends.
+/// Binds `address` and serves the endpoints until the process ends.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn serve(address: SocketAddr, health: Health) -> Result<(), ServeError> {
+pub async fn serve(address: SocketAddr, health: Health, metrics: Metrics) -> Result<(), ServeError> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|source| ServeError { address, source })?;
     let routes = Router::new()
         .route("/healthz", get(|| async { "flanneld is running\n" }))
         .route("/readyz", get(readyz))
-        .with_state(health);
+        .with_state(health)
+        .merge(Router::new().route("/metrics", get(scrape)).with_state(metrics));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "the health endpoints ended");
         }
     });
     Ok(())
+}
+
+async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.text().await)
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {

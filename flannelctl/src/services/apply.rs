@@ -10,6 +10,7 @@ use super::conflicts::{outside, shared_addresses};
 use super::input::read_all;
 use super::manifests::{Wanted, cidrs, label, records};
 use super::stored::Stored;
+use super::write::write;
 use crate::failure::Failure;
 use crate::output::{Output, with_causes};
 
@@ -45,9 +46,7 @@ pub async fn apply<S: Store>(
         .into_iter()
         .map(|(key, value)| (format!("{range}{key}"), value))
         .collect();
-    if !puts.is_empty() {
-        store.put_all(&puts).await?;
-    }
+    write(store, puts, Vec::new()).await?;
     for line in &plan.said {
         output.push(&format!("{line}\n"));
     }

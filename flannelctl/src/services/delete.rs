@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::input::read_all;
 use super::manifests::{Wanted, cidrs, label, records};
 use super::stored::Stored;
+use super::write::write;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -84,7 +85,7 @@ impl Plan {
         self.one(&ServiceKey::Spec(service.clone()), stored);
         for folder in ["slices", "endpoints"] {
             let below = format!("{folder}/{service}/");
-            let keys = stored.raw.iter().map(|(key, _)| key);
+            let keys = stored.raw.iter().map(|(key, _, _)| key);
             self.deletes
                 .extend(keys.filter(|key| key.starts_with(&below)).cloned());
         }
@@ -121,9 +122,7 @@ impl Plan {
             .map(|value| (whole("config"), value))
             .collect();
         let deletes: Vec<String> = self.deletes.iter().map(|key| whole(key)).collect();
-        if !puts.is_empty() || !deletes.is_empty() {
-            store.write_all(&puts, &deletes).await?;
-        }
+        write(store, puts, deletes).await?;
         for line in &self.said {
             output.push(&format!("{line}\n"));
         }

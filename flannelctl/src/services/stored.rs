@@ -4,15 +4,17 @@ use flannel_model::{
     EndpointSlice, EtcdPrefix, ServiceEndpoint, ServiceKey, ServiceName, ServiceRecord, ServiceSpec,
     ServicesConfig,
 };
-use flannel_store::{KeyValue, Store, StoreError};
+use flannel_store::{KeyValue, Revision, Store, StoreError};
 
 use crate::output::{Rejected, with_causes};
 
 /// Every record, taken apart.
 #[derive(Debug, Default)]
 pub struct Stored {
-    /// The raw keys and values, in the order of their keys.
-    pub raw: Vec<(String, Vec<u8>)>,
+    /// The raw keys and values, in the order of their keys, with the revision of their creation.
+    pub raw: Vec<(String, Vec<u8>, Revision)>,
+    /// Revision of the last change of a record that is there.
+    pub revision: Revision,
     /// `None` when there is none or it is bad.
     pub config: Option<ServicesConfig>,
     pub specs: Vec<(ServiceName, ServiceSpec)>,
@@ -40,7 +42,8 @@ impl Stored {
                     reason,
                 });
             }
-            stored.raw.push((rest, kv.value));
+            stored.revision = stored.revision.max(kv.mod_revision);
+            stored.raw.push((rest, kv.value, kv.create_revision));
         }
         stored
     }
@@ -49,9 +52,9 @@ impl Stored {
     pub fn value(&self, key: &str) -> Option<&[u8]> {
         let at = self
             .raw
-            .binary_search_by(|(other, _)| other.as_str().cmp(key))
+            .binary_search_by(|(other, _, _)| other.as_str().cmp(key))
             .ok()?;
-        self.raw.get(at).map(|(_, value)| value.as_slice())
+        self.raw.get(at).map(|(_, value, _)| value.as_slice())
     }
 
     fn add(&mut self, rest: &str, value: &[u8]) -> Result<(), String> {

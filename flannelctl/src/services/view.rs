@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use flannel_model::{EndpointState, EtcdPrefix, ServiceKey, ServiceName, ServiceSpec, ServiceType};
+use flannel_model::{EndpointState, ServiceKey, ServiceName, ServiceSpec, ServiceType};
 use flannel_store::Store;
 use serde::Serialize;
 
+use super::Asker;
+use super::local::{Filter, Local, no_daemon};
+use super::nodes::{self, NodeView};
 use super::stored::Stored;
+use crate::cli::ServicesArguments;
 use crate::failure::Failure;
 use crate::output::{Output, Rejected, columns, rejected_lines};
 
@@ -24,6 +28,11 @@ struct View {
     /// Services that have endpoints but do not exist.
     endpoints_without_service: Vec<String>,
     rejected: Vec<Rejected>,
+    /// Every node that tells of its Services.
+    nodes: Vec<NodeView>,
+    /// What flanneld on this node tells, where one answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<Local>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,13 +70,45 @@ struct Endpoint {
     node: Option<String>,
 }
 
-/// Shows all Services.
-pub async fn show<S: Store>(store: &S, prefix: &EtcdPrefix, output: &mut Output) -> Result<(), Failure> {
-    let stored = Stored::read(store, prefix).await?;
-    output.show(&view(stored), table)
+/// Shows Services: those of the cluster, the nodes, and what they carry on this node.
+pub async fn show<S: Store>(
+    asker: Asker<'_, S>,
+    arguments: &ServicesArguments,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let filter = Filter::new(arguments.name.as_deref());
+    let local = Local::ask(arguments, &filter).await?;
+    if arguments.local {
+        let Some(local) = local else {
+            return Err(no_daemon(arguments));
+        };
+        return output.show(&local, Local::table);
+    }
+    let cluster = cluster(&asker, &filter).await;
+    let (mut view, failure) = match cluster {
+        Ok(view) => (view, None),
+        // What this node knows is shown all the same.
+        Err(error) if local.is_some() => (view(Stored::default(), Vec::new()), Some(error)),
+        Err(error) => return Err(error),
+    };
+    view.local = local;
+    output.show(&view, |view| match &failure {
+        None => table(view),
+        Some(_) => view.local.as_ref().map(Local::table).unwrap_or_default(),
+    })?;
+    failure.map_or(Ok(()), Err)
 }
 
-fn view(stored: Stored) -> View {
+async fn cluster<S: Store>(asker: &Asker<'_, S>, filter: &Filter) -> Result<View, Failure> {
+    let mut stored = Stored::read(asker.store, asker.prefix).await?;
+    let nodes = nodes::read(asker.store, asker.prefix, stored.revision).await?;
+    stored
+        .specs
+        .retain(|(name, _)| filter.fits(name.namespace(), name.name()));
+    Ok(view(stored, nodes))
+}
+
+fn view(stored: Stored, nodes: Vec<NodeView>) -> View {
     let config = stored.config.clone().unwrap_or_default();
     let services = stored.specs.iter().map(|(name, spec)| Service {
         namespace: name.namespace().to_owned(),
@@ -85,6 +126,8 @@ fn view(stored: Stored) -> View {
         services: services.collect(),
         endpoints_without_service: without_service(&stored),
         rejected: stored.rejected,
+        nodes,
+        local: None,
     }
 }
 
@@ -184,7 +227,13 @@ fn table(view: &View) -> String {
             view.endpoints_without_service.join(", ")
         );
     }
-    text + &rejected_lines(&view.rejected)
+    text += &rejected_lines(&view.rejected);
+    text += &nodes::table(&view.nodes);
+    if let Some(local) = &view.local {
+        text.push('\n');
+        text += &local.table();
+    }
+    text
 }
 
 fn port_list(ports: &[Port]) -> String {
@@ -260,7 +309,7 @@ mod tests {
             stored.value("spec/shop/bad"),
             Some(br#"{"clusterIP":"x"}"#.as_slice())
         );
-        let view = view(stored);
+        let view = view(stored, Vec::new());
         assert_eq!(view.services[0].endpoints.len(), 6);
         assert_eq!(view.endpoints_without_service, ["shop/gone"]);
         assert_eq!(view.rejected.len(), 2);

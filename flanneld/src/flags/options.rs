@@ -54,6 +54,8 @@ pub struct Options {
     pub nft_resync: Duration,
     /// Where the health endpoints listen; nowhere when absent.
     pub healthz: Option<SocketAddr>,
+    /// Where `flannelctl` asks for Services of this node.
+    pub status_socket: Option<PathBuf>,
     /// Where Services come from.
     pub services: ServiceSource,
     /// How Services are programmed.
@@ -113,6 +115,9 @@ impl Options {
             forward_rules: typed.bool("iptables-forward-rules"),
             nft_resync: Duration::from_secs(resync),
             healthz: healthz(typed, &mut problems),
+            status_socket: Some(typed.text("status-socket"))
+                .filter(|text| !text.is_empty())
+                .map(PathBuf::from),
             services: ServiceSource::resolve(typed, &mut problems),
             service_mode: service_mode(typed, &mut problems),
             node_name: node_name(typed),

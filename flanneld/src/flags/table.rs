@@ -241,13 +241,13 @@ pub const FLAGS: &[Flag] = &[
         "healthz-ip",
         Kind::Text,
         "0.0.0.0",
-        "address for /healthz and /readyz",
+        "address for /healthz, /readyz and /metrics",
     ),
     built(
         "healthz-port",
         Kind::Number,
         "0",
-        "port for /healthz and /readyz; 0 turns them off",
+        "port for /healthz, /readyz and /metrics; 0 turns them off",
     ),
     built(
         "iptables-resync",
@@ -321,6 +321,12 @@ pub const FLAGS: &[Flag] = &[
         Kind::Text,
         "auto",
         "how Services are programmed: ipvs, nftables, or auto for IPVS where the kernel has it and nftables elsewhere",
+    ),
+    built(
+        "status-socket",
+        Kind::Text,
+        "/run/flannel/flanneld.sock",
+        "Unix socket on which flannelctl asks for Services and connections of this node; empty for none",
     ),
     built(
         "v",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use flannel_model::{ServiceKey, ServiceRecord};
 use flannel_store::{Event, KeyValue, Store, follow};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{News, Stamp};
 use crate::said::chain;
@@ -37,6 +38,15 @@ pub(super) async fn feed<S: Store>(store: S, range: String, news: mpsc::Sender<N
     }
 }
 
+/// Of what was heard just now.
+fn stamp(revision: flannel_store::Revision) -> Stamp {
+    Stamp {
+        revision: u64::try_from(revision).unwrap_or(0),
+        triggered: None,
+        heard: Some(Instant::now()),
+    }
+}
+
 /// Which keys there are, to know what a complete list lacks.
 struct Names {
     range: String,
@@ -66,19 +76,27 @@ impl Names {
                 }
                 put.into_iter().collect()
             }
-            Event::InitDone { .. } => {
+            Event::InitDone { position } => {
+                let stamp = stamp(position.revision);
                 let present = std::mem::take(&mut self.listing);
-                let mut news: Vec<News> = self.known.difference(&present).cloned().map(News::Gone).collect();
+                let mut news: Vec<News> = self
+                    .known
+                    .difference(&present)
+                    .cloned()
+                    .map(|name| News::Gone(name, stamp))
+                    .collect();
                 self.known = present;
                 news.push(News::Complete);
                 news
             }
             Event::Apply(kv) => self.put(kv).into_iter().collect(),
-            Event::Delete { key, .. } => {
+            Event::Delete { key, mod_revision } => {
                 let name = key
                     .strip_prefix(&self.range)
                     .filter(|name| self.known.remove(*name));
-                name.map(|name| News::Gone(name.to_owned())).into_iter().collect()
+                name.map(|name| News::Gone(name.to_owned(), stamp(mod_revision)))
+                    .into_iter()
+                    .collect()
             }
             Event::Lost { reason } => vec![News::Lost(reason.to_string())],
             Event::Resumed { .. } => vec![News::Resumed],
@@ -88,13 +106,9 @@ impl Names {
     fn put(&mut self, kv: KeyValue) -> Option<News> {
         let name = kv.key.strip_prefix(&self.range)?;
         self.known.insert(name.to_owned());
-        let stamp = Stamp {
-            revision: u64::try_from(kv.mod_revision).unwrap_or(0),
-            triggered: None,
-        };
         Some(News::Put(
             Box::new(etcd_record(name, &kv.value, kv.create_revision)),
-            stamp,
+            stamp(kv.mod_revision),
         ))
     }
 }
@@ -118,7 +132,7 @@ mod tests {
     fn told(names: &mut Names, event: Event) -> String {
         let short = |news: &News| match news {
             News::Put(record, stamp) => format!("put {}@{}", record.name, stamp.revision),
-            News::Gone(name) => format!("gone {name}"),
+            News::Gone(name, _) => format!("gone {name}"),
             News::Complete => "complete".to_owned(),
             other => format!("{other:?}"),
         };

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use flannel_kube::{Client, Content, Event, Object, ObjectName, Resource, follow};
 use flannel_model::{IpSubnet, ServiceKey, ServiceRecord, ServicesConfig};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{News, Stamp};
 use crate::services::{CONFIG, Record};
@@ -174,6 +175,7 @@ impl Mirror {
         let stamp = Stamp {
             revision: object.version.parse().unwrap_or(0),
             triggered: object.triggered,
+            heard: Some(Instant::now()),
         };
         let record = |content| Record {
             name: name.clone(),
@@ -190,9 +192,9 @@ impl Mirror {
             Ok(Content::Cidrs(cidrs)) => {
                 self.cidrs.insert(object.name, cidrs);
                 // A fault that was told is mended with it.
-                vec![News::Gone(name), self.config()]
+                vec![News::Gone(name, stamp), self.config()]
             }
-            Ok(Content::Nothing) => vec![News::Gone(name)],
+            Ok(Content::Nothing) => vec![News::Gone(name, stamp)],
             Err(faults) => {
                 let texts: Vec<String> = faults.iter().take(TOLD_FAULTS).map(ToString::to_string).collect();
                 put(Err(texts.join(" | ")))
@@ -202,7 +204,11 @@ impl Mirror {
 
     fn gone(&mut self, kind: Kind, name: &ObjectName) -> Vec<News> {
         self.of(kind).known.remove(name);
-        let record = News::Gone(format!("{} {name}", kind.word()));
+        let stamp = Stamp {
+            heard: Some(Instant::now()),
+            ..Stamp::default()
+        };
+        let record = News::Gone(format!("{} {name}", kind.word()), stamp);
         match kind {
             Kind::Service | Kind::Slice => vec![record],
             Kind::Cidr => {
@@ -296,7 +302,7 @@ mod tests {
                 Ok((key, _)) => format!("put {key}"),
                 Err(fault) => format!("bad {}: {fault}", record.name),
             },
-            News::Gone(name) => format!("gone {name}"),
+            News::Gone(name, _) => format!("gone {name}"),
             News::Complete => "complete".to_owned(),
             other => format!("{other:?}"),
         };

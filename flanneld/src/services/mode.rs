@@ -1,10 +1,13 @@
 //! Which programmer a node uses, and what another one left.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flannel_netlink::NetlinkError;
 use flannel_netlink::generic::Ipvs;
-use flannel_plan::Frontends;
+use flannel_plan::{FrontendKey, Frontends};
 
+use super::counts::{FrontendCounts, Wanted};
 use super::{IpvsProgrammer, NftProgrammer, Programmer, Scope, Status, View};
 
 /// `--service-mode`
@@ -66,6 +69,13 @@ impl Programmer for ModeProgrammer {
 
     fn wake(&self) -> Option<Duration> {
         self.chosen.as_ref().and_then(|c| c.programmer.wake())
+    }
+
+    fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
+        match &mut self.chosen {
+            Some(chosen) => chosen.programmer.counts(wanted),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     fn disturbed(&mut self) -> bool {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
-use flannel_plan::{FrontendChanges, Frontends, ServiceNode};
+use flannel_netlink::NetlinkError;
+use flannel_plan::{FrontendChanges, FrontendKey, Frontends, ServiceNode};
+
+use super::counts::{FrontendCounts, Wanted};
 
 use crate::said::chain;
 
@@ -38,6 +41,12 @@ pub trait Programmer: Send {
 
     /// Brings the kernel to `view`. One failure stops nothing else; `status` holds what was done and what failed.
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status);
+
+    /// What the kernel counts of the frontends that were programmed last.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError>;
 
     /// When it wants to be called at the latest, even if nothing changes.
     fn wake(&self) -> Option<Duration> {

@@ -21,6 +21,7 @@ mod ownership;
 mod probes;
 pub mod selftest;
 mod service;
+mod service_view;
 mod services;
 mod wireguard;
 
@@ -151,6 +152,10 @@ pub fn all() -> Vec<Case> {
         case!(plain kube::services_are_followed_and_bad_ones_named),
         case!(ipvs kube::pods_answer_for_services_of_the_api_server),
         case!(plain hostile::a_thousand_inputs_do_no_harm).within(300),
+        case!(plain service_view::what_nftables_carries_is_shown),
+        case!(ipvs service_view::what_ipvs_carries_is_shown),
+        case!(plain service_view::explains_where_packets_go),
+        case!(plain service_view::programming_latency_is_measured),
         case!(plain endpoint::dies_with_its_registrant),
         case!(plain endpoint::outlives_etcd_and_drains),
         case!(no_ipvs service::kernel_without_ipvs_is_said_once),

@@ -37,6 +37,15 @@ pub(crate) mod attr {
     pub(crate) const SVC_FLAGS: u16 = 7;
     pub(crate) const SVC_TIMEOUT: u16 = 8;
     pub(crate) const SVC_NETMASK: u16 = 9;
+    pub(crate) const SVC_STATS: u16 = 10;
+    pub(crate) const SVC_STATS64: u16 = 12;
+
+    /// `IPVS_STATS_ATTR_*`: the same numbers in both nests.
+    pub(crate) const STATS_CONNS: u16 = 1;
+    pub(crate) const STATS_INPKTS: u16 = 2;
+    pub(crate) const STATS_OUTPKTS: u16 = 3;
+    pub(crate) const STATS_INBYTES: u16 = 4;
+    pub(crate) const STATS_OUTBYTES: u16 = 5;
 
     pub(crate) const DEST_ADDR: u16 = 1;
     pub(crate) const DEST_PORT: u16 = 2;
@@ -64,6 +73,21 @@ pub struct VirtualServer {
     pub flags: u32,
     /// Seconds for which a client keeps its real server; counts only with the flag PERSISTENT (1).
     pub timeout: u32,
+}
+
+/// What a virtual server has carried since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Connections.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients.
+    pub bytes_out: u64,
 }
 
 /// How packets reach a real server (`IP_VS_CONN_F_FWD_MASK`).

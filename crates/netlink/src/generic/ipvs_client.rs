@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use flannel_model::VirtualAddress;
 
 use super::family::family_id;
-use super::ipvs::{self, IpvsKey, IpvsRequest, RealServer, VirtualServer};
+use super::ipvs::{self, IpvsKey, IpvsRequest, RealServer, Stats, VirtualServer};
 use super::ipvs_parse;
 use crate::{Conn, NetlinkError, Protocol, Request};
 
@@ -43,6 +43,19 @@ impl Ipvs {
             .iter()
             .map(|r| read(&r.payload).ok_or_else(|| unreadable(what, &r.payload)))
             .collect()
+    }
+
+    /// What every virtual server of the namespace has carried. One that cannot be read is left out.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn traffic(&mut self) -> Result<Vec<(IpvsKey, Stats)>, NetlinkError> {
+        let request = self.request(ipvs::list_virtual(), "list virtual servers".to_owned());
+        let replies = self.conn.dump(&request)?;
+        Ok(replies
+            .iter()
+            .filter_map(|r| ipvs_parse::stats(&r.payload))
+            .collect())
     }
 
     /// The real servers of one virtual server; none when it is gone.

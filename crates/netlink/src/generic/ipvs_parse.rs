@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flannel_model::{ServiceProtocol, VirtualAddress};
 
 use super::attribute::attributes_of;
-use super::ipvs::{Forward, INET, INET6, IpvsKey, RealServer, VirtualServer, attr};
+use super::ipvs::{Forward, INET, INET6, IpvsKey, RealServer, Stats, VirtualServer, attr};
 use crate::wire::Attributes;
 
 /// `IP_VS_SVC_F_HASHED`: set by the kernel on every virtual server that it uses.
@@ -21,6 +21,29 @@ pub(crate) fn virtual_server(payload: &[u8]) -> Option<VirtualServer> {
         flags: service.u32(attr::SVC_FLAGS)? & !HASHED,
         timeout: service.u32(attr::SVC_TIMEOUT)?,
     })
+}
+
+/// What the virtual server in a message of a GET_SERVICE list has carried.
+pub(crate) fn stats(payload: &[u8]) -> Option<(IpvsKey, Stats)> {
+    let service = Nest::of(payload, attr::SERVICE)?;
+    let read = |stats: &Nest<'_>, number: &dyn Fn(u16) -> Option<u64>| {
+        Some(Stats {
+            connections: number(attr::STATS_CONNS)?,
+            packets_in: number(attr::STATS_INPKTS)?,
+            packets_out: number(attr::STATS_OUTPKTS)?,
+            bytes_in: stats.u64(attr::STATS_INBYTES)?,
+            bytes_out: stats.u64(attr::STATS_OUTBYTES)?,
+        })
+    };
+    let stats = match service.get(attr::SVC_STATS64).map(Nest) {
+        Some(nest) => read(&nest, &|kind| nest.u64(kind))?,
+        None => {
+            // Kernels before 4.1: all but bytes in 32 bits.
+            let nest = Nest(service.get(attr::SVC_STATS)?);
+            read(&nest, &|kind| nest.u32(kind).map(u64::from))?
+        }
+    };
+    Some((key(&service)?, stats))
 }
 
 /// The real server in a message of a GET_DEST list for a virtual server of the given family.
@@ -83,6 +106,10 @@ impl<'a> Nest<'a> {
 
     fn u32(&self, kind: u16) -> Option<u32> {
         self.head(kind).map(u32::from_ne_bytes)
+    }
+
+    fn u64(&self, kind: u16) -> Option<u64> {
+        self.head(kind).map(u64::from_ne_bytes)
     }
 
     /// A port: network byte order.

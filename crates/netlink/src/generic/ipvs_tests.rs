@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use flannel_model::{ServiceProtocol, VirtualAddress};
 use proptest::prelude::*;
 
-use super::ipvs::{self, Forward, IpvsKey, IpvsRequest, RealServer, VirtualServer};
+use super::attribute::Message;
+use super::ipvs::{self, Forward, IpvsKey, IpvsRequest, RealServer, Stats, VirtualServer, attr};
 use super::ipvs_parse;
 
 fn key(protocol: ServiceProtocol, address: &str) -> IpvsKey {
@@ -155,6 +156,56 @@ fn lists_of_the_kernel_are_read() {
     );
 }
 
+/// What a virtual server carried, in 64 bits (Linux 4.1 and later) or in 32 (bytes in 64).
+#[test]
+fn counters_of_both_widths_are_read() {
+    let IpvsKey::Address(web_address) = web() else {
+        panic!("no address");
+    };
+    let IpAddr::V4(ip) = web_address.address else {
+        panic!("no IPv4");
+    };
+    let service = |stats: &dyn Fn(Message) -> Message| {
+        let message = Message::new(1, 1).nest(attr::SERVICE, |m| {
+            let identity = m
+                .u16(attr::SVC_AF, 2)
+                .u16(attr::SVC_PROTOCOL, 6)
+                .bytes(attr::SVC_ADDR, &[&ip.octets()[..], &[0; 12]].concat())
+                .bytes(attr::SVC_PORT, &80_u16.to_be_bytes());
+            stats(identity)
+        });
+        message.finish()
+    };
+    let expected = Stats {
+        connections: 7,
+        packets_in: 10,
+        packets_out: 9,
+        bytes_in: 1 << 33,
+        bytes_out: 900,
+    };
+    let kinds = [attr::STATS_CONNS, attr::STATS_INPKTS, attr::STATS_OUTPKTS];
+    let bytes = |m: Message| {
+        m.bytes(attr::STATS_INBYTES, &expected.bytes_in.to_ne_bytes())
+            .bytes(attr::STATS_OUTBYTES, &expected.bytes_out.to_ne_bytes())
+    };
+    let narrow = |m: Message| {
+        let numbers = kinds.iter().zip([7_u32, 10, 9]);
+        bytes(numbers.fold(m, |m, (kind, n)| m.u32(*kind, n)))
+    };
+    let wide = |m: Message| {
+        let numbers = kinds.iter().zip([7_u64, 10, 9]);
+        bytes(numbers.fold(m, |m, (kind, n)| m.bytes(*kind, &n.to_ne_bytes())))
+    };
+    let old = service(&|m| m.nest(attr::SVC_STATS, narrow));
+    assert_eq!(ipvs_parse::stats(&old), Some((web(), expected)));
+    let both = service(&|m| {
+        m.nest(attr::SVC_STATS, |m| m.u32(attr::STATS_CONNS, 1))
+            .nest(attr::SVC_STATS64, wide)
+    });
+    assert_eq!(ipvs_parse::stats(&both), Some((web(), expected)));
+    assert_eq!(ipvs_parse::stats(&service(&|m| m)), None);
+}
+
 #[test]
 fn what_is_cut_short_is_refused() {
     for end in 0..LISTED_VIRTUAL.len() - 8 {
@@ -201,6 +252,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         ipvs_parse::virtual_server(&bytes);
+        ipvs_parse::stats(&bytes);
         ipvs_parse::real_server(&bytes, true);
     }
 

@@ -1,6 +1,6 @@
 //! Which endpoints take a port's traffic on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use flannel_model::{EndpointSlice, EndpointState, ServicePort};
@@ -69,6 +69,42 @@ pub(super) fn choose(
         local,
         local_ready,
     }
+}
+
+/// Why an endpoint takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is not ready.
+    NotReady,
+    /// It is on its way out.
+    Terminating,
+    /// It is ready, and others are chosen.
+    Elsewhere {
+        /// Whether it runs on this node.
+        local: bool,
+    },
+}
+
+/// The endpoints of a port and family that are not among `used`.
+pub(super) fn unused(
+    facts: &EndpointFacts,
+    port: &ServicePort,
+    ipv4: bool,
+    used: &BTreeSet<SocketAddr>,
+    node: &ServiceNode,
+) -> Vec<(SocketAddr, Why)> {
+    let candidates = candidates(facts, port, ipv4, node).into_iter();
+    let left = candidates.filter(|(address, _)| !used.contains(address));
+    left.map(|(address, candidate)| {
+        let local = candidate.backend.local;
+        let why = match candidate.state {
+            EndpointState::NotReady => Why::NotReady,
+            EndpointState::Terminating => Why::Terminating,
+            EndpointState::Ready => Why::Elsewhere { local },
+        };
+        (address, why)
+    })
+    .collect()
 }
 
 /// The ready endpoints that hints give to this node: by its name first, then by its zone. A kind of hint counts only where every

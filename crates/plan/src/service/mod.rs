@@ -7,6 +7,7 @@
 mod build;
 mod counted;
 mod endpoints;
+mod explain;
 mod facts;
 mod frontend;
 mod ipvs;
@@ -15,11 +16,13 @@ mod ipvs_marks;
 pub mod nft;
 mod node;
 mod ranges;
+mod status;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use counted::Counted;
+pub use explain::{Explained, Unused};
 pub use facts::{EndpointFacts, ServiceFacts, SpecFact};
 pub use frontend::{
     Backend, Backends, Frontend, FrontendKey, FrontendKind, Frontends, HealthCheck, NodePort, ServiceNote,
@@ -28,4 +31,5 @@ pub use ipvs::{RealServer, Surroundings, VirtualServer, VirtualServers, drains, 
 pub use ipvs_diff::{ServiceOp, Settings, diff_server};
 pub use ipvs_marks::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 pub use node::ServiceNode;
+pub use status::frontend_status;
 pub use table::{FrontendChanges, ServiceTable, frontends};

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod explain;
+
 const CONFIG: (&str, &str) = (
     "config",
     r#"{"cidrs":["10.96.0.0/16","fd00:96::/112"],"externalCidrs":["203.0.113.0/24"]}"#,

@@ -1,5 +1,6 @@
 //! Services through IPVS: tables that guard and masquerade, local routes that deliver, and virtual servers.
 
+mod counts;
 mod drain;
 mod flows;
 mod routes;
@@ -17,6 +18,7 @@ use flannel_nft::Element;
 use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK};
 use flannel_plan::{FrontendChanges, FrontendKey};
 
+use super::counts::{FrontendCounts, Wanted};
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
 use routes::Routes;
@@ -50,6 +52,13 @@ impl Programmer for IpvsProgrammer {
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
         if let Err(error) = self.pass(view, scope, status) {
             status.fail(&error);
+        }
+    }
+
+    fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
+        match Ipvs::open()? {
+            Some(mut ipvs) => counts::counts(&mut ipvs, self.servers.by_frontend(), wanted),
+            None => Ok(BTreeMap::new()),
         }
     }
 

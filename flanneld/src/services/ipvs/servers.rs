@@ -130,6 +130,11 @@ impl Servers {
         keys.copied().collect()
     }
 
+    /// Which virtual servers each frontend has.
+    pub(super) fn by_frontend(&self) -> &BTreeMap<FrontendKey, Vec<ServerKey>> {
+        &self.of
+    }
+
     /// The frontends that have virtual servers.
     pub(super) fn frontends(&self) -> impl Iterator<Item = FrontendKey> {
         self.of.keys().copied()

@@ -1,21 +1,25 @@
 //! Services through nftables, for kernels without IPVS: destination translation by maps.
 
 mod batch;
+mod counts;
 mod settings;
 mod stale;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flannel_model::ServiceName;
+use flannel_netlink::NetlinkError;
 use flannel_netlink::nftables::{NftConn, TableWatch};
 use flannel_nft::Nft;
 use flannel_plan::FrontendKey;
 use flannel_plan::nft::{TABLE, unfit_scheduler};
 
+use super::counts::{FrontendCounts, Wanted};
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
 use table::{FamilyTable, Tools};
@@ -29,6 +33,8 @@ pub struct NftProgrammer {
     nft: Nft,
     link: Option<(NftConn, TableWatch)>,
     tables: [FamilyTable; 2],
+    /// Addresses of the node that answered on node ports in the last pass.
+    node_addresses: BTreeSet<IpAddr>,
     /// Somebody else changed a table: the next pass looks at everything.
     disturbed: bool,
     /// Schedulers that are something else here, by frontend.
@@ -44,6 +50,7 @@ impl Default for NftProgrammer {
             nft: Nft::default(),
             link: None,
             tables: [FamilyTable::new(true), FamilyTable::new(false)],
+            node_addresses: BTreeSet::new(),
             disturbed: false,
             notes: BTreeMap::new(),
             bridge_said: Said::default(),
@@ -65,6 +72,7 @@ impl Programmer for NftProgrammer {
         let all = self.disturbed() || !matches!(scope, Scope::Changed(_));
         let scope = if all { Scope::All } else { scope };
         self.take_notes(view, scope);
+        self.node_addresses.clone_from(&view.frontends.node_addresses);
         if let Err(error) = self.pass(view, scope, status) {
             status.fail(&*error);
         }
@@ -74,6 +82,21 @@ impl Programmer for NftProgrammer {
             .map(|(service, text)| (service.to_string(), text.clone()));
         status.rejects.extend(notes);
         status.rejects.dedup();
+    }
+
+    fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
+        let mut out = BTreeMap::new();
+        let mut conn = NftConn::open()?;
+        for table in &self.tables {
+            let keys = table.frontend_keys();
+            if keys.is_empty() {
+                continue;
+            }
+            let mut counts = counts::traffic(&mut conn, table.family(), &keys)?;
+            counts::connections(table.is_ipv4(), &self.node_addresses, wanted, &mut counts)?;
+            out.append(&mut counts);
+        }
+        Ok(out)
     }
 
     fn disturbed(&mut self) -> bool {

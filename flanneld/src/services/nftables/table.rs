@@ -81,7 +81,17 @@ impl FamilyTable {
         }
     }
 
-    fn family(&self) -> Family {
+    /// The frontends that stand in it.
+    pub(super) fn frontend_keys(&self) -> BTreeSet<FrontendKey> {
+        self.known.keys().copied().collect()
+    }
+
+    /// Whether it is that of IPv4.
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.ipv4
+    }
+
+    pub(super) fn family(&self) -> Family {
         if self.ipv4 { Family::Ipv4 } else { Family::Ipv6 }
     }
 

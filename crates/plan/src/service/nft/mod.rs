@@ -21,7 +21,7 @@ pub use element::{NftData, NftElement, NftSet};
 pub use general::general_elements;
 pub use observed::KernelElements;
 pub use slots::MOST_SLOTS;
-pub use translate::{Translated, changes, elements, remember_chain, translate};
+pub use translate::{Translated, changes, elements, entrance, remember_chain, translate};
 
 /// Slots of endpoints for clients outside begin here, in the same map as those for everybody.
 pub const OUTSIDE_SLOTS: u32 = 0x8000;

@@ -132,6 +132,11 @@ pub(super) fn frontend_key(key: &FrontendKey) -> Key {
     }
 }
 
+/// The key under which a frontend stands in the maps of frontends, or of node ports.
+pub fn entrance(key: &FrontendKey) -> Vec<u8> {
+    frontend_key(key).0
+}
+
 /// The sets of frontends by address, or those of node ports.
 struct Sets {
     frontends: NftSet,
