@@ -14,6 +14,7 @@ mod etcd_access;
 mod hostile;
 mod ipvs;
 mod kube;
+mod kube_move;
 mod lease;
 mod outage;
 mod overlay;
@@ -150,6 +151,8 @@ pub fn all() -> Vec<Case> {
         case!(plain probes::own_namespace_is_never_touched),
         case!(plain kube::kubectl_finds_an_api_server),
         case!(plain kube::services_are_followed_and_bad_ones_named),
+        case!(no_ipvs kube_move::ten_thousand_services_fit_into_little_memory),
+        case!(no_ipvs kube_move::objects_of_kubernetes_move_into_etcd),
         case!(ipvs kube::pods_answer_for_services_of_the_api_server),
         case!(plain hostile::a_thousand_inputs_do_no_harm).within(300),
         case!(plain service_view::what_nftables_carries_is_shown),
