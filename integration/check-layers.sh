@@ -8,7 +8,7 @@ found=$(mktemp)
 trap 'rm -f "$found"' EXIT
 cargo metadata --format-version 1 --no-deps | jq -r '
   ["flannel-model", "flannel-lease", "flannel-plan"] as $pure
-  | ["flannel-store", "flannel-kube", "flannel-netlink", "flannel-nft", "flannel-telemetry"] as $io
+  | ["flannel-store", "flannel-kube", "flannel-netlink", "flannel-nft", "flannel-telemetry", "flannel-tun"] as $io
   | ($pure + ["serde", "serde_json", "ipnetwork", "regex", "thiserror", "base64"]) as $pure_may_use
   | .packages as $packages
   | ($packages | map(.name)) as $names

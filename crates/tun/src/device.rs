@@ -1,0 +1,119 @@
+//! The TUN device: the trait that the pump needs, and how a device with the best path that the kernel has is opened or adopted.
+
+mod offload;
+mod plain;
+mod tuntap_ioctl;
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub use offload::OffloadTun;
+pub use plain::PlainTun;
+
+use crate::codec::coalesce::Takes;
+use crate::codec::virtio::VnetHeader;
+
+/// One queue of a TUN device. Reads and writes never block.
+pub trait Tun: AsFd + Send + Sync {
+    /// Reads a packet or super-packet into `buffer`: what the kernel says of it, and its length; `None` when nothing waits.
+    ///
+    /// # Errors
+    /// The kernel's; EBADFD once the device is gone.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>>;
+
+    /// Writes a packet or super-packet that consists of `parts`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn send(&self, vnet: &VnetHeader, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// What may be written as a super-packet.
+    fn takes(&self) -> Takes;
+}
+
+/// How much is tried when a device is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Super-packets and several queues, as far as the kernel has them.
+    Best,
+    /// One queue, one packet a system call.
+    Plain,
+}
+
+/// A device cannot be opened or adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// /dev/net/tun is not there or not permitted.
+    #[error("cannot open /dev/net/tun; the kernel needs the module tun, and the process CAP_NET_ADMIN")]
+    NoTun(#[source] io::Error),
+    /// Somebody else has the device.
+    #[error("TUN device {name} is in use by another process; stop it (a running flanneld?) and start again")]
+    Busy {
+        /// Its name.
+        name: String,
+    },
+    /// The kernel refuses for another reason.
+    #[error("TUN device {name} cannot be made")]
+    Refused {
+        /// Its name.
+        name: String,
+        /// The kernel's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// The descriptor is not a queue of that device.
+    #[error("an inherited descriptor is no queue of TUN device {name}")]
+    Foreign {
+        /// The name that was expected.
+        name: String,
+    },
+}
+
+/// Opens `queues` queues of a device called `name`, fewer where the kernel has no more; every kind of offload is tried, from the best down.
+///
+/// # Errors
+/// When not even a plain device can be made.
+pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, DeviceError> {
+    if path == Path::Best {
+        match OffloadTun::open(name, queues) {
+            Ok(opened) => return Ok(opened.into_iter().map(|queue| Box::new(queue) as Box<dyn Tun>).collect()),
+            Err(error @ (DeviceError::NoTun(_) | DeviceError::Busy { .. })) => return Err(error),
+            // An old kernel knows neither IFF_VNET_HDR nor IFF_MULTI_QUEUE.
+            Err(DeviceError::Refused { .. } | DeviceError::Foreign { .. }) => {}
+        }
+    }
+    PlainTun::open(name).map(|queue| vec![Box::new(queue) as Box<dyn Tun>])
+}
+
+/// Takes over a queue that an earlier process opened.
+///
+/// # Errors
+/// [`DeviceError::Foreign`] when it is none of the device `name`, or the device is gone.
+pub fn adopt(descriptor: OwnedFd, name: &str) -> Result<Box<dyn Tun>, DeviceError> {
+    let foreign = || DeviceError::Foreign { name: name.to_owned() };
+    let (found, flags) = tuntap_ioctl::interface(descriptor.as_fd()).map_err(|_| foreign())?;
+    if found != name {
+        return Err(foreign());
+    }
+    if flags & libc::IFF_VNET_HDR != 0 {
+        Ok(Box::new(OffloadTun::with_best_offloads(descriptor, name)?))
+    } else {
+        Ok(Box::new(PlainTun::adopt(descriptor)))
+    }
+}
+
+/// The name of the device that a descriptor is a queue of.
+///
+/// # Errors
+/// When it is no TUN descriptor, or its device is gone.
+pub fn name_of(descriptor: BorrowedFd<'_>) -> io::Result<String> {
+    tuntap_ioctl::interface(descriptor).map(|(name, _)| name)
+}
+
+fn nothing_waits<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,113 @@
+//! A queue with IFF_VNET_HDR: super-packets in both directions, and as many queues as are wanted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::tuntap_ioctl::{self, Granted};
+use super::{DeviceError, Tun, nothing_waits};
+use crate::codec::coalesce::Takes;
+use crate::codec::virtio::{self, VnetHeader};
+
+const FLAGS: i32 = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+/// Parts of a packet that are written without asking the allocator.
+const FEW_PARTS: usize = 2;
+
+/// A queue with super-packets.
+#[derive(Debug)]
+pub struct OffloadTun {
+    descriptor: OwnedFd,
+    granted: Granted,
+}
+
+impl OffloadTun {
+    /// Opens `queues` queues, one where the kernel has no more.
+    ///
+    /// # Errors
+    /// When the kernel knows no vnet_hdr or the device cannot be had.
+    pub fn open(name: &str, queues: usize) -> Result<Vec<Self>, DeviceError> {
+        let first = attach(name, FLAGS | libc::IFF_MULTI_QUEUE);
+        let (first, several) = match first {
+            Err(DeviceError::Refused { .. }) => (attach(name, FLAGS)?, false),
+            first => (first?, true),
+        };
+        let mut opened = vec![Self::with_best_offloads(first, name)?];
+        while several && opened.len() < queues.max(1) {
+            // A device has 256 queues at the most (MAX_TAP_QUEUES); fewer do as well.
+            let Ok(next) = attach(name, FLAGS | libc::IFF_MULTI_QUEUE) else { break };
+            opened.push(Self::with_best_offloads(next, name)?);
+        }
+        Ok(opened)
+    }
+
+    /// Takes an attached descriptor and asks for all that the kernel has.
+    ///
+    /// # Errors
+    /// When the descriptor takes no settings.
+    pub fn with_best_offloads(descriptor: OwnedFd, name: &str) -> Result<Self, DeviceError> {
+        let refused = |cause: io::Error| DeviceError::Refused {
+            name: name.to_owned(),
+            cause,
+        };
+        rustix::io::ioctl_fionbio(&descriptor, true).map_err(|error| refused(error.into()))?;
+        let granted = tuntap_ioctl::offload(&descriptor).map_err(refused)?;
+        Ok(Self { descriptor, granted })
+    }
+}
+
+fn attach(name: &str, flags: i32) -> Result<OwnedFd, DeviceError> {
+    let file: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .map_err(DeviceError::NoTun)?;
+    match tuntap_ioctl::attach(&file, name, flags) {
+        Ok(()) => Ok(file.into()),
+        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => Err(DeviceError::Busy { name: name.to_owned() }),
+        Err(cause) => Err(DeviceError::Refused {
+            name: name.to_owned(),
+            cause,
+        }),
+    }
+}
+
+impl AsFd for OffloadTun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Tun for OffloadTun {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
+        let mut header = [0; virtio::LENGTH];
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        let read = rustix::io::readv(&self.descriptor, &mut parts).map_err(io::Error::from);
+        let Some(read) = nothing_waits(read)? else { return Ok(None) };
+        // A kind of packet that was never asked for has no length here, and is counted as malformed.
+        Ok(Some(match VnetHeader::parse(&header) {
+            Some(vnet) => (vnet, read.saturating_sub(virtio::LENGTH)),
+            None => (VnetHeader::PLAIN, 0),
+        }))
+    }
+
+    fn send(&self, vnet: &VnetHeader, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let header = vnet.bytes();
+        let written = if let [only] = parts {
+            let all: [IoSlice<'_>; FEW_PARTS] = [IoSlice::new(&header), *only];
+            rustix::io::writev(&self.descriptor, &all)
+        } else {
+            let mut all = Vec::with_capacity(parts.len() + 1);
+            all.push(IoSlice::new(&header));
+            all.extend_from_slice(parts);
+            rustix::io::writev(&self.descriptor, &all)
+        };
+        written.map(|_| ()).map_err(io::Error::from)
+    }
+
+    fn takes(&self) -> Takes {
+        Takes {
+            tcp: self.granted.tcp,
+            udp: self.granted.udp,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The threads of the data path. They read a picture of the peers that is swapped as a whole, and wait for nobody.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::counters::{Counters, Totals};
+use crate::device::Tun;
+use crate::egress::Egress;
+use crate::ingress::Ingress;
+use crate::socket::{Socket, path_mtu};
+use crate::table::{Own, PeerSpec, Table};
+
+/// The kernel's knowledge of paths is read this often. A path's MTU is forgotten after ten minutes (net.ipv4.route.mtu_expires).
+const PATH_PERIOD: Duration = Duration::from_secs(1);
+
+/// How the work is laid on threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One thread a queue, for both directions.
+    Shared,
+    /// Two threads a queue, one a direction.
+    Separate,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: ArcSwap<Table>,
+    stop: AtomicBool,
+    broken: Mutex<Option<String>>,
+    /// Readable once the threads are to end.
+    wake: std::os::fd::OwnedFd,
+}
+
+/// The running data path. Dropping it ends the threads; the device and the socket are closed when nobody else holds them.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    counters: Vec<Arc<Counters>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the threads: each queue of the device is joined to a socket, in turn. There must be one of each.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(tuns: Vec<Box<dyn Tun>>, sockets: Vec<Socket>, layout: Layout) -> io::Result<Self> {
+        let tuns: Vec<Arc<dyn Tun>> = tuns.into_iter().map(Arc::from).collect();
+        let sockets: Vec<Arc<Socket>> = sockets.into_iter().map(Arc::new).collect();
+        let local = sockets.first().ok_or(io::ErrorKind::InvalidInput)?.local();
+        let mut engine = Self {
+            shared: Arc::new(Shared {
+                table: ArcSwap::from_pointee(Table::default()),
+                stop: AtomicBool::new(false),
+                broken: Mutex::new(None),
+                wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            }),
+            counters: Vec::new(),
+            threads: Vec::new(),
+        };
+        for index in 0..tuns.len().max(sockets.len()) {
+            let tun = &tuns[index % tuns.len().max(1)];
+            let socket = &sockets[index % sockets.len()];
+            engine.start_queue(index, tuns.get(index).is_some().then(|| Arc::clone(tun)), tun, socket, layout)?;
+        }
+        let shared = Arc::clone(&engine.shared);
+        engine.spawn("udp-paths".into(), move || learn_paths(&shared, local))?;
+        Ok(engine)
+    }
+
+    fn start_queue(
+        &mut self,
+        index: usize,
+        read: Option<Arc<dyn Tun>>,
+        tun: &Arc<dyn Tun>,
+        socket: &Arc<Socket>,
+        layout: Layout,
+    ) -> io::Result<()> {
+        let mut counters = || {
+            let counters = Arc::new(Counters::default());
+            self.counters.push(Arc::clone(&counters));
+            counters
+        };
+        let egress = read.map(|tun| Egress::new(tun, Arc::clone(socket), counters()));
+        let ingress = Ingress::new(Arc::clone(tun), Arc::clone(socket), counters());
+        let workers = match layout {
+            Layout::Shared => vec![Worker { egress, ingress: Some(ingress) }],
+            Layout::Separate => vec![
+                Worker { egress, ingress: None },
+                Worker { egress: None, ingress: Some(ingress) },
+            ],
+        };
+        for (part, mut worker) in workers.into_iter().enumerate() {
+            let shared = Arc::clone(&self.shared);
+            let (tun, socket) = (Arc::clone(tun), Arc::clone(socket));
+            self.spawn(format!("udp-{index}-{part}"), move || {
+                if let Err(error) = worker.run(&shared, &*tun, &socket) {
+                    let mut broken = shared.broken.lock().unwrap_or_else(PoisonError::into_inner);
+                    *broken = Some(error.to_string());
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
+        Ok(())
+    }
+
+    /// Replaces the picture of the peers.
+    pub fn set_peers(&self, own: Own, specs: &[PeerSpec]) {
+        let before = self.shared.table.load_full();
+        self.shared.table.store(Arc::new(Table::new(own, specs, &before)));
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for counters in &self.counters {
+            counters.add_to(&mut totals);
+        }
+        totals
+    }
+
+    /// Why a thread ended, if one did: the device was deleted, most likely. The engine is to be started anew then.
+    #[must_use]
+    pub fn broken(&self) -> Option<String> {
+        self.shared.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // An eventfd takes 8 bytes; it stays readable for every thread, as none reads it.
+        rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes()).ok();
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Worker {
+    egress: Option<Egress>,
+    ingress: Option<Ingress>,
+}
+
+impl Worker {
+    fn run(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<()> {
+        let mut table = arc_swap::Cache::new(&shared.table);
+        while !shared.stop.load(Ordering::Relaxed) {
+            let table = table.load();
+            let mut moved = 0;
+            if let Some(egress) = &mut self.egress {
+                moved += egress.pump(table)?;
+            }
+            if let Some(ingress) = &mut self.ingress {
+                moved += ingress.pump(table)?;
+            }
+            if moved == 0 {
+                self.wait(shared, tun, socket)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<()> {
+        let mut sources = Vec::with_capacity(3);
+        sources.push(PollFd::new(&shared.wake, PollFlags::IN));
+        if self.egress.is_some() {
+            sources.push(PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN));
+        }
+        if self.ingress.is_some() {
+            sources.push(PollFd::new(socket, PollFlags::IN));
+        }
+        match poll(&mut sources, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Asks the kernel what it learned of the paths that are in use: routers' "fragmentation needed" reach the kernel, not us.
+fn learn_paths(shared: &Shared, local: SocketAddr) {
+    let period = rustix::time::Timespec::try_from(PATH_PERIOD).ok();
+    while !shared.stop.load(Ordering::Relaxed) {
+        let table = shared.table.load();
+        for peer in table.peers().iter().filter(|peer| peer.take_in_use()) {
+            if let Ok(mtu) = path_mtu(local, peer.endpoint) {
+                peer.learn_path_mtu(mtu);
+            }
+        }
+        drop(table);
+        poll(&mut [PollFd::new(&shared.wake, PollFlags::IN)], period.as_ref()).ok();
+    }
+}

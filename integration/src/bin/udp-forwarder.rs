@@ -1,0 +1,172 @@
+//! A forwarder for the udp backend by itself: `plain`, with the algorithm of flannel's proxy (one packet a system call, TTL taken
+//! down on both sides, the first route that matches, no check of who sends), as the peer of tests and the rival of benchmarks; or
+//! `ours`, the data path of flannel-tun without the daemon.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use flannel_tun::device::{self, Path};
+use flannel_tun::engine::{Engine, Layout};
+use flannel_tun::socket::Socket;
+use flannel_tun::table::{Net, Own, PeerSpec};
+use rustix::event::{PollFd, PollFlags, poll};
+
+const USAGE: &str = "usage: udp-forwarder plain|ours DEVICE LOCAL:PORT OWN-SUBNET SUBNET=ADDRESS:PORT…";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("udp-forwarder: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let [mode, device, local, own, peers @ ..] = arguments else {
+        anyhow::bail!(USAGE)
+    };
+    let local: SocketAddr = local.parse().context("bad local address")?;
+    let own = subnet(own)?;
+    let routes = peers.iter().map(|peer| route(peer)).collect::<Result<Vec<_>>>()?;
+    match mode.as_str() {
+        "plain" => plain(device, local, &routes),
+        "ours" => ours(device, local, own, &routes),
+        _ => anyhow::bail!(USAGE),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Subnet {
+    address: Ipv4Addr,
+    length: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    subnet: Subnet,
+    peer: SocketAddr,
+}
+
+fn subnet(text: &str) -> Result<Subnet> {
+    let (address, length) = text.split_once('/').context("a subnet is ADDRESS/LENGTH")?;
+    Ok(Subnet {
+        address: address.parse().context("bad address of a subnet")?,
+        length: length.parse().context("bad length of a subnet")?,
+    })
+}
+
+fn route(text: &str) -> Result<Route> {
+    let (of, peer) = text.split_once('=').context(USAGE)?;
+    Ok(Route {
+        subnet: subnet(of)?,
+        peer: peer.parse().context("bad peer")?,
+    })
+}
+
+fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Result<()> {
+    let queues = std::env::var("QUEUES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let layout = if std::env::var_os("SEPARATE").is_some() { Layout::Separate } else { Layout::Shared };
+    let tuns = device::open(device, queues, Path::Best)?;
+    let sockets = Socket::bind(local, queues)?;
+    let engine = Engine::start(tuns, sockets, layout)?;
+    let net = |subnet: Subnet| Net::new(subnet.address.into(), subnet.length);
+    let specs: Vec<PeerSpec> = routes
+        .iter()
+        .map(|route| PeerSpec {
+            endpoint: route.peer,
+            subnets: vec![net(route.subnet)],
+            ecn: false,
+        })
+        .collect();
+    let of_node = Own {
+        subnets: vec![net(own)],
+        v4: Some(own.address),
+        v6: None,
+    };
+    engine.set_peers(of_node, &specs);
+    println!("forwarding");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn plain(device: &str, local: SocketAddr, routes: &[Route]) -> Result<()> {
+    let interface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tun).context("cannot open the TUN device")?;
+    // SAFETY: into_raw_fd gives the descriptor away, so nobody else closes it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(interface.into_raw_fd()) };
+    rustix::io::ioctl_fionbio(&descriptor, true)?;
+    let mut tun = File::from(descriptor);
+    let socket = UdpSocket::bind(local).context("cannot bind")?;
+    socket.set_nonblocking(true)?;
+    println!("forwarding");
+    // flannel's receive buffer has the device's MTU; what is longer is cut off without a word.
+    let mut buffer = [0; 65_536];
+    let mut routes = routes.to_vec();
+    loop {
+        poll(&mut [PollFd::new(&tun, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)], None)?;
+        loop {
+            let out = outward(&mut tun, &socket, &mut routes, &mut buffer)?;
+            let inward = inward(&mut tun, &socket, &mut buffer)?;
+            if !out && !inward {
+                break;
+            }
+        }
+    }
+}
+
+/// One packet from the device to a peer; false when none waits.
+fn outward(tun: &mut File, socket: &UdpSocket, routes: &mut [Route], buffer: &mut [u8]) -> Result<bool> {
+    let length = match tun.read(buffer) {
+        Ok(length) => length,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+        Err(error) => return Err(error).context("the TUN device cannot be read"),
+    };
+    let packet = &mut buffer[..length];
+    if length < 20 {
+        return Ok(true);
+    }
+    let destination = u32::from_be_bytes([packet[16], packet[17], packet[18], packet[19]]);
+    let matching = |route: &Route| {
+        let mask = u32::MAX.checked_shl(32 - u32::from(route.subnet.length)).unwrap_or(0);
+        destination & mask == u32::from(route.subnet.address) & mask
+    };
+    if let Some(found) = routes.iter().position(matching) {
+        // flannel moves a hit to the front of its array.
+        routes.swap(0, found);
+        if take_one_from_ttl(packet) {
+            // Sending is best effort, as there.
+            socket.send_to(packet, routes[0].peer).ok();
+        }
+    }
+    Ok(true)
+}
+
+/// One packet from a peer to the device; false when none waits.
+fn inward(tun: &mut File, socket: &UdpSocket, buffer: &mut [u8]) -> Result<bool> {
+    let length = match socket.recv(buffer) {
+        Ok(length) => length,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+        Err(error) => return Err(error).context("the socket cannot be read"),
+    };
+    let packet = &mut buffer[..length];
+    if length >= 20 && take_one_from_ttl(packet) {
+        tun.write(packet).ok();
+    }
+    Ok(true)
+}
+
+/// False when that was the last one. The header checksum is patched (RFC 1141).
+fn take_one_from_ttl(packet: &mut [u8]) -> bool {
+    packet[8] = packet[8].wrapping_sub(1);
+    let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    packet[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+    packet[8] != 0
+}
