@@ -76,7 +76,12 @@ pub enum DeviceError {
 pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, DeviceError> {
     if path == Path::Best {
         match OffloadTun::open(name, queues) {
-            Ok(opened) => return Ok(opened.into_iter().map(|queue| Box::new(queue) as Box<dyn Tun>).collect()),
+            Ok(opened) => {
+                return Ok(opened
+                    .into_iter()
+                    .map(|queue| Box::new(queue) as Box<dyn Tun>)
+                    .collect());
+            }
             Err(error @ (DeviceError::NoTun(_) | DeviceError::Busy { .. })) => return Err(error),
             // An old kernel knows neither IFF_VNET_HDR nor IFF_MULTI_QUEUE.
             Err(DeviceError::Refused { .. } | DeviceError::Foreign { .. }) => {}
@@ -90,7 +95,9 @@ pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, 
 /// # Errors
 /// [`DeviceError::Foreign`] when it is none of the device `name`, or the device is gone.
 pub fn adopt(descriptor: OwnedFd, name: &str) -> Result<Box<dyn Tun>, DeviceError> {
-    let foreign = || DeviceError::Foreign { name: name.to_owned() };
+    let foreign = || DeviceError::Foreign {
+        name: name.to_owned(),
+    };
     let (found, flags) = tuntap_ioctl::interface(descriptor.as_fd()).map_err(|_| foreign())?;
     if found != name {
         return Err(foreign());
@@ -113,7 +120,14 @@ pub fn name_of(descriptor: BorrowedFd<'_>) -> io::Result<String> {
 fn nothing_waits<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::codec::icmp::{self, Bucket, Problem};
 use crate::codec::header::Header;
+use crate::codec::icmp::{self, Bucket, Problem};
 use crate::codec::split::Split;
 use crate::codec::train::{self, Piece, Train};
 use crate::codec::virtio::{Gso, VnetHeader};
@@ -72,7 +72,9 @@ impl Egress {
         self.read.clear();
         let mut bytes = 0;
         for slot in &mut self.slots {
-            let Some((vnet, length)) = self.tun.receive(slot)? else { break };
+            let Some((vnet, length)) = self.tun.receive(slot)? else {
+                break;
+            };
             self.read.push((vnet, length));
             bytes += length;
             if bytes >= BATCH_BYTES {
@@ -89,7 +91,11 @@ impl Egress {
             let verdict = forward::outbound(&mut self.slots[index][..length], &vnet, table);
             match verdict {
                 Verdict::Send { .. } => {}
-                Verdict::Answer { problem, header, reason } => {
+                Verdict::Answer {
+                    problem,
+                    header,
+                    reason,
+                } => {
                     self.counters.dropped(reason, 1);
                     self.tell_sender(index, problem, &header, table);
                 }
@@ -111,7 +117,10 @@ impl Egress {
         let packet = &self.slots[index][..self.read[index].1];
         if icmp::build(problem, packet, header, from, &mut self.answer)
             && self.bucket.take(now)
-            && self.tun.send(&VnetHeader::PLAIN, &[IoSlice::new(&self.answer)]).is_err()
+            && self
+                .tun
+                .send(&VnetHeader::PLAIN, &[IoSlice::new(&self.answer)])
+                .is_err()
         {
             self.counters.dropped(DropReason::DeviceRefused, 1);
         }
@@ -121,14 +130,21 @@ impl Egress {
         self.headers.clear();
         let mut pieces = Vec::with_capacity(verdicts.len());
         for ((verdict, slot), (vnet, _)) in verdicts.iter().zip(&self.slots).zip(&self.read) {
-            let Verdict::Send { peer, tos, header } = *verdict else { continue };
+            let Verdict::Send { peer, tos, header } = *verdict else {
+                continue;
+            };
             if let Some(peer) = table.get(peer) {
                 peer.touch();
             }
             let packet = &slot[..header.total];
             if vnet.gso == Gso::None {
                 let headers = self.headers.len()..self.headers.len();
-                pieces.push(Piece { peer, tos, headers, body: packet });
+                pieces.push(Piece {
+                    peer,
+                    tos,
+                    headers,
+                    body: packet,
+                });
                 continue;
             }
             let Ok(split) = Split::new(vnet, packet, &header) else {
@@ -139,11 +155,23 @@ impl Egress {
                 let start = self.headers.len();
                 let body = split.packet(part, &mut self.headers);
                 let headers = start..self.headers.len();
-                pieces.push(Piece { peer, tos, headers, body });
+                pieces.push(Piece {
+                    peer,
+                    tos,
+                    headers,
+                    body,
+                });
             }
         }
         train::couple(&mut pieces, &mut self.trains);
-        transmit(&self.socket, &self.counters, table, &self.headers, &pieces, &self.trains);
+        transmit(
+            &self.socket,
+            &self.counters,
+            table,
+            &self.headers,
+            &pieces,
+            &self.trains,
+        );
     }
 }
 
@@ -160,7 +188,12 @@ fn transmit(
     for train in trains {
         for piece in &pieces[train.pieces.clone()] {
             let of_piece = [&headers[piece.headers.clone()], piece.body];
-            parts.extend(of_piece.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
+            parts.extend(
+                of_piece
+                    .into_iter()
+                    .filter(|part| !part.is_empty())
+                    .map(IoSlice::new),
+            );
         }
         ends.push(parts.len());
     }
@@ -169,7 +202,9 @@ fn transmit(
     for (train, end) in trains.iter().zip(ends) {
         let of_train = &parts[start..end];
         start = end;
-        let Some(peer) = table.get(train.peer) else { continue };
+        let Some(peer) = table.get(train.peer) else {
+            continue;
+        };
         packets += train.pieces.len() as u64;
         bytes += train.bytes as u64;
         outgoing.push(Outgoing {

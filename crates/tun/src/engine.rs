@@ -68,7 +68,13 @@ impl Engine {
         for index in 0..tuns.len().max(sockets.len()) {
             let tun = &tuns[index % tuns.len().max(1)];
             let socket = &sockets[index % sockets.len()];
-            engine.start_queue(index, tuns.get(index).is_some().then(|| Arc::clone(tun)), tun, socket, layout)?;
+            engine.start_queue(
+                index,
+                tuns.get(index).is_some().then(|| Arc::clone(tun)),
+                tun,
+                socket,
+                layout,
+            )?;
         }
         let shared = Arc::clone(&engine.shared);
         engine.spawn("udp-paths".into(), move || learn_paths(&shared, local))?;
@@ -91,10 +97,19 @@ impl Engine {
         let egress = read.map(|tun| Egress::new(tun, Arc::clone(socket), counters()));
         let ingress = Ingress::new(Arc::clone(tun), Arc::clone(socket), counters());
         let workers = match layout {
-            Layout::Shared => vec![Worker { egress, ingress: Some(ingress) }],
+            Layout::Shared => vec![Worker {
+                egress,
+                ingress: Some(ingress),
+            }],
             Layout::Separate => vec![
-                Worker { egress, ingress: None },
-                Worker { egress: None, ingress: Some(ingress) },
+                Worker {
+                    egress,
+                    ingress: None,
+                },
+                Worker {
+                    egress: None,
+                    ingress: Some(ingress),
+                },
             ],
         };
         for (part, mut worker) in workers.into_iter().enumerate() {
@@ -111,7 +126,8 @@ impl Engine {
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(work)?);
         Ok(())
     }
 
@@ -134,7 +150,11 @@ impl Engine {
     /// Why a thread ended, if one did: the device was deleted, most likely. The engine is to be started anew then.
     #[must_use]
     pub fn broken(&self) -> Option<String> {
-        self.shared.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

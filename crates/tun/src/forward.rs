@@ -86,14 +86,21 @@ fn piece_length(packet: &[u8], header: &Header, vnet: &VnetHeader) -> usize {
             offset.map_or(20, |byte| usize::from(byte >> 4) * 4)
         }
     };
-    header.total.min(usize::from(vnet.checksum_start) + transport + usize::from(vnet.segment))
+    header
+        .total
+        .min(usize::from(vnet.checksum_start) + transport + usize::from(vnet.segment))
 }
 
 /// Decides about a packet from `sender`, and marks congestion that the underlay met (RFC 6040 §4.2).
 ///
 /// # Errors
 /// Why it is dropped.
-pub fn inbound(packet: &mut [u8], sender: PeerIndex, outer_tos: u8, table: &Table) -> Result<Header, DropReason> {
+pub fn inbound(
+    packet: &mut [u8],
+    sender: PeerIndex,
+    outer_tos: u8,
+    table: &Table,
+) -> Result<Header, DropReason> {
     let mut header = Header::parse(packet).map_err(|_| DropReason::Malformed)?;
     table.admit(sender, &header)?;
     let reads_ecn = table.get(sender).is_some_and(|peer| peer.ecn);

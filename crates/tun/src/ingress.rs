@@ -65,7 +65,11 @@ impl Ingress {
 
     fn identify(&mut self, lost: Option<u32>, table: &Table) {
         self.senders.clear();
-        self.senders.extend(self.batch.datagrams().map(|(datagram, _)| table.sender(datagram.from)));
+        self.senders.extend(
+            self.batch
+                .datagrams()
+                .map(|(datagram, _)| table.sender(datagram.from)),
+        );
         let counted = self.senders.iter().zip(self.batch.datagrams());
         self.shares.begin(
             lost,
@@ -117,7 +121,9 @@ impl Ingress {
                 Ok(bytes) => self.counters.received(group.count() as u64, bytes),
                 Err(error) if error.raw_os_error() == Some(libc::EBADFD) => return Err(error),
                 // The device may be down, or its memory used up; the next packet may do better.
-                Err(_) => self.counters.dropped(DropReason::DeviceRefused, group.count() as u64),
+                Err(_) => self
+                    .counters
+                    .dropped(DropReason::DeviceRefused, group.count() as u64),
             }
         }
         Ok(())

@@ -33,12 +33,23 @@ impl Socket {
     /// # Errors
     /// The kernel's, such as an address that is in use.
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
-        (0..count.max(1)).map(|_| Self::bind_one(address, count > 1)).collect()
+        (0..count.max(1))
+            .map(|_| Self::bind_one(address, count > 1))
+            .collect()
     }
 
     fn bind_one(address: SocketAddr, shared: bool) -> io::Result<Self> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        let family = if address.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
+        let socket = rustix::net::socket_with(
+            family,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
         if shared {
             sockopt::set_socket_reuseport(&socket, true)?;
         }
@@ -115,7 +126,15 @@ pub fn path_mtu(local: SocketAddr, peer: SocketAddr) -> io::Result<u16> {
     let mut mtu: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the descriptor is open; the kernel writes at most `length` bytes into `mtu`.
-    let result = unsafe { libc::getsockopt(probe.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length) };
+    let result = unsafe {
+        libc::getsockopt(
+            probe.as_raw_fd(),
+            level,
+            option,
+            (&raw mut mtu).cast(),
+            &raw mut length,
+        )
+    };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -133,5 +152,9 @@ fn set_int(socket: &UdpSocket, level: i32, option: i32, value: i32) -> io::Resul
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

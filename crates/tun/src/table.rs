@@ -88,7 +88,10 @@ impl Peer {
     /// Longest inner packet that the path carries in one piece, as far as is known.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.path_mtu.load(Ordering::Relaxed).saturating_sub(self.overhead()).into()
+        self.path_mtu
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.overhead())
+            .into()
     }
 
     /// Notes what the kernel knows of the path: the longest outer packet, in bytes.
@@ -155,22 +158,34 @@ impl Table {
         let mut v4: HashMap<u8, HashMap<u32, PeerIndex>> = HashMap::new();
         let mut v6: HashMap<u8, HashMap<u128, PeerIndex>> = HashMap::new();
         for spec in specs {
-            let Some(index) = table.peer(spec, before) else { continue };
+            let Some(index) = table.peer(spec, before) else {
+                continue;
+            };
             for net in &spec.subnets {
                 match net.address {
                     IpAddr::V4(address) => {
-                        v4.entry(net.length).or_default().entry(address.into()).or_insert(index);
+                        v4.entry(net.length)
+                            .or_default()
+                            .entry(address.into())
+                            .or_insert(index);
                     }
                     IpAddr::V6(address) => {
-                        v6.entry(net.length).or_default().entry(address.into()).or_insert(index);
+                        v6.entry(net.length)
+                            .or_default()
+                            .entry(address.into())
+                            .or_insert(index);
                     }
                 }
             }
         }
         table.v4 = v4.into_iter().collect();
         table.v6 = v6.into_iter().collect();
-        table.v4.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
-        table.v6.sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        table
+            .v4
+            .sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
+        table
+            .v6
+            .sort_unstable_by_key(|(length, _)| std::cmp::Reverse(*length));
         table
     }
 
@@ -339,7 +354,11 @@ mod tests {
         let peer = &first.peers()[1];
         peer.learn_path_mtu(1400);
         assert_eq!(peer.longest(), 1372);
-        let again = Table::new(Own::default(), &[spec("192.0.2.2:8285", &["10.5.2.0/24"])], &first);
+        let again = Table::new(
+            Own::default(),
+            &[spec("192.0.2.2:8285", &["10.5.2.0/24"])],
+            &first,
+        );
         assert_eq!(again.peers()[0].longest(), 1372);
     }
 

@@ -71,8 +71,15 @@ fn route(text: &str) -> Result<Route> {
 }
 
 fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Result<()> {
-    let queues = std::env::var("QUEUES").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let layout = if std::env::var_os("SEPARATE").is_some() { Layout::Separate } else { Layout::Shared };
+    let queues = std::env::var("QUEUES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
+    let layout = if std::env::var_os("SEPARATE").is_some() {
+        Layout::Separate
+    } else {
+        Layout::Shared
+    };
     let tuns = device::open(device, queues, Path::Best)?;
     let sockets = Socket::bind(local, queues)?;
     let engine = Engine::start(tuns, sockets, layout)?;
@@ -98,7 +105,8 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
 }
 
 fn plain(device: &str, local: SocketAddr, routes: &[Route]) -> Result<()> {
-    let interface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tun).context("cannot open the TUN device")?;
+    let interface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tun)
+        .context("cannot open the TUN device")?;
     // SAFETY: into_raw_fd gives the descriptor away, so nobody else closes it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(interface.into_raw_fd()) };
     rustix::io::ioctl_fionbio(&descriptor, true)?;
@@ -110,7 +118,13 @@ fn plain(device: &str, local: SocketAddr, routes: &[Route]) -> Result<()> {
     let mut buffer = [0; 65_536];
     let mut routes = routes.to_vec();
     loop {
-        poll(&mut [PollFd::new(&tun, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)], None)?;
+        poll(
+            &mut [
+                PollFd::new(&tun, PollFlags::IN),
+                PollFd::new(&socket, PollFlags::IN),
+            ],
+            None,
+        )?;
         loop {
             let out = outward(&mut tun, &socket, &mut routes, &mut buffer)?;
             let inward = inward(&mut tun, &socket, &mut buffer)?;
@@ -134,7 +148,9 @@ fn outward(tun: &mut File, socket: &UdpSocket, routes: &mut [Route], buffer: &mu
     }
     let destination = u32::from_be_bytes([packet[16], packet[17], packet[18], packet[19]]);
     let matching = |route: &Route| {
-        let mask = u32::MAX.checked_shl(32 - u32::from(route.subnet.length)).unwrap_or(0);
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(route.subnet.length))
+            .unwrap_or(0);
         destination & mask == u32::from(route.subnet.address) & mask
     };
     if let Some(found) = routes.iter().position(matching) {
@@ -157,7 +173,8 @@ fn inward(tun: &mut File, socket: &UdpSocket, buffer: &mut [u8]) -> Result<bool>
     };
     let packet = &mut buffer[..length];
     if length >= 20 && take_one_from_ttl(packet) {
-        tun.write(packet).ok();
+        // A packet goes whole or not at all.
+        let _ = tun.write_all(packet);
     }
     Ok(true)
 }

@@ -88,7 +88,11 @@ impl Shape {
             headers: header.length + length,
             tcp,
             sequence: u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]),
-            id: if header.is_v4() { u16::from_be_bytes([packet[4], packet[5]]) } else { 0 },
+            id: if header.is_v4() {
+                u16::from_be_bytes([packet[4], packet[5]])
+            } else {
+                0
+            },
             flags,
             slot: slot(packet, header, ports),
         })
@@ -96,13 +100,19 @@ impl Shape {
 }
 
 fn verified(packet: &[u8], header: &Header, transport: &[u8]) -> bool {
-    let sum = Sum::default().pseudo(header.source, header.destination, header.protocol, transport.len() as u32);
+    let sum = Sum::default().pseudo(
+        header.source,
+        header.destination,
+        header.protocol,
+        transport.len() as u32,
+    );
     checksum_holds(packet, header) && sum.bytes(transport).checksum() == 0
 }
 
 /// Flows of one slot only close each other's groups.
 fn slot(packet: &[u8], header: &Header, ports: u32) -> usize {
-    let address = |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
+    let address =
+        |at: usize| u32::from_be_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
     let (source, destination) = if header.is_v4() {
         (address(12), address(16))
     } else {
@@ -237,7 +247,9 @@ impl<'a> Group<'a> {
     /// has no headers of its own here: it goes as it came.
     pub fn finish(&self, headers: &mut Vec<u8>) -> VnetHeader {
         headers.clear();
-        let Some(shape) = self.shape else { return VnetHeader::PLAIN };
+        let Some(shape) = self.shape else {
+            return VnetHeader::PLAIN;
+        };
         if self.payloads.is_empty() {
             return VnetHeader {
                 verified: true,
@@ -258,8 +270,15 @@ impl<'a> Group<'a> {
         } else {
             transport[4..6].copy_from_slice(&(length as u16).to_be_bytes());
         }
-        let Header { source, destination, protocol, .. } = shape.header;
-        let sum = Sum::default().pseudo(source, destination, protocol, length as u32).folded();
+        let Header {
+            source,
+            destination,
+            protocol,
+            ..
+        } = shape.header;
+        let sum = Sum::default()
+            .pseudo(source, destination, protocol, length as u32)
+            .folded();
         transport[place..place + 2].copy_from_slice(&sum.to_be_bytes());
         VnetHeader {
             needs_checksum: true,

@@ -105,7 +105,9 @@ fn may_answer(packet: &[u8], header: &Header) -> bool {
 
 /// Whether it is an ICMP error itself. A message whose type did not arrive is taken for one.
 fn is_error(packet: &[u8], header: &Header) -> bool {
-    let kind = packet.get(..header.total).and_then(|packet| packet.get(header.length));
+    let kind = packet
+        .get(..header.total)
+        .and_then(|packet| packet.get(header.length));
     match header.protocol {
         // Echo, router discovery, time stamps and address masks are no errors (RFC 1122 §3.2.2).
         protocol::ICMP if header.is_v4() => kind.is_none_or(|kind| !matches!(kind, 0 | 8..=10 | 13..=18)),

@@ -164,7 +164,10 @@ fn write_tcp(tcp: &mut [u8], offset: usize, first: bool, last: bool) {
 /// # Errors
 /// [`Malformed::Segmentation`] when the place that the kernel names is not inside the packet.
 pub fn complete_checksum(vnet: &VnetHeader, packet: &mut [u8]) -> Result<(), Malformed> {
-    let (start, offset) = (usize::from(vnet.checksum_start), usize::from(vnet.checksum_offset));
+    let (start, offset) = (
+        usize::from(vnet.checksum_start),
+        usize::from(vnet.checksum_offset),
+    );
     let part = packet.get_mut(start..).ok_or(Malformed::Segmentation)?;
     if part.len() < offset + 2 {
         return Err(Malformed::Segmentation);

@@ -101,7 +101,12 @@ impl VnetHeader {
         let mut bytes = [0; LENGTH];
         bytes[0] = flags;
         bytes[1] = gso | if self.ecn { GSO_ECN } else { 0 };
-        let words = [self.header_length, self.segment, self.checksum_start, self.checksum_offset];
+        let words = [
+            self.header_length,
+            self.segment,
+            self.checksum_start,
+            self.checksum_offset,
+        ];
         for (place, word) in bytes[2..].chunks_exact_mut(2).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
         }

@@ -34,7 +34,9 @@ impl OffloadTun {
         let mut opened = vec![Self::with_best_offloads(first, name)?];
         while several && opened.len() < queues.max(1) {
             // A device has 256 queues at the most (MAX_TAP_QUEUES); fewer do as well.
-            let Ok(next) = attach(name, FLAGS | libc::IFF_MULTI_QUEUE) else { break };
+            let Ok(next) = attach(name, FLAGS | libc::IFF_MULTI_QUEUE) else {
+                break;
+            };
             opened.push(Self::with_best_offloads(next, name)?);
         }
         Ok(opened)
@@ -63,7 +65,9 @@ fn attach(name: &str, flags: i32) -> Result<OwnedFd, DeviceError> {
         .map_err(DeviceError::NoTun)?;
     match tuntap_ioctl::attach(&file, name, flags) {
         Ok(()) => Ok(file.into()),
-        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => Err(DeviceError::Busy { name: name.to_owned() }),
+        Err(cause) if cause.raw_os_error() == Some(libc::EBUSY) => Err(DeviceError::Busy {
+            name: name.to_owned(),
+        }),
         Err(cause) => Err(DeviceError::Refused {
             name: name.to_owned(),
             cause,
@@ -82,7 +86,9 @@ impl Tun for OffloadTun {
         let mut header = [0; virtio::LENGTH];
         let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
         let read = rustix::io::readv(&self.descriptor, &mut parts).map_err(io::Error::from);
-        let Some(read) = nothing_waits(read)? else { return Ok(None) };
+        let Some(read) = nothing_waits(read)? else {
+            return Ok(None);
+        };
         // A kind of packet that was never asked for has no length here, and is counted as malformed.
         Ok(Some(match VnetHeader::parse(&header) {
             Some(vnet) => (vnet, read.saturating_sub(virtio::LENGTH)),

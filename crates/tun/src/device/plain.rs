@@ -21,14 +21,17 @@ impl PlainTun {
     /// # Errors
     /// When it cannot be had.
     pub fn open(name: &str) -> Result<Self, DeviceError> {
-        let interface = Iface::without_packet_info(name, Mode::Tun).map_err(|cause| match cause.raw_os_error() {
-            Some(libc::EBUSY) => DeviceError::Busy { name: name.to_owned() },
-            Some(libc::ENOENT | libc::EACCES | libc::ENODEV) => DeviceError::NoTun(cause),
-            _ => DeviceError::Refused {
-                name: name.to_owned(),
-                cause,
-            },
-        })?;
+        let interface =
+            Iface::without_packet_info(name, Mode::Tun).map_err(|cause| match cause.raw_os_error() {
+                Some(libc::EBUSY) => DeviceError::Busy {
+                    name: name.to_owned(),
+                },
+                Some(libc::ENOENT | libc::EACCES | libc::ENODEV) => DeviceError::NoTun(cause),
+                _ => DeviceError::Refused {
+                    name: name.to_owned(),
+                    cause,
+                },
+            })?;
         // SAFETY: into_raw_fd gives the descriptor away, so nobody else closes it.
         let descriptor = unsafe { OwnedFd::from_raw_fd(interface.into_raw_fd()) };
         rustix::io::ioctl_fionbio(&descriptor, true).map_err(|cause| DeviceError::Refused {
@@ -64,6 +67,9 @@ impl Tun for PlainTun {
     }
 
     fn takes(&self) -> Takes {
-        Takes { tcp: false, udp: false }
+        Takes {
+            tcp: false,
+            udp: false,
+        }
     }
 }

@@ -39,11 +39,25 @@ pub fn attach(descriptor: impl AsFd, name: &str, flags: i32) -> io::Result<()> {
 pub fn interface(descriptor: BorrowedFd<'_>) -> io::Result<(String, i32)> {
     let mut request = empty_request();
     // SAFETY: as above; TUNGETIFF writes one ifreq.
-    check(unsafe { libc::ioctl(descriptor.as_raw_fd(), libc::TUNGETIFF as libc::Ioctl, &raw mut request) })?;
-    let bytes: Vec<u8> = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+    check(unsafe {
+        libc::ioctl(
+            descriptor.as_raw_fd(),
+            libc::TUNGETIFF as libc::Ioctl,
+            &raw mut request,
+        )
+    })?;
+    let bytes: Vec<u8> = request
+        .ifr_name
+        .iter()
+        .take_while(|byte| **byte != 0)
+        .map(|byte| *byte as u8)
+        .collect();
     // SAFETY: TUNGETIFF filled the flags of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok((String::from_utf8_lossy(&bytes).into_owned(), i32::from(flags as u16)))
+    Ok((
+        String::from_utf8_lossy(&bytes).into_owned(),
+        i32::from(flags as u16),
+    ))
 }
 
 /// Asks for super-packets, from the best down to none.
@@ -51,19 +65,35 @@ pub fn offload(descriptor: impl AsFd) -> io::Result<Granted> {
     let tcp = CSUM | TSO4 | TSO6 | TSO_ECN;
     let steps = [
         (tcp | USO4 | USO6, Granted { tcp: true, udp: true }),
-        (tcp, Granted { tcp: true, udp: false }),
-        (0, Granted { tcp: false, udp: false }),
+        (
+            tcp,
+            Granted {
+                tcp: true,
+                udp: false,
+            },
+        ),
+        (
+            0,
+            Granted {
+                tcp: false,
+                udp: false,
+            },
+        ),
     ];
     let raw = descriptor.as_fd().as_raw_fd();
     let mut last = Ok(());
     for (bits, granted) in steps {
         // SAFETY: TUNSETOFFLOAD takes a number, no pointer.
-        last = check(unsafe { libc::ioctl(raw, libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) });
+        last =
+            check(unsafe { libc::ioctl(raw, libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) });
         if last.is_ok() {
             return Ok(granted);
         }
     }
-    last.map(|()| Granted { tcp: false, udp: false })
+    last.map(|()| Granted {
+        tcp: false,
+        udp: false,
+    })
 }
 
 fn empty_request() -> libc::ifreq {
@@ -74,5 +104,9 @@ fn empty_request() -> libc::ifreq {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

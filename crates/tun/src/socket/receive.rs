@@ -121,7 +121,9 @@ impl ReceiveBatch {
 
     fn note(&mut self, slot: usize, message: &libc::mmsghdr, lost: &mut Option<u32>) {
         let length = (message.msg_len as usize).min(SLOT);
-        let Some(from) = self.addresses[slot].get() else { return };
+        let Some(from) = self.addresses[slot].get() else {
+            return;
+        };
         let mut datagram = Datagram {
             from,
             length,

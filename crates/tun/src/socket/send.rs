@@ -31,7 +31,11 @@ pub struct Outgoing<'a> {
 }
 
 /// Sends everything that can be sent; `failed` hears of each datagram or train that could not, and why.
-pub fn send_all(socket: &Socket, outgoing: &[Outgoing<'_>], failed: &mut dyn FnMut(&Outgoing<'_>, &io::Error)) {
+pub fn send_all(
+    socket: &Socket,
+    outgoing: &[Outgoing<'_>],
+    failed: &mut dyn FnMut(&Outgoing<'_>, &io::Error),
+) {
     let mut rest = outgoing;
     let mut waited = false;
     while let Some(first) = rest.first() {
@@ -100,7 +104,8 @@ fn one_by_one(socket: &Socket, train: &Outgoing<'_>, failed: &mut dyn FnMut(&Out
 
 /// One sendmmsg: how many went, at least one.
 fn send_some(socket: &Socket, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
-    let mut addresses: Vec<(Address, libc::socklen_t)> = outgoing.iter().map(|next| Address::of(next.to)).collect();
+    let mut addresses: Vec<(Address, libc::socklen_t)> =
+        outgoing.iter().map(|next| Address::of(next.to)).collect();
     let mut controls = vec![Control::EMPTY; outgoing.len()];
     let mut messages: Vec<libc::mmsghdr> = Vec::with_capacity(outgoing.len());
     for ((next, (address, length)), control) in outgoing.iter().zip(&mut addresses).zip(&mut controls) {
@@ -116,13 +121,23 @@ fn send_some(socket: &Socket, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
     // SAFETY: every pointer in `messages` is to memory that lives until the call returns: the addresses and controls above, and the
     // parts, which IoSlice guarantees to be laid out as iovec. The kernel only reads them.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), pointer, count, libc::MSG_DONTWAIT as _) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(sent as usize)
+    }
 }
 
 fn write_control(next: &Outgoing<'_>, control: &mut Control, header: &mut libc::msghdr) {
     let mut used = 0;
     if next.count > 1 {
-        used = append(control, used, libc::SOL_UDP, libc::UDP_SEGMENT, &(next.segment as u16).to_ne_bytes());
+        used = append(
+            control,
+            used,
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            &(next.segment as u16).to_ne_bytes(),
+        );
     }
     if next.tos != 0 {
         let (level, kind) = if next.to.is_ipv4() {
