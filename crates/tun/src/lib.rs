@@ -10,5 +10,6 @@ pub mod engine;
 pub mod fair;
 pub mod forward;
 mod ingress;
+pub mod keep;
 pub mod socket;
 pub mod table;

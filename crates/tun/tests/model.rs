@@ -1,4 +1,5 @@
 //! The packet code beside a slow reference, on random packets and random bytes.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking")]
 
 mod reference;
 
