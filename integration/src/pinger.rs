@@ -31,7 +31,7 @@ pub struct PingerReport {
     pub mark: Option<u64>,
 }
 
-/// A running stream of 100 packets a second.
+/// A running stream of packets, 100 a second unless told otherwise.
 #[derive(Debug)]
 pub struct Pinger {
     sender: Process,
@@ -45,22 +45,31 @@ impl Pinger {
         Self::between(from, to, to.ip())
     }
 
+    /// The same with `rate` packets a second.
+    pub fn at_rate(from: &Pod, to: &Pod, rate: u32) -> Result<Self> {
+        Self::with_rate(from, to, to.ip(), rate)
+    }
+
     /// Starts the stream from one place to another, which has the address `ip`, and back.
     pub fn between(from: &Place, to: &Place, ip: &str) -> Result<Self> {
+        Self::with_rate(from, to, ip, RATE)
+    }
+
+    fn with_rate(from: &Place, to: &Place, ip: &str, rate: u32) -> Result<Self> {
         let echo = pod::respond(to, to.name(), PORT)?;
-        Self::spawn(from, &format!("{ip}:{PORT}"), Some(echo))
+        Self::spawn(from, &format!("{ip}:{PORT}"), rate, Some(echo))
     }
 
     /// Starts the stream to an address (`ip:port`) where a responder answers.
     pub fn to(from: &Place, address: &str) -> Result<Self> {
-        Self::spawn(from, address, None)
+        Self::spawn(from, address, RATE, None)
     }
 
-    fn spawn(from: &Place, address: &str, echo: Option<Process>) -> Result<Self> {
+    fn spawn(from: &Place, address: &str, rate: u32, echo: Option<Process>) -> Result<Self> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let files = format!("{}/pinger{number}", sandbox::SCRATCH);
         let program = format!("{}/lab-tool", sandbox::BINARIES);
-        let argv = [&program, "ping", address, &RATE.to_string(), &files];
+        let argv = [&program, "ping", address, &rate.to_string(), &files];
         let sender = from.spawn(&format!("pinger{number}"), &argv, &Environment::default())?;
         Ok(Self {
             sender,

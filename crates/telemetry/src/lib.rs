@@ -1,5 +1,6 @@
 //! How the daemon says how it is: logs, health endpoints, metrics, the service manager, and the socket that flannelctl asks.
 
+mod descriptors;
 mod health;
 mod logs;
 mod manager;
@@ -9,6 +10,7 @@ mod service_loads;
 mod service_metrics;
 mod status_socket;
 
+pub use descriptors::{forget_descriptors, store_descriptors, stored_descriptors};
 pub use health::{Health, ServeError, serve};
 pub use logs::init_logs;
 pub use manager::{notify_ready, notify_reloading, notify_status, notify_stopping};

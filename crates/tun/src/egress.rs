@@ -54,26 +54,25 @@ impl Egress {
         }
     }
 
-    /// Forwards what waits, at most one batch: how many packets and super-packets it was.
+    /// Forwards what waits, at most one batch: whether there may be more.
     ///
     /// # Errors
     /// The device's, once it is gone.
-    pub fn pump(&mut self, table: &Table) -> io::Result<usize> {
-        self.read_batch()?;
-        let read = self.read.len();
-        if read > 0 {
+    pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
+        let more = self.read_batch()?;
+        if !self.read.is_empty() {
             let verdicts = self.judge(table);
             self.send(table, &verdicts);
         }
-        Ok(read)
+        Ok(more)
     }
 
-    fn read_batch(&mut self) -> io::Result<()> {
+    fn read_batch(&mut self) -> io::Result<bool> {
         self.read.clear();
         let mut bytes = 0;
         for slot in &mut self.slots {
             let Some((vnet, length)) = self.tun.receive(slot)? else {
-                break;
+                return Ok(false);
             };
             self.read.push((vnet, length));
             bytes += length;
@@ -81,7 +80,7 @@ impl Egress {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn judge(&mut self, table: &Table) -> Vec<Verdict> {

@@ -15,6 +15,7 @@ use crate::device::Tun;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
 use crate::socket::{Socket, path_mtu};
+use crate::spin::Spin;
 use crate::table::{Own, PeerSpec, Table};
 
 /// The kernel's knowledge of paths is read this often. A path's MTU is forgotten after ten minutes (net.ipv4.route.mtu_expires).
@@ -97,20 +98,8 @@ impl Engine {
         let egress = read.map(|tun| Egress::new(tun, Arc::clone(socket), counters()));
         let ingress = Ingress::new(Arc::clone(tun), Arc::clone(socket), counters());
         let workers = match layout {
-            Layout::Shared => vec![Worker {
-                egress,
-                ingress: Some(ingress),
-            }],
-            Layout::Separate => vec![
-                Worker {
-                    egress,
-                    ingress: None,
-                },
-                Worker {
-                    egress: None,
-                    ingress: Some(ingress),
-                },
-            ],
+            Layout::Shared => vec![Worker::new(egress, Some(ingress))],
+            Layout::Separate => vec![Worker::new(egress, None), Worker::new(None, Some(ingress))],
         };
         for (part, mut worker) in workers.into_iter().enumerate() {
             let shared = Arc::clone(&self.shared);
@@ -172,40 +161,73 @@ impl Drop for Engine {
 struct Worker {
     egress: Option<Egress>,
     ingress: Option<Ingress>,
+    spin: Spin,
+}
+
+/// What there may be to do.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    tun: bool,
+    socket: bool,
+}
+
+impl Ready {
+    const BOTH: Self = Self {
+        tun: true,
+        socket: true,
+    };
 }
 
 impl Worker {
+    fn new(egress: Option<Egress>, ingress: Option<Ingress>) -> Self {
+        Self {
+            egress,
+            ingress,
+            spin: Spin::default(),
+        }
+    }
+
     fn run(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<()> {
         let mut table = arc_swap::Cache::new(&shared.table);
+        let mut ready = Ready::BOTH;
         while !shared.stop.load(Ordering::Relaxed) {
             let table = table.load();
-            let mut moved = 0;
-            if let Some(egress) = &mut self.egress {
-                moved += egress.pump(table)?;
+            let mut more = false;
+            if ready.tun
+                && let Some(egress) = &mut self.egress
+            {
+                more |= egress.pump(table)?;
             }
-            if let Some(ingress) = &mut self.ingress {
-                moved += ingress.pump(table)?;
+            if ready.socket
+                && let Some(ingress) = &mut self.ingress
+            {
+                more |= ingress.pump(table)?;
             }
-            if moved == 0 {
-                self.wait(shared, tun, socket)?;
-            }
+            // A source that is busy all the time does not keep the other from its turn. One that was drained is looked at again only
+            // once the kernel says that it is ready.
+            ready = if more {
+                Ready::BOTH
+            } else {
+                self.wait(shared, tun, socket)?
+            };
         }
         Ok(())
     }
 
-    fn wait(&self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<()> {
-        let mut sources = Vec::with_capacity(3);
-        sources.push(PollFd::new(&shared.wake, PollFlags::IN));
-        if self.egress.is_some() {
-            sources.push(PollFd::from_borrowed_fd(tun.as_fd(), PollFlags::IN));
-        }
-        if self.ingress.is_some() {
-            sources.push(PollFd::new(socket, PollFlags::IN));
-        }
-        match poll(&mut sources, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    fn wait(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<Ready> {
+        // What is another thread's is not waited for.
+        let wanted = |ours: bool| if ours { PollFlags::IN } else { PollFlags::empty() };
+        let mut sources = [
+            PollFd::new(&shared.wake, PollFlags::IN),
+            PollFd::from_borrowed_fd(tun.as_fd(), wanted(self.egress.is_some())),
+            PollFd::new(socket, wanted(self.ingress.is_some())),
+        ];
+        self.spin.wait(&mut sources)?;
+        let [_, tun, socket] = &sources;
+        Ok(Ready {
+            tun: !tun.revents().is_empty(),
+            socket: !socket.revents().is_empty(),
+        })
     }
 }
 

@@ -49,18 +49,18 @@ impl Ingress {
         }
     }
 
-    /// Forwards what waits, at most one batch: how many datagrams and trains it was.
+    /// Forwards what waits, at most one batch: whether there may be more.
     ///
     /// # Errors
     /// The socket's, and the device's once it is gone.
-    pub fn pump(&mut self, table: &Table) -> io::Result<usize> {
+    pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
         let (received, lost) = self.batch.receive(&self.socket)?;
         if received > 0 {
             self.identify(lost, table);
             self.admit(table);
             self.write()?;
         }
-        Ok(received)
+        Ok(received == BATCH)
     }
 
     fn identify(&mut self, lost: Option<u32>, table: &Table) {

@@ -12,4 +12,5 @@ pub mod forward;
 mod ingress;
 pub mod keep;
 pub mod socket;
+mod spin;
 pub mod table;

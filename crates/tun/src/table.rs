@@ -54,6 +54,8 @@ pub struct PeerSpec {
     pub endpoint: SocketAddr,
     /// Its subnets.
     pub subnets: Vec<Net>,
+    /// It is behind a NAT: its datagrams come from any port of its address.
+    pub any_port: bool,
     /// It reads the outer ECN bits (RFC 6040); flannel does not, and gets Not-ECT.
     pub ecn: bool,
 }
@@ -63,6 +65,8 @@ pub struct PeerSpec {
 pub struct Peer {
     /// Where its datagrams come from and go to.
     pub endpoint: SocketAddr,
+    /// Its datagrams come from any port of its address.
+    pub any_port: bool,
     /// It reads the outer ECN bits.
     pub ecn: bool,
     path_mtu: AtomicU16,
@@ -73,6 +77,7 @@ impl Peer {
     fn new(spec: &PeerSpec) -> Self {
         Self {
             endpoint: spec.endpoint,
+            any_port: spec.any_port,
             ecn: spec.ecn,
             path_mtu: AtomicU16::new(u16::MAX),
             in_use: AtomicBool::new(false),
@@ -141,6 +146,8 @@ pub struct Table {
     own: Own,
     peers: Vec<Arc<Peer>>,
     by_endpoint: HashMap<SocketAddr, PeerIndex>,
+    /// One of the peers behind each NAT.
+    by_address: HashMap<IpAddr, PeerIndex>,
     /// Networks of one length, longest first.
     v4: Vec<(u8, HashMap<u32, PeerIndex>)>,
     v6: Vec<(u8, HashMap<u128, PeerIndex>)>,
@@ -196,11 +203,16 @@ impl Table {
         let kept = before
             .sender(spec.endpoint)
             .and_then(|index| before.get(index))
-            .filter(|peer| peer.ecn == spec.ecn);
+            .filter(|peer| {
+                (peer.endpoint, peer.ecn, peer.any_port) == (spec.endpoint, spec.ecn, spec.any_port)
+            });
         let peer = kept.map_or_else(|| Arc::new(Peer::new(spec)), Arc::clone);
         let index = PeerIndex(u32::try_from(self.peers.len()).ok()?);
         self.peers.push(peer);
         self.by_endpoint.insert(spec.endpoint, index);
+        if spec.any_port {
+            self.by_address.entry(spec.endpoint.ip()).or_insert(index);
+        }
         Some(index)
     }
 
@@ -225,7 +237,8 @@ impl Table {
     /// Whose datagrams come from there.
     #[must_use]
     pub fn sender(&self, endpoint: SocketAddr) -> Option<PeerIndex> {
-        self.by_endpoint.get(&endpoint).copied()
+        let exact = self.by_endpoint.get(&endpoint);
+        exact.or_else(|| self.by_address.get(&endpoint.ip())).copied()
     }
 
     /// The peer with the longest prefix of `address`.
@@ -255,12 +268,22 @@ impl Table {
         self.own.subnets.iter().any(|net| net.contains(address))
     }
 
+    /// Whether the ports of two peers cannot tell them apart.
+    fn behind_one_nat(&self, owner: Option<PeerIndex>, sender: PeerIndex) -> bool {
+        let peer = |index: PeerIndex| self.get(index).filter(|peer| peer.any_port);
+        match (owner.and_then(peer), peer(sender)) {
+            (Some(owner), Some(sender)) => owner.endpoint.ip() == sender.endpoint.ip(),
+            _ => false,
+        }
+    }
+
     /// Whether a packet that came from `sender` may go on: its source belongs to the sender, its destination to this node.
     ///
     /// # Errors
     /// Why it may not.
     pub fn admit(&self, sender: PeerIndex, header: &Header) -> Result<(), DropReason> {
-        if self.lookup(header.source) != Some(sender) {
+        let owner = self.lookup(header.source);
+        if owner != Some(sender) && !self.behind_one_nat(owner, sender) {
             return Err(DropReason::SourceNotOfSender);
         }
         if !self.is_own(header.destination) {
@@ -285,6 +308,7 @@ mod tests {
         PeerSpec {
             endpoint: endpoint.parse().unwrap(),
             subnets: subnets.iter().map(|s| net(s)).collect(),
+            any_port: false,
             ecn: false,
         }
     }
@@ -349,6 +373,42 @@ mod tests {
     }
 
     #[test]
+    fn peers_behind_one_nat_send_from_any_port() {
+        let nat = |port: u16, subnet: &str| PeerSpec {
+            any_port: true,
+            ..spec(&format!("192.0.2.9:{port}"), &[subnet])
+        };
+        let specs = [
+            nat(9001, "10.5.8.0/24"),
+            nat(9002, "10.5.9.0/24"),
+            spec("192.0.2.3:8285", &["10.5.3.0/24"]),
+        ];
+        let own = Own {
+            subnets: vec![net("10.5.1.0/24")],
+            ..Own::default()
+        };
+        let table = Table::new(own, &specs, &Table::default());
+        let mut packet = [0; 20];
+        packet[0] = 0x45;
+        packet[3] = 20;
+        packet[16..].copy_from_slice(&[10, 5, 1, 9]);
+        let mut admitted = |from: &str, third: u8| {
+            packet[12..16].copy_from_slice(&[10, 5, third, 9]);
+            let sender = table.sender(from.parse().unwrap())?;
+            Some(table.admit(sender, &Header::parse(&packet).unwrap()).is_ok())
+        };
+        for from in ["192.0.2.9:9001", "192.0.2.9:9002", "192.0.2.9:40000"] {
+            assert_eq!(
+                (admitted(from, 8), admitted(from, 9), admitted(from, 3)),
+                (Some(true), Some(true), Some(false)),
+                "{from}"
+            );
+        }
+        assert_eq!(admitted("192.0.2.3:40000", 3), None);
+        assert_eq!(at(&table, "10.5.9.9").unwrap(), "192.0.2.9:9002");
+    }
+
+    #[test]
     fn what_was_learned_survives_a_new_table() {
         let first = table();
         let peer = &first.peers()[1];
@@ -373,6 +433,7 @@ mod tests {
             let specs: Vec<PeerSpec> = nets.iter().enumerate().map(|(n, net)| PeerSpec {
                 endpoint: SocketAddr::new(Ipv4Addr::from(n as u32).into(), 8285),
                 subnets: vec![*net],
+                any_port: false,
                 ecn: false,
             }).collect();
             let table = Table::new(Own::default(), &specs, &Table::default());

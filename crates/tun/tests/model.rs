@@ -158,6 +158,7 @@ fn peers() -> (PeerIndex, PeerIndex) {
         .map(|endpoint| flannel_tun::table::PeerSpec {
             endpoint: endpoint.parse().unwrap(),
             subnets: Vec::new(),
+            any_port: false,
             ecn: false,
         })
         .collect();

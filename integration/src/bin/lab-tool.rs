@@ -1,7 +1,7 @@
 //! What runs inside the lab's hosts and pods: a responder, a questioner and a steady sender.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,8 +17,10 @@ fn main() -> ExitCode {
         ["ping", address, rate, files] => ping(address, rate, files),
         ["echo", name, port] => flannel_lab::held::serve(name, port),
         ["hold", address, count, files] => flannel_lab::held::hold(address, count, files),
+        ["hostile", address, target, source, count] => hostile(address, target, source, count),
         _ => Err(anyhow::anyhow!(
-            "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | hold ADDRESS COUNT FILES"
+            "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | \
+             hold ADDRESS COUNT FILES | hostile ADDRESS TARGET SOURCE COUNT"
         )),
     };
     match result {
@@ -197,4 +199,60 @@ impl Answers {
         let silence = u64::try_from(self.silence.as_millis()).unwrap_or(u64::MAX);
         serde_json::json!({"sent": self.seen.len(), "lost": lost, "longest_silence_ms": silence, "mark": self.mark}).to_string()
     }
+}
+
+/// Sends `count` datagrams to a node's udp port: by turns random bytes, a right packet from `source` to `target`, and the same with
+/// one byte changed.
+fn hostile(address: &str, target: &str, source: &str, count: &str) -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address).context("bad address")?;
+    let (target, source): (Ipv4Addr, Ipv4Addr) = (target.parse()?, source.parse()?);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        // xorshift64 (Marsaglia, 2003): the same datagrams in every run.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for number in 0..count.parse::<u32>().context("bad count")? {
+        let mut packet = icmp_echo(source, target);
+        match number % 3 {
+            0 => {
+                let length = usize::try_from(random() % 1400)?;
+                packet = (0..length).map(|_| (random() >> 32) as u8).collect();
+            }
+            1 => {}
+            _ => {
+                let at = usize::try_from(random())? % packet.len();
+                packet[at] ^= (random() | 1) as u8;
+            }
+        }
+        // A refused datagram is no concern of the sender.
+        socket.send(&packet).ok();
+        if number % 100 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Ok(())
+}
+
+/// A whole ICMP echo request.
+fn icmp_echo(source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0];
+    packet.extend(source.octets());
+    packet.extend(target.octets());
+    let sum = internet_checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend([8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    packet
+}
+
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum + (sum >> 16)) as u16)
 }

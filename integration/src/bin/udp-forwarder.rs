@@ -89,6 +89,7 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
         .map(|route| PeerSpec {
             endpoint: route.peer,
             subnets: vec![net(route.subnet)],
+            any_port: false,
             ecn: false,
         })
         .collect();

@@ -16,6 +16,7 @@ pub fn table() -> Table {
     let spec = PeerSpec {
         endpoint: "192.0.2.2:8285".parse().unwrap(),
         subnets: vec![net("10.5.2.0", 24), net("fd00:5:0:2::", 64)],
+        any_port: false,
         ecn: true,
     };
     let own = Own {
@@ -32,6 +33,7 @@ pub fn table_there() -> Table {
     let spec = PeerSpec {
         endpoint: "192.0.2.1:8285".parse().unwrap(),
         subnets: vec![net("10.5.1.0", 24), net("fd00:5:0:1::", 64)],
+        any_port: false,
         ecn: true,
     };
     let own = Own {

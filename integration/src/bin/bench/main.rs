@@ -8,6 +8,7 @@ mod cni;
 mod machine;
 mod stats;
 mod table;
+mod udp;
 
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
@@ -32,14 +33,24 @@ struct Suite {
 }
 
 /// Every suite.
-const SUITES: &[Suite] = &[Suite {
-    name: "cni",
-    about: "the CNI plugin, against the bridge and host-local plugins of containernetworking-plugins",
-    programs: &["flannel"],
-    rivals: &["/usr/lib/cni/bridge", "/usr/lib/cni/host-local"],
-    seconds: 900,
-    run: cni::run,
-}];
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "cni",
+        about: "the CNI plugin, against the bridge and host-local plugins of containernetworking-plugins",
+        programs: &["flannel"],
+        rivals: &["/usr/lib/cni/bridge", "/usr/lib/cni/host-local"],
+        seconds: 900,
+        run: cni::run,
+    },
+    Suite {
+        name: "udp",
+        about: "the udp backend's data path, against one of flannel's algorithm, the kernel's VXLAN and plain routing",
+        programs: &["udp-forwarder", "net-load"],
+        rivals: &["/usr/bin/iperf3", "/usr/sbin/ethtool"],
+        seconds: 1800,
+        run: udp::run,
+    },
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

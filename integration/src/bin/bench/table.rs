@@ -39,6 +39,11 @@ pub fn numbers(what: &str, ours: f64, rival: f64, goal: Option<f64>) {
     );
 }
 
+/// A line of a ratio that was computed elsewhere.
+pub fn ratio(what: &str, ratio: f64, goal: Option<f64>) {
+    println!("{what:<34} {ratio:>7.2}  {}", judged(Some(ratio), goal));
+}
+
 /// A line for what could not be measured.
 pub fn missing(what: &str, why: &str) {
     println!("{what:<34} not measured: {why}");

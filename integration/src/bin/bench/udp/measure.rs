@@ -1,0 +1,168 @@
+//! The figures of one pair in one round.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
+use flannel_lab::{eventually, limit, sandbox};
+use serde_json::Value;
+
+use super::pair::{Pair, SECOND};
+
+/// Seconds of each TCP run, milliseconds of each UDP stream, exchanges of the ping-pong.
+const TCP_SECONDS: u32 = 2;
+const STREAM_MS: &str = "1000";
+const EXCHANGES: &str = "4000";
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Figure {
+    /// TCP, one stream, bits a second.
+    Tcp1,
+    /// TCP, four streams, bits a second.
+    Tcp4,
+    /// UDP payloads of 64 bytes without loss, packets a second.
+    Udp64,
+    /// UDP payloads of 1400 bytes without loss, packets a second.
+    Udp1400,
+    /// Ping-pong, median, microseconds.
+    Half,
+    /// Ping-pong, 99th percentile, microseconds.
+    High,
+    /// Processor seconds of the whole machine for a gigabyte of the single TCP stream.
+    Cpu,
+}
+
+impl Figure {
+    /// In the order in which they are printed.
+    pub const ALL: &[Self] = &[
+        Self::Tcp1,
+        Self::Tcp4,
+        Self::Udp64,
+        Self::Udp1400,
+        Self::Half,
+        Self::High,
+        Self::Cpu,
+    ];
+
+    /// As it is printed, with its unit.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp1 => "TCP 1 stream, Gbit/s",
+            Self::Tcp4 => "TCP 4 streams, Gbit/s",
+            Self::Udp64 => "UDP 64 B no loss, kpps",
+            Self::Udp1400 => "UDP 1400 B no loss, kpps",
+            Self::Half => "ping-pong p50, µs",
+            Self::High => "ping-pong p99, µs",
+            Self::Cpu => "CPU s per GB",
+        }
+    }
+
+    /// Whether a smaller value is the better one.
+    pub fn less_is_better(self) -> bool {
+        matches!(self, Self::Half | Self::High | Self::Cpu)
+    }
+
+    /// A value in the unit of its name.
+    pub fn text(self, value: Option<f64>) -> String {
+        let Some(value) = value else { return "–".into() };
+        match self {
+            Self::Tcp1 | Self::Tcp4 => format!("{:.2}", value / 1e9),
+            Self::Udp64 | Self::Udp1400 => format!("{:.0}", value / 1e3),
+            Self::Half | Self::High => format!("{value:.1}"),
+            Self::Cpu => format!("{value:.2}"),
+        }
+    }
+}
+
+/// Every value of one pair.
+#[derive(Debug, Default)]
+pub struct Figures {
+    values: HashMap<Figure, Vec<f64>>,
+}
+
+impl Figures {
+    fn add(&mut self, figure: Figure, value: f64) {
+        self.values.entry(figure).or_default().push(value);
+    }
+
+    /// The middle one.
+    pub fn median(&self, figure: Figure) -> Option<f64> {
+        let mut values = self.values.get(&figure)?.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    }
+}
+
+/// Measures everything once.
+pub fn round(pair: &Pair, figures: &mut Figures) -> Result<()> {
+    let before = busy_seconds()?;
+    let (rate, bytes) = tcp(pair, 1)?;
+    let busy = busy_seconds()? - before;
+    figures.add(Figure::Tcp1, rate);
+    figures.add(Figure::Cpu, busy / (bytes / 1e9));
+    figures.add(Figure::Tcp4, tcp(pair, 4)?.0);
+    for (figure, size) in [(Figure::Udp64, "64"), (Figure::Udp1400, "1400")] {
+        let (rate, lost) = load(pair, &["stream", "ADDRESS", size, STREAM_MS])?;
+        // The window fits every queue on the way; a loss is a fault of the path, and such a round does not count.
+        if lost == 0.0 {
+            figures.add(figure, rate);
+        }
+    }
+    let (half, high) = load(pair, &["pingpong", "ADDRESS", EXCHANGES])?;
+    figures.add(Figure::Half, half);
+    figures.add(Figure::High, high);
+    Ok(())
+}
+
+/// Bits a second and bytes of a TCP run.
+fn tcp(pair: &Pair, streams: u32) -> Result<(f64, f64)> {
+    let (seconds, streams) = (TCP_SECONDS.to_string(), streams.to_string());
+    let argv = ["iperf3", "-J", "-t", &seconds, "-P", &streams, "-c", SECOND];
+    // The server may be busy with the end of the run before.
+    eventually(limit(20), "iperf3", || {
+        let report: Value = pair.first.exec_within(&argv, 20)?.json()?;
+        ensure!(report["error"].is_null(), "iperf3: {}", report["error"]);
+        let sum = &report["end"]["sum_received"];
+        let number = |name: &str| {
+            sum[name]
+                .as_f64()
+                .with_context(|| format!("iperf3 named no {name}"))
+        };
+        Ok((number("bits_per_second")?, number("bytes")?))
+    })
+}
+
+/// The two numbers that a load prints.
+fn load(pair: &Pair, arguments: &[&str]) -> Result<(f64, f64)> {
+    let program = format!("{}/net-load", sandbox::BINARIES);
+    let address = format!("{SECOND}:7777");
+    let arguments = arguments.iter().map(|argument| match *argument {
+        "ADDRESS" => address.as_str(),
+        other => other,
+    });
+    let argv: Vec<&str> = std::iter::once(program.as_str()).chain(arguments).collect();
+    let output = pair.first.exec_within(&argv, 30)?.ok()?;
+    let mut numbers = output.split_whitespace().map(str::parse::<f64>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(second))) => Ok((first, second)),
+        _ => anyhow::bail!("net-load printed {output:?}"),
+    }
+}
+
+/// Seconds that the processors were busy since boot, of all programs (proc(5), USER_HZ is 100).
+fn busy_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let fields: Vec<f64> = text
+        .lines()
+        .next()
+        .into_iter()
+        .flat_map(|line| line.split_whitespace().skip(1))
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    // user, nice, system, idle, iowait, irq, softirq
+    let sum = [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|at| fields.get(*at))
+        .sum::<f64>();
+    Ok(sum / 100.0)
+}
