@@ -147,6 +147,7 @@ fn view(text: &[u8]) -> Result<View, ConfigErrors> {
         BackendSettings::HostGw
         | BackendSettings::Ipip(_)
         | BackendSettings::Wireguard(_)
+        | BackendSettings::Udp(_)
         | BackendSettings::Alloc
         | BackendSettings::Unread => None,
     };

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use flannel_model::{BackendSettings, Families, IpFamily, Mac, WireguardOptions, WireguardSecret};
+use flannel_model::{
+    BackendSettings, Families, IpFamily, Mac, UdpLeaseData, WireguardOptions, WireguardSecret,
+};
 use flannel_plan::Underlay;
-use flannel_plan::backend::{Alloc, Backend, HostGw, Ipip, Vxlan, Wireguard};
+use flannel_plan::backend::{Alloc, Backend, HostGw, Ipip, Udp, Vxlan, Wireguard};
 
 use crate::clock::random_bits;
 use crate::flags::Options;
@@ -24,6 +26,10 @@ pub struct Chosen {
     /// From a file of the node's own, which is safer than etcd, where all that may read the config read it.
     preshared: Option<WireguardSecret>,
     global_ipv6: bool,
+    /// The family of the underlay that carries datagrams of udp.
+    udp_over: IpFamily,
+    /// The port that a NAT maps to udp's.
+    udp_public_port: Option<u16>,
 }
 
 impl Chosen {
@@ -53,6 +59,12 @@ impl Chosen {
             key,
             preshared: None,
             global_ipv6: global.unwrap_or(false),
+            // Over IPv4 where there is any: flannel's nodes know nothing else.
+            udp_over: match underlay.address.ipv4() {
+                Some(_) => IpFamily::V4,
+                None => IpFamily::V6,
+            },
+            udp_public_port: options.udp_public_port,
         };
         chosen.read_again(options)?;
         Ok(chosen)
@@ -94,9 +106,21 @@ impl Chosen {
                     global_ipv6: self.global_ipv6,
                 })
             }
+            BackendSettings::Udp(_) => Box::new(self.udp()?),
             BackendSettings::Alloc => Box::new(Alloc),
             BackendSettings::Unread => return None,
         })
+    }
+
+    /// The udp backend, if that is it.
+    pub fn udp(&self) -> Option<Udp> {
+        match self.settings {
+            BackendSettings::Udp(options) => Some(Udp {
+                options,
+                carried_by: self.udp_over,
+            }),
+            _ => None,
+        }
     }
 
     /// What the backend tells peers about this node. A VTEP that stands keeps its Ethernet address.
@@ -116,6 +140,10 @@ impl Chosen {
                 Some(key) => Published::wireguard(key.public, options),
                 None => Published::Nothing,
             },
+            BackendSettings::Udp(_) => Published::Udp(UdpLeaseData {
+                port: self.udp_public_port,
+                ecn: true,
+            }),
             BackendSettings::Alloc | BackendSettings::Unread => Published::Nothing,
         })
     }

@@ -141,6 +141,7 @@ mod tests {
             "host-gw",
             "ipip",
             "wireguard",
+            "udp",
             "alloc",
         ] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
@@ -150,7 +151,6 @@ mod tests {
 
     #[test]
     fn what_this_build_cannot_do_is_refused_by_field() {
-        assert_eq!(fields(r#"{"Network":"10.5.0.0/16"}"#), ["Backend.Type"]);
         for kind in ["ipsec", "extension", "tencent-vpc", "quic"] {
             let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
             let error = check(text.as_bytes(), false).unwrap_err().to_string();
@@ -158,11 +158,17 @@ mod tests {
         }
         let both = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":-1,"Port":99999}}"#;
         assert_eq!(fields(both), ["Backend.VNI", "Backend.Port"]);
-        let all = r#"{"EnableIPv6":true,"SubnetLen":99,"Backend":{"Type":"udp"}}"#;
+        let all = r#"{"EnableIPv6":true,"SubnetLen":99,"Backend":{"Type":"ipsec"}}"#;
         assert_eq!(
             fields(all),
             ["Network", "SubnetLen", "IPv6Network", "Backend.Type"]
         );
+    }
+
+    #[test]
+    fn without_a_backend_it_is_udp_as_in_flannel() {
+        let usable = check(br#"{"Network":"10.5.0.0/16"}"#, false).unwrap();
+        assert!(matches!(usable.backend, BackendSettings::Udp(udp) if udp.port == 8285));
     }
 
     #[test]

@@ -157,6 +157,10 @@ pub fn compare(running: &Usable, text: &[u8], ipv6_only: bool) -> Result<Differe
             difference.wireguard(now, then);
         }
         (now, then) if now == then => {}
+        (BackendSettings::Udp(now), BackendSettings::Udp(then)) => {
+            let port = "every node has to change over at once";
+            difference.later("Backend.Port", &now.port, &then.port, port);
+        }
         (now, then) if kind(&now) == kind(&then) => {
             let options = "the routes to all peers would change at once";
             difference.later(
@@ -249,6 +253,7 @@ fn kind(backend: &BackendSettings) -> &'static str {
         BackendSettings::HostGw => "host-gw",
         BackendSettings::Ipip(_) => "ipip",
         BackendSettings::Wireguard(_) => "wireguard",
+        BackendSettings::Udp(_) => "udp",
         BackendSettings::Alloc => "alloc",
         BackendSettings::Unread => "unknown",
     }
@@ -260,6 +265,7 @@ fn direct_routing(backend: &BackendSettings) -> bool {
         BackendSettings::Ipip(ipip) => ipip.direct_routing,
         BackendSettings::HostGw
         | BackendSettings::Wireguard(_)
+        | BackendSettings::Udp(_)
         | BackendSettings::Alloc
         | BackendSettings::Unread => false,
     }

@@ -35,7 +35,7 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::{Audience, ServiceFeed};
 use crate::underlay::choose_underlay;
-use crate::{clock, node_id, reaper, signals, stranded, subnet_file};
+use crate::{clock, node_id, reaper, signals, stranded, subnet_file, udp};
 use remember::{Earlier, own_lease};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
@@ -176,6 +176,8 @@ struct Node<'a> {
     facts: watch::Sender<Option<Arc<Facts>>>,
     reports: watch::Receiver<Option<Report>>,
     filter: watch::Receiver<FilterState>,
+    /// What keeps the udp backend's data path from working; nothing without that backend.
+    udp: watch::Receiver<Option<String>>,
     lost: Option<String>,
     /// Whether an earlier run left peers.
     has_cache: bool,
@@ -237,7 +239,8 @@ impl<'a> Node<'a> {
         let (facts, facts_seen) = watch::channel(None);
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
-        services.start(store.clone(), facts_seen);
+        services.start(store.clone(), facts_seen.clone());
+        let udp = udp::start(&usable.backend, facts_seen, options.run_dir());
         let patience = Patience {
             hold: options.delete_hold,
             grace: options.reset_grace,
@@ -266,6 +269,7 @@ impl<'a> Node<'a> {
             facts,
             reports,
             filter,
+            udp,
             lost: None,
             has_cache: cache.is_some(),
             offline,
@@ -306,6 +310,7 @@ impl<'a> Node<'a> {
                 }
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,
+                changed = self.udp.changed() => changed.context("the udp data path ended")?,
             }
             self.tell();
         }
@@ -489,6 +494,10 @@ impl<'a> Node<'a> {
                 tracing::error!(file = %self.options.subnet_file.display(), %error, "cannot be removed; pods may be added to a subnet that is not ours");
             }
             return self.waiting(&objection);
+        }
+        let udp_problem = self.udp.borrow().clone();
+        if let Some(problem) = udp_problem {
+            return self.waiting(&problem);
         }
         let report = self.reports.borrow().clone();
         let Some(report) = report.filter(|report| report.devices_up) else {

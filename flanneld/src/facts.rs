@@ -1,6 +1,6 @@
 //! From the lease, the config and the checked peers to the facts of each family's overlay.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use flannel_lease::Peer;
 use flannel_model::{Families, IpFamily, IpSubnet, LeaseKey, Mac};
@@ -10,6 +10,7 @@ use flannel_plan::{DesiredOverlay, Underlay};
 use crate::backends::Chosen;
 use crate::config_wait::Usable;
 use crate::overlay::Facts;
+use crate::udp::UdpFacts;
 
 /// What the node is, beside its peers.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +48,21 @@ pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
         own: own.key,
         addresses: carriers.map(|carrier| carrier.address).collect(),
         nodes: peers.iter().flat_map(|peer| node_addresses(peer)).collect(),
+        udp: udp(own, peers),
         overlays,
     };
     Some((facts, useless))
+}
+
+/// What the udp backend's data path needs, for a network with that backend. What is of no use was told by the overlays.
+fn udp(own: Own<'_>, peers: &[&Peer]) -> Option<UdpFacts> {
+    let backend = own.backend.udp()?;
+    let address = own.underlay.carrier(backend.carried_by)?.address;
+    let of = |family| backend.peers(family, peers).0;
+    Some(UdpFacts {
+        listen: SocketAddr::new(address, backend.options.port),
+        peers: of(IpFamily::V4).into_iter().chain(of(IpFamily::V6)).collect(),
+    })
 }
 
 /// Addresses under which a node is reached.

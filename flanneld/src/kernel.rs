@@ -376,6 +376,8 @@ fn create(name: &str, link: &TunnelLink) -> RouteRequest {
             local,
             mtu: link.mtu,
         }),
+        // No plan says so: whoever reads its packets opens it.
+        LinkKind::Tun => link::set_up(LinkRef::Name(name)),
     }
 }
 

@@ -24,6 +24,7 @@ mod services;
 mod signals;
 mod stranded;
 mod subnet_file;
+mod udp;
 mod underlay;
 mod wireguard;
 mod wireguard_key;
@@ -42,6 +43,11 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, path] = args.as_slice()
+        && command == udp::HOLDER_COMMAND
+    {
+        return hold(path);
+    }
     let typed = match flags::parse(&args, |name| std::env::var(name).ok()) {
         Ok(Parsed::Run(typed)) => typed,
         Ok(Parsed::Help) => {
@@ -64,6 +70,17 @@ fn main() -> ExitCode {
         tracing::warn!("{ignored}");
     }
     run(options)
+}
+
+/// This process only keeps descriptors for the daemon.
+fn hold(path: &str) -> ExitCode {
+    match udp::hold(path) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flanneld: {path}: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
 }
 
 fn usage(problems: &[String]) -> ExitCode {

@@ -12,6 +12,7 @@ use flannel_plan::{DesiredOverlay, Device, Op, diff_overlay};
 use crate::kernel;
 use crate::reconciler::Report;
 use crate::said::chain;
+use crate::udp::UdpFacts;
 use crate::wireguard::{self, Written};
 
 /// The world as it is known.
@@ -23,6 +24,8 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// Addresses of the other nodes.
     pub nodes: BTreeSet<IpAddr>,
+    /// What the udp backend's data path needs, for a network with that backend.
+    pub udp: Option<UdpFacts>,
     /// The overlay that each family should have.
     pub overlays: Families<DesiredOverlay, DesiredOverlay>,
 }

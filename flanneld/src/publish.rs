@@ -2,8 +2,8 @@
 
 use flannel_lease::Identity;
 use flannel_model::{
-    Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, VxlanLeaseData, WireguardLeaseData, WireguardMode,
-    WireguardOptions, WireguardPublicKey,
+    Families, Ipv4Pool, Ipv6Pool, LeaseValue, Mac, UdpLeaseData, VxlanLeaseData, WireguardLeaseData,
+    WireguardMode, WireguardOptions, WireguardPublicKey,
 };
 use serde_json::value::RawValue;
 
@@ -40,7 +40,9 @@ pub enum Published {
     },
     /// Its name and nothing else.
     Name(&'static str),
-    /// Not even its name: flannel's udp and alloc.
+    /// Not its name, as flannel's udp, and fields that flannel ignores.
+    Udp(UdpLeaseData),
+    /// Not even its name: flannel's alloc.
     Nothing,
 }
 
@@ -124,6 +126,10 @@ impl Publisher {
                 self.families.ipv6().and_then(|_| wireguard(*key, *port_v6)),
             ),
             Published::Name(name) => (Some(*name), None, None),
+            Published::Udp(data) => {
+                let text = serde_json::to_string(data).ok();
+                (None, text.and_then(|text| RawValue::from_string(text).ok()), None)
+            }
             Published::Nothing => (None, None, None),
         };
         LeaseValue {

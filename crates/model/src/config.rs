@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use crate::config_error::Reader;
 use crate::json::Fields;
 use crate::pool::{self, Ipv4Pool, Ipv6Pool};
-use crate::{ConfigErrors, Families, FieldError, IpipOptions, VxlanOptions, WireguardOptions};
+use crate::{ConfigErrors, Families, FieldError, IpipOptions, UdpOptions, VxlanOptions, WireguardOptions};
 
 /// What the backend's options say, for the backends that this crate knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum BackendSettings {
     Ipip(IpipOptions),
     /// `"Type": "wireguard"`.
     Wireguard(WireguardOptions),
+    /// `"Type": "udp"`.
+    Udp(UdpOptions),
     /// `"Type": "alloc"`, which has no options.
     Alloc,
     /// Any other backend; its options were not read.
@@ -134,6 +136,7 @@ fn backend(reader: &mut Reader<'_>) -> Option<BackendConfig> {
         "host-gw" => Ok(BackendSettings::HostGw),
         "ipip" => IpipOptions::parse(&options).map(BackendSettings::Ipip),
         "wireguard" => WireguardOptions::parse(&options).map(BackendSettings::Wireguard),
+        "udp" => UdpOptions::parse(&options).map(BackendSettings::Udp),
         "alloc" => Ok(BackendSettings::Alloc),
         _ => Ok(BackendSettings::Unread),
     };
@@ -258,7 +261,10 @@ mod tests {
     fn an_absent_backend_is_udp_as_in_flannels_code() {
         let config = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
         assert_eq!(config.backend.kind, "udp");
-        assert_eq!(config.backend.settings, BackendSettings::Unread);
+        assert_eq!(
+            config.backend.settings,
+            BackendSettings::Udp(UdpOptions::default())
+        );
     }
 
     #[test]

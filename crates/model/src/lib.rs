@@ -32,6 +32,7 @@ mod service_virtual;
 mod subnet;
 mod subnet_env;
 mod text;
+mod udp;
 mod used_note;
 mod vxlan;
 mod wireguard;
@@ -68,6 +69,7 @@ pub use service_status::{
 pub use service_virtual::{ServerKey, ServiceProtocol, ServiceProtocolError, VirtualAddress};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, Subnet, SubnetError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};
+pub use udp::{UdpLeaseData, UdpOptions};
 pub use used_note::UsedNote;
 pub use vxlan::{VXLAN_OVERHEAD_V4, VXLAN_OVERHEAD_V6, VxlanLeaseData, VxlanOptions};
 pub use wireguard::{WIREGUARD_OVERHEAD, WireguardLeaseData, WireguardMode, WireguardOptions};

@@ -24,13 +24,9 @@ pub fn offered(asked: Asked<'_>, ipv6_only: bool) -> Vec<FieldError> {
 
 /// Why a backend that flannel has or had is none of ours, and what serves instead.
 fn refused_backend(backend: &BackendConfig) -> Option<FieldError> {
-    let ours = "vxlan, host-gw, wireguard, ipip and alloc are there";
+    let ours = "vxlan, host-gw, wireguard, ipip, udp and alloc are there";
     let problem = match backend.kind.as_str() {
-        "vxlan" | "host-gw" | "wireguard" | "ipip" | "alloc" => return None,
-        // flannel's code takes it when Backend is left out.
-        "udp" => format!(
-            "it is not built yet (flannel takes udp when Backend is left out); use vxlan, which the kernel itself carries: {ours}"
-        ),
+        "vxlan" | "host-gw" | "wireguard" | "ipip" | "udp" | "alloc" => return None,
         "ipsec" => format!(
             "it needs strongSwan and a key that all nodes share in etcd, and is not offered; use wireguard: {ours}"
         ),

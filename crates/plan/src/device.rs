@@ -16,6 +16,8 @@ pub enum Device {
     },
     /// `flannel.ipip`.
     Ipip,
+    /// `flannel0`, the TUN device of the udp backend; the daemon itself makes it.
+    Tun,
     /// `flannel-wg`, or `flannel-wg-v6` for IPv6 where each family has a device of its own.
     Wireguard {
         /// What the name stands for.
@@ -35,6 +37,7 @@ impl fmt::Display for Device {
                 family: IpFamily::V6,
             } => write!(f, "flannel-v6.{vni}"),
             Self::Ipip => f.write_str("flannel.ipip"),
+            Self::Tun => f.write_str("flannel0"),
             Self::Wireguard { family: IpFamily::V4 } => f.write_str("flannel-wg"),
             Self::Wireguard { family: IpFamily::V6 } => f.write_str("flannel-wg-v6"),
         }

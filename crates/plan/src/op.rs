@@ -282,6 +282,7 @@ fn fmt_create(link: &TunnelLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         LinkKind::Vxlan(vxlan) => fmt_vxlan(vxlan, f),
         LinkKind::Ipip(IpipLink { local }) => write!(f, "type ipip local {local}"),
         LinkKind::Wireguard => f.write_str("type wireguard"),
+        LinkKind::Tun => f.write_str("type tun"),
     }
 }
 

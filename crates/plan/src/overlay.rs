@@ -97,6 +97,8 @@ pub enum LinkKind {
     Ipip(IpipLink),
     /// WireGuard. What it is beside its name comes afterwards ([`WireguardTunnel`]).
     Wireguard,
+    /// A TUN device. It is not made by a change: whoever reads its packets opens it.
+    Tun,
 }
 
 /// What makes a VXLAN device.
@@ -164,6 +166,15 @@ impl Way {
             out: Out::Tunnel,
             gateway: Some(gateway),
             onlink: true,
+        }
+    }
+
+    /// Over the tunnel, which itself knows where everything is.
+    pub fn device() -> Self {
+        Self {
+            out: Out::Tunnel,
+            gateway: None,
+            onlink: false,
         }
     }
 

@@ -90,6 +90,18 @@ pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, 
     PlainTun::open(name).map(|queue| vec![Box::new(queue) as Box<dyn Tun>])
 }
 
+/// Packets and super-packets that a queue holds while nobody reads it: two and a half seconds of 400 packets a second. The kernel's default for
+/// TUN is 500 (TUN_READQ_SIZE), for tunnels of its own 1000.
+const QUEUE_LENGTH: i32 = 1000;
+
+/// Makes the queues long enough for a restart of their reader. Without it they are what the kernel makes them.
+///
+/// # Errors
+/// The kernel's.
+pub fn lengthen_queues(name: &str) -> io::Result<()> {
+    tuntap_ioctl::set_queue_length(name, QUEUE_LENGTH)
+}
+
 /// Takes over a queue that an earlier process opened.
 ///
 /// # Errors

@@ -48,17 +48,23 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the threads: each queue of the device is joined to a socket, in turn. There must be one of each.
+    /// Starts the threads: each queue of the device is joined to a socket, in turn. There must be one of each. The peers must be known from
+    /// the first packet on: what queued up while nobody read would be dropped otherwise.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(tuns: Vec<Box<dyn Tun>>, sockets: Vec<Socket>, layout: Layout) -> io::Result<Self> {
+    pub fn start(
+        tuns: Vec<Box<dyn Tun>>,
+        sockets: Vec<Socket>,
+        layout: Layout,
+        table: Table,
+    ) -> io::Result<Self> {
         let tuns: Vec<Arc<dyn Tun>> = tuns.into_iter().map(Arc::from).collect();
         let sockets: Vec<Arc<Socket>> = sockets.into_iter().map(Arc::new).collect();
         let local = sockets.first().ok_or(io::ErrorKind::InvalidInput)?.local();
         let mut engine = Self {
             shared: Arc::new(Shared {
-                table: ArcSwap::from_pointee(Table::default()),
+                table: ArcSwap::from_pointee(table),
                 stop: AtomicBool::new(false),
                 broken: Mutex::new(None),
                 wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,

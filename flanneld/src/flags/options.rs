@@ -56,6 +56,8 @@ pub struct Options {
     pub healthz: Option<SocketAddr>,
     /// Where `flannelctl` asks for Services of this node.
     pub status_socket: Option<PathBuf>,
+    /// `--udp-public-port`, unless 0.
+    pub udp_public_port: Option<u16>,
     /// Where Services come from.
     pub services: ServiceSource,
     /// How Services are programmed.
@@ -118,6 +120,15 @@ impl Options {
             status_socket: Some(typed.text("status-socket"))
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
+            udp_public_port: u16::try_from(ranged(
+                typed,
+                "udp-public-port",
+                0..=65_535,
+                "(0: no NAT)",
+                &mut problems,
+            ))
+            .ok()
+            .filter(|port| *port != 0),
             services: ServiceSource::resolve(typed, &mut problems),
             service_mode: service_mode(typed, &mut problems),
             node_name: node_name(typed),
@@ -127,6 +138,15 @@ impl Options {
         } else {
             Err(problems)
         }
+    }
+}
+
+impl Options {
+    /// The folder for what must not outlive a reboot: that of subnet.env.
+    pub fn run_dir(&self) -> PathBuf {
+        self.subnet_file
+            .parent()
+            .map_or_else(|| PathBuf::from("/run/flannel"), PathBuf::from)
     }
 }
 

@@ -174,6 +174,12 @@ pub const FLAGS: &[Flag] = &[
         "after etcd was wiped or restored from a backup, peers stay in use for this long while all nodes register again",
     ),
     built(
+        "udp-public-port",
+        Kind::Number,
+        "0",
+        "udp backend: the port that a NAT in front of this node maps to its own; 0 when none does",
+    ),
+    built(
         "state-dir",
         Kind::Text,
         "/var/lib/flannel",

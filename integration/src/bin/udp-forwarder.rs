@@ -1,6 +1,6 @@
 //! A forwarder for the udp backend by itself: `plain`, with the algorithm of flannel's proxy (one packet a system call, TTL taken
-//! down on both sides, the first route that matches, no check of who sends), as the peer of tests and the rival of benchmarks; or
-//! `ours`, the data path of flannel-tun without the daemon.
+//! down on both sides, the first route that matches, no check of who sends), as the peer of tests and the rival of benchmarks;
+//! `checking`, the same that also looks at every byte of what it receives; or `ours`, the data path of flannel-tun without the daemon.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 use flannel_tun::device::{self, Path};
 use flannel_tun::engine::{Engine, Layout};
 use flannel_tun::socket::Socket;
-use flannel_tun::table::{Net, Own, PeerSpec};
+use flannel_tun::table::{Net, Own, PeerSpec, Table};
 use rustix::event::{PollFd, PollFlags, poll};
 
-const USAGE: &str = "usage: udp-forwarder plain|ours DEVICE LOCAL:PORT OWN-SUBNET SUBNET=ADDRESS:PORT…";
+const USAGE: &str =
+    "usage: udp-forwarder plain|checking|ours DEVICE LOCAL:PORT OWN-SUBNET SUBNET=ADDRESS:PORT…";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,7 +37,8 @@ fn run(arguments: &[String]) -> Result<()> {
     let own = subnet(own)?;
     let routes = peers.iter().map(|peer| route(peer)).collect::<Result<Vec<_>>>()?;
     match mode.as_str() {
-        "plain" => plain(device, local, &routes),
+        "plain" => plain(device, local, &routes, None),
+        "checking" => plain(device, local, &routes, Some(Checker::default())),
         "ours" => ours(device, local, own, &routes),
         _ => anyhow::bail!(USAGE),
     }
@@ -82,7 +84,6 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
     };
     let tuns = device::open(device, queues, Path::Best)?;
     let sockets = Socket::bind(local, queues)?;
-    let engine = Engine::start(tuns, sockets, layout)?;
     let net = |subnet: Subnet| Net::new(subnet.address.into(), subnet.length);
     let specs: Vec<PeerSpec> = routes
         .iter()
@@ -98,14 +99,15 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
         v4: Some(own.address),
         v6: None,
     };
-    engine.set_peers(of_node, &specs);
+    let table = Table::new(of_node, &specs, &Table::default());
+    let _engine = Engine::start(tuns, sockets, layout, table)?;
     println!("forwarding");
     loop {
         std::thread::park();
     }
 }
 
-fn plain(device: &str, local: SocketAddr, routes: &[Route]) -> Result<()> {
+fn plain(device: &str, local: SocketAddr, routes: &[Route], mut checker: Option<Checker>) -> Result<()> {
     let interface = tun_tap::Iface::without_packet_info(device, tun_tap::Mode::Tun)
         .context("cannot open the TUN device")?;
     // SAFETY: into_raw_fd gives the descriptor away, so nobody else closes it.
@@ -128,7 +130,7 @@ fn plain(device: &str, local: SocketAddr, routes: &[Route]) -> Result<()> {
         )?;
         loop {
             let out = outward(&mut tun, &socket, &mut routes, &mut buffer)?;
-            let inward = inward(&mut tun, &socket, &mut buffer)?;
+            let inward = inward(&mut tun, &socket, &mut buffer, checker.as_mut())?;
             if !out && !inward {
                 break;
             }
@@ -166,13 +168,21 @@ fn outward(tun: &mut File, socket: &UdpSocket, routes: &mut [Route], buffer: &mu
 }
 
 /// One packet from a peer to the device; false when none waits.
-fn inward(tun: &mut File, socket: &UdpSocket, buffer: &mut [u8]) -> Result<bool> {
+fn inward(
+    tun: &mut File,
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    checker: Option<&mut Checker>,
+) -> Result<bool> {
     let length = match socket.recv(buffer) {
         Ok(length) => length,
         Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
         Err(error) => return Err(error).context("the socket cannot be read"),
     };
     let packet = &mut buffer[..length];
+    if let Some(checker) = checker {
+        checker.look_at(packet);
+    }
     if length >= 20 && take_one_from_ttl(packet) {
         // A packet goes whole or not at all.
         let _ = tun.write_all(packet);
@@ -187,4 +197,69 @@ fn take_one_from_ttl(packet: &mut [u8]) -> bool {
     let sum = (sum & 0xffff) + (sum >> 16);
     packet[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
     packet[8] != 0
+}
+
+/// Looks whether what arrives is whole packets: one IPv4 packet a datagram, of at most the MTU, every checksum right.
+#[derive(Debug, Default)]
+struct Checker {
+    right: u64,
+}
+
+/// flannel's receive buffer on an underlay of 1500 bytes.
+const MTU: usize = 1472;
+
+impl Checker {
+    fn look_at(&mut self, packet: &[u8]) {
+        match fault(packet) {
+            None => {
+                self.right += 1;
+                if self.right.is_multiple_of(1000) {
+                    println!("{} packets are right", self.right);
+                }
+            }
+            Some(fault) => println!("wrong packet: {fault}: {:02x?}", &packet[..packet.len().min(60)]),
+        }
+    }
+}
+
+fn fault(packet: &[u8]) -> Option<&'static str> {
+    if packet.len() < 20 || packet.len() > MTU {
+        return Some("no length of a packet");
+    }
+    let header = usize::from(packet[0] & 15) * 4;
+    if packet[0] >> 4 != 4 || header != 20 {
+        return Some("not IPv4 without options");
+    }
+    if usize::from(u16::from_be_bytes([packet[2], packet[3]])) != packet.len() {
+        return Some("total length");
+    }
+    if sum(&[&packet[..header]]) != 0xffff {
+        return Some("header checksum");
+    }
+    let length = (packet.len() - header) as u16;
+    let pseudo = [&packet[12..20], &[0, packet[9]], &length.to_be_bytes()].concat();
+    let transport = &packet[header..];
+    let right = match packet[9] {
+        1 => sum(&[transport]) == 0xffff,
+        6 => sum(&[&pseudo, transport]) == 0xffff,
+        17 => {
+            transport.len() >= 8
+                && usize::from(u16::from_be_bytes([transport[4], transport[5]])) == transport.len()
+                && (transport[6..8] == [0, 0] || sum(&[&pseudo, transport]) == 0xffff)
+        }
+        _ => true,
+    };
+    (!right).then_some("transport checksum or length")
+}
+
+/// The ones' complement sum of these parts, each of even length but the last.
+fn sum(parts: &[&[u8]]) -> u32 {
+    let mut sum = 0_u32;
+    for part in parts {
+        for word in part.chunks(2) {
+            sum += u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+    }
+    sum
 }

@@ -24,6 +24,7 @@ pub mod selftest;
 mod service;
 mod service_view;
 mod services;
+mod udp;
 mod wireguard;
 
 use crate::runner::Case;
@@ -113,6 +114,15 @@ pub fn all() -> Vec<Case> {
         case!(plain overlay::stop_leaves_the_data_path),
         case!(plain overlay::removed_objects_come_back),
         case!(plain overlay::foreign_objects_stay),
+        case!(plain udp::restarts_lose_no_packet),
+        case!(plain udp::device_route_and_lease_are_flannels),
+        case!(plain udp::tcp_udp_and_icmp_beside_a_plain_peer),
+        case!(plain udp::bulk_transfer_beside_a_plain_peer),
+        case!(plain udp::a_hop_is_counted_once_and_told_when_it_was_the_last),
+        case!(plain udp::smaller_underlay_is_learned),
+        case!(plain udp::deleted_device_comes_back),
+        case!(plain udp::hostile_datagrams_harm_nobody),
+        case!(plain udp::another_backend_lets_the_device_go),
         case!(plain cni::add_wires_a_pod),
         case!(plain cni::results_have_the_layout_of_their_version),
         case!(plain cni::addresses_are_kept_as_host_local_keeps_them),

@@ -9,6 +9,7 @@ mod ipip;
 mod reject;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod vxlan;
 mod wireguard;
 
@@ -24,6 +25,7 @@ pub use alloc::Alloc;
 pub use host_gw::HostGw;
 pub use ipip::{IPIP_OVERHEAD, Ipip};
 pub use reject::Reject;
+pub use udp::{UDP_OVERHEAD_V4, UDP_OVERHEAD_V6, Udp, UdpPeer};
 pub use vxlan::{Vxlan, overlay_mtu};
 pub use wireguard::Wireguard;
 

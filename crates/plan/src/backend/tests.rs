@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use flannel_lease::{Peer as LeasePeer, Revisions};
-use flannel_model::{Families, IpFamily, IpSubnet, LeaseValue, Mac, VxlanOptions};
+use flannel_model::{Families, IpFamily, IpSubnet, LeaseValue, Mac, UdpOptions, VxlanOptions};
 
-use super::{Alloc, Backend, FamilyFacts, HostGw, Ipip, Useless, Vxlan, overlay_mtu};
+use super::{Alloc, Backend, FamilyFacts, HostGw, Ipip, Udp, Useless, Vxlan, overlay_mtu};
 use crate::overlay::{Carrier, DesiredOverlay, LinkKind, Out, Way};
 
 const OWN: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
@@ -273,5 +273,61 @@ fn alloc_has_nothing_but_the_subnet() {
     assert_eq!(
         (overlay.peers, overlay.mtu, overlay.tunnel, useless.len()),
         (0, 1500, None, 0)
+    );
+}
+
+#[test]
+fn udp_hands_the_network_to_one_device_and_the_peers_to_the_data_path() {
+    let backend = Udp {
+        options: UdpOptions::default(),
+        carried_by: IpFamily::V4,
+    };
+    let peers = [
+        // As flannel writes it, as we do, behind a NAT, and one of another backend.
+        peer(2, 2, ""),
+        peer(3, 3, r#","BackendData":{"ECN":true}"#),
+        peer(4, 4, r#","BackendType":"udp","BackendData":{"Port":9000}"#),
+        peer(5, 5, r#","BackendType":"host-gw""#),
+        peer(6, 6, r#","BackendData":{"Port":"x"}"#),
+    ];
+    let peers: Vec<&LeasePeer> = peers.iter().collect();
+    let facts = FamilyFacts {
+        network: "10.5.0.0/16".parse().unwrap(),
+        own_subnet: "10.5.1.0/24".parse().unwrap(),
+        carrier: carrier(),
+        connected: &[],
+    };
+    let (overlay, useless) = backend.overlay(&facts, &peers);
+    assert_eq!(
+        (overlay.mtu, overlay.peers, overlay.device().unwrap().to_string()),
+        (1472, 3, "flannel0".into())
+    );
+    let routes: Vec<_> = overlay.routes.into_iter().collect();
+    assert_eq!(routes, [("10.5.0.0/16".parse().unwrap(), Way::device())]);
+    let reasons: Vec<String> = useless
+        .iter()
+        .map(|(key, reason)| format!("{key} {reason}"))
+        .collect();
+    assert!(
+        reasons[0].contains("10.5.5.0-24") && reasons[0].contains("host-gw"),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons[1].contains("10.5.6.0-24") && reasons[1].contains("Port"),
+        "{reasons:?}"
+    );
+    let (found, _) = backend.peers(IpFamily::V4, &peers);
+    let told: Vec<_> = found
+        .iter()
+        .map(|p| (p.endpoint.to_string(), p.any_port, p.ecn))
+        .collect();
+    let at = |text: &str, any_port, ecn| (text.to_owned(), any_port, ecn);
+    assert_eq!(
+        told,
+        [
+            at("192.168.50.2:8285", false, false),
+            at("192.168.50.3:8285", false, true),
+            at("192.168.50.4:9000", true, false)
+        ]
     );
 }

@@ -17,6 +17,8 @@ pub(super) fn ops(wanted: &TunnelLink, observed: Option<&ObservedLink>) -> Vec<O
         (LinkKind::Ipip(wanted), ObservedKind::Ipip(ipip)) => ipip_ops(wanted, ipip),
         (LinkKind::Wireguard, ObservedKind::Wireguard) => Ok(Vec::new()),
         (LinkKind::Wireguard, _) => Err("it is not a WireGuard device".to_owned()),
+        // Its name is taken by what it is; whoever opens it finds out.
+        (LinkKind::Tun, _) => Ok(Vec::new()),
         (LinkKind::Vxlan(_), _) => Err("it is not a VXLAN device".to_owned()),
         (LinkKind::Ipip(_), _) => Err("it is not an IPIP device".to_owned()),
     };

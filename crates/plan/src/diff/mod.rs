@@ -8,7 +8,7 @@ mod wireguard;
 
 use crate::observed::ObservedOverlay;
 use crate::op::Op;
-use crate::overlay::DesiredOverlay;
+use crate::overlay::{DesiredOverlay, LinkKind, Tunnel};
 
 /// The changes that lead from `observed` to `desired`, in the order in which they are to be made.
 ///
@@ -19,6 +19,11 @@ use crate::overlay::DesiredOverlay;
 /// Never changed: routes that are neither marked nor of flannel's shape, anything outside the network, and whatever the
 /// observation leaves out (learned neighbours, FDB entries without a destination).
 pub fn diff_overlay(desired: &DesiredOverlay, observed: &ObservedOverlay) -> Vec<Op> {
+    // Before its reader has opened it, nothing can be done about a TUN device, and nothing on it.
+    let is_tun = |tunnel: &Tunnel| tunnel.link.kind == LinkKind::Tun;
+    if observed.link.is_none() && desired.tunnel.as_ref().is_some_and(is_tun) {
+        return Vec::new();
+    }
     let mut ops = match &desired.tunnel {
         Some(tunnel) => link::ops(&tunnel.link, observed.link.as_ref()),
         None => Vec::new(),

@@ -115,6 +115,7 @@ fn kind_of(kind: &LinkKind) -> ObservedKind {
             remote: None,
         }),
         LinkKind::Wireguard => ObservedKind::Wireguard,
+        LinkKind::Tun => ObservedKind::Other("tun".to_owned()),
     }
 }
 
@@ -124,7 +125,7 @@ fn link_of(link: &TunnelLink) -> ObservedLink {
         mtu: link.mtu,
         mac: match link.kind {
             LinkKind::Vxlan(vxlan) => Some(vxlan.mac),
-            LinkKind::Ipip(_) | LinkKind::Wireguard => None,
+            LinkKind::Ipip(_) | LinkKind::Wireguard | LinkKind::Tun => None,
         },
         up: true,
     }
@@ -559,4 +560,64 @@ fn an_ipip_device_names_the_other_end_in_each_route() {
         "link delete flannel.ipip (local is 192.0.2.1, not 192.0.2.77)"
     );
     assert_eq!(moved.len(), 5, "and everything anew: {moved:?}");
+}
+
+#[test]
+fn a_tun_device_is_waited_for_and_then_furnished() {
+    let network: IpSubnet = "10.5.0.0/16".parse().unwrap();
+    let desired = DesiredOverlay {
+        network,
+        own_subnet: "10.5.1.0/24".parse().unwrap(),
+        mtu: 1472,
+        tunnel: Some(Tunnel {
+            link: TunnelLink {
+                device: Device::Tun,
+                mtu: 1472,
+                kind: LinkKind::Tun,
+            },
+            address: [10, 5, 1, 0].into(),
+            neighbours: BTreeMap::new(),
+            fdb: BTreeMap::new(),
+            wireguard: None,
+        }),
+        routes: BTreeMap::from([(network, Way::device())]),
+        peers: 1,
+    };
+    // Only who reads its packets can make it.
+    assert_eq!(diff_overlay(&desired, &ObservedOverlay::default()), []);
+    let mut observed = ObservedOverlay {
+        link: Some(ObservedLink {
+            kind: ObservedKind::Other("tun".to_owned()),
+            mtu: 1500,
+            mac: None,
+            up: false,
+        }),
+        ..ObservedOverlay::default()
+    };
+    let ops: Vec<String> = diff_overlay(&desired, &observed)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        ops,
+        [
+            "link set flannel0 mtu 1472",
+            "link set flannel0 up",
+            "address add 10.5.1.0/32 dev flannel0",
+            "route add 10.5.0.0/16 dev flannel0",
+        ]
+    );
+    observed.link = Some(ObservedLink {
+        mtu: 1472,
+        up: true,
+        ..observed.link.unwrap()
+    });
+    observed.addresses = vec![([10, 5, 1, 0].into(), 32)];
+    observed.routes = vec![ObservedRoute {
+        destination: network,
+        way: Way::device(),
+        protocol: OUR_PROTOCOL,
+        metric: 0,
+    }];
+    assert_eq!(diff_overlay(&desired, &observed), []);
 }

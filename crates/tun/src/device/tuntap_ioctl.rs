@@ -22,13 +22,7 @@ pub struct Granted {
 
 /// Attaches a descriptor of /dev/net/tun to the device `name`, which is made if it is not there.
 pub fn attach(descriptor: impl AsFd, name: &str, flags: i32) -> io::Result<()> {
-    let mut request = empty_request();
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte as libc::c_char;
-    }
+    let mut request = named_request(name)?;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     let raw = descriptor.as_fd().as_raw_fd();
     // SAFETY: the descriptor is open, and TUNSETIFF reads and writes one ifreq, which lives until the call returns.
@@ -94,6 +88,33 @@ pub fn offload(descriptor: impl AsFd) -> io::Result<Granted> {
         tcp: false,
         udp: false,
     })
+}
+
+/// Sets how many packets and super-packets a queue of the device holds while nobody reads it.
+pub fn set_queue_length(name: &str, packets: i32) -> io::Result<()> {
+    let mut request = named_request(name)?;
+    // ifr_qlen is the int of the union, as ifr_metric is.
+    request.ifr_ifru.ifru_metric = packets;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    // SAFETY: the descriptor is open, and SIOCSIFTXQLEN reads one ifreq, which lives until the call returns.
+    check(unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFTXQLEN as libc::Ioctl,
+            &raw mut request,
+        )
+    })
+}
+
+fn named_request(name: &str) -> io::Result<libc::ifreq> {
+    let mut request = empty_request();
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+    Ok(request)
 }
 
 fn empty_request() -> libc::ifreq {

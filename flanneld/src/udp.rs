@@ -1,0 +1,250 @@
+//! The udp backend's data path in the daemon: descriptors that outlive it, the engine's threads, and the peers that they know.
+//!
+//! The engine's threads never wait for anything here. The device's address, MTU and route are the reconciler's, as for every backend.
+
+mod keeper;
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use flannel_model::{BackendSettings, IpSubnet};
+use flannel_plan::backend::UdpPeer;
+use flannel_tun::device::{self, Path, Tun};
+use flannel_tun::engine::{Engine, Layout};
+use flannel_tun::keep::Descriptors;
+use flannel_tun::socket::Socket;
+use flannel_tun::table::{Net, Own, PeerSpec, Table};
+use tokio::sync::watch;
+
+use crate::overlay::Facts;
+use crate::said::Said;
+use keeper::Keeper;
+
+pub use keeper::{HOLDER_COMMAND, hold};
+
+/// flannel's name of the device.
+pub const DEVICE: &str = "flannel0";
+/// Queues at the most. More threads than that only share the one socket that a busy peer's datagrams arrive at.
+const MOST_QUEUES: usize = 4;
+/// How often it is looked whether the device is still there.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What the data path follows from, beside the node's own subnets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpFacts {
+    /// Where datagrams arrive and leave.
+    pub listen: SocketAddr,
+    /// All other nodes; one with pods of both families is there twice.
+    pub peers: Vec<UdpPeer>,
+}
+
+/// Starts the task; it runs until the facts' sender is gone. What it gives back is what keeps the data path from working: nothing, with
+/// another backend.
+pub fn start(
+    backend: &BackendSettings,
+    facts: watch::Receiver<Option<Arc<Facts>>>,
+    folder: PathBuf,
+) -> watch::Receiver<Option<String>> {
+    let keeper = Keeper::new(folder);
+    if matches!(backend, BackendSettings::Udp(_)) {
+        let (problems, receiver) = watch::channel(Some(format!("opening {DEVICE}")));
+        tokio::spawn(run(facts, keeper, problems));
+        receiver
+    } else {
+        let (problems, receiver) = watch::channel(None);
+        // An earlier run may have had this backend: its device goes with its descriptors.
+        tokio::task::spawn_blocking(move || keeper.forget());
+        // The daemon waits for changes as long as it runs.
+        tokio::spawn(async move { problems.closed().await });
+        receiver
+    }
+}
+
+async fn run(
+    mut facts: watch::Receiver<Option<Arc<Facts>>>,
+    keeper: Keeper,
+    problems: watch::Sender<Option<String>>,
+) {
+    let mut data_path = DataPath::new(keeper);
+    let mut said = Said::default();
+    loop {
+        let now = facts.borrow_and_update().clone();
+        if let Some(now) = now {
+            let step = tokio::task::spawn_blocking(move || {
+                let result = data_path.apply(&now);
+                (data_path, result)
+            });
+            let result;
+            (data_path, result) = match step.await {
+                Ok(done) => done,
+                Err(error) => {
+                    tracing::error!(%error, "the udp data path ended early");
+                    return;
+                }
+            };
+            let problem = result.err().map(|error| format!("{error:#}"));
+            tell(&mut said, problem.as_deref());
+            problems.send_if_modified(|old| std::mem::replace(old, problem.clone()) != problem);
+        }
+        // The time-out looks after the device.
+        if let Ok(Err(_)) = tokio::time::timeout(WATCH, facts.changed()).await {
+            return;
+        }
+    }
+}
+
+fn tell(said: &mut Said, problem: Option<&str>) {
+    match problem {
+        Some(text) => {
+            if said.is_news(text) {
+                tracing::error!("{text}; trying again");
+            }
+        }
+        None => {
+            if said.clear() {
+                tracing::info!("the udp data path works again");
+            }
+        }
+    }
+}
+
+struct DataPath {
+    keeper: Keeper,
+    running: Option<(SocketAddr, Engine)>,
+    known: Option<(Own, Vec<PeerSpec>)>,
+}
+
+impl DataPath {
+    fn new(keeper: Keeper) -> Self {
+        Self {
+            keeper,
+            running: None,
+            known: None,
+        }
+    }
+
+    fn apply(&mut self, all: &Facts) -> anyhow::Result<()> {
+        let Some(facts) = &all.udp else { return Ok(()) };
+        if let Some((listen, engine)) = &self.running {
+            let broken = engine.broken();
+            if let Some(reason) = &broken {
+                tracing::warn!("the data path of {DEVICE} ended ({reason}); it is opened anew");
+            }
+            if broken.is_some() || *listen != facts.listen {
+                self.running = None;
+                self.known = None;
+                self.keeper.forget();
+            }
+        }
+        let wanted = (own(all), facts.peers.iter().map(spec).collect::<Vec<_>>());
+        let news = self.known.as_ref() != Some(&wanted);
+        match &self.running {
+            Some((_, engine)) if news => engine.set_peers(wanted.0.clone(), &wanted.1),
+            Some(_) => {}
+            None => {
+                let table = Table::new(wanted.0.clone(), &wanted.1, &Table::default());
+                self.running = Some((facts.listen, open(&self.keeper, facts.listen, table)?));
+            }
+        }
+        if news {
+            tracing::info!(subnets = wanted.1.len(), "the udp data path knows the peers");
+            self.known = Some(wanted);
+        }
+        Ok(())
+    }
+}
+
+/// What is this node's own: its subnets, and the addresses of its device.
+fn own(all: &Facts) -> Own {
+    let mut own = Own::default();
+    for overlay in all.overlays() {
+        own.subnets.push(net(overlay.own_subnet));
+        match overlay.own_subnet.network() {
+            IpAddr::V4(address) => own.v4 = Some(address),
+            IpAddr::V6(address) => own.v6 = Some(address),
+        }
+    }
+    own
+}
+
+fn spec(peer: &UdpPeer) -> PeerSpec {
+    PeerSpec {
+        endpoint: peer.endpoint,
+        subnets: vec![net(peer.subnet)],
+        any_port: peer.any_port,
+        ecn: peer.ecn,
+    }
+}
+
+fn net(subnet: IpSubnet) -> Net {
+    Net::new(subnet.network(), subnet.length())
+}
+
+/// Our ICMP errors come in by the device from the device's own address, which the kernel takes for a forgery unless told otherwise. No
+/// peer can use it: it is in this node's subnet.
+fn accept_own_errors() {
+    let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/accept_local");
+    if let Err(error) = std::fs::write(&file, "1") {
+        tracing::warn!(file, %error, "pods will not hear of packets that cannot be forwarded");
+    }
+}
+
+fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result<Engine> {
+    let (mut tuns, mut sockets) = adopt(keeper.inherited(), listen);
+    let adopted = !tuns.is_empty() && !sockets.is_empty();
+    if adopted {
+        tracing::info!(
+            queues = tuns.len(),
+            sockets = sockets.len(),
+            "{DEVICE} and its socket are taken over as they are"
+        );
+    } else {
+        // Half of a data path is none; what nobody reads would swallow packets.
+        tuns.clear();
+        sockets.clear();
+        keeper.forget();
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        tuns = device::open(DEVICE, cores.min(MOST_QUEUES), Path::Best)?;
+        sockets = Socket::bind(listen, tuns.len()).with_context(|| {
+            format!("cannot bind UDP {listen}; is another flanneld or tunnel running on this port?")
+        })?;
+        if let Err(error) = device::lengthen_queues(DEVICE) {
+            tracing::warn!(%error, "the queues of {DEVICE} stay short: a slow restart may lose packets");
+        }
+        let descriptors: Vec<_> = tuns.iter().map(|tun| tun.as_fd()).collect();
+        let bound: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = keeper.keep(&descriptors, &bound) {
+            tracing::warn!(
+                "nobody keeps the descriptors of {DEVICE} ({error:#}): a restart interrupts pods' traffic"
+            );
+        }
+        let takes = tuns.first().map(|tun| tun.takes());
+        tracing::info!(
+            queues = tuns.len(),
+            tcp_super_packets = takes.is_some_and(|takes| takes.tcp),
+            udp_super_packets = takes.is_some_and(|takes| takes.udp),
+            udp_segment = sockets.first().is_some_and(Socket::has_trains),
+            "{DEVICE} is open"
+        );
+    }
+    accept_own_errors();
+    Engine::start(tuns, sockets, Layout::Shared, table).context("cannot start the threads of the data path")
+}
+
+/// What an earlier run left, as far as it is of use.
+fn adopt(inherited: Descriptors, listen: SocketAddr) -> (Vec<Box<dyn Tun>>, Vec<Socket>) {
+    let tuns = inherited
+        .devices
+        .into_iter()
+        .filter_map(|descriptor| device::adopt(descriptor, DEVICE).ok());
+    let sockets = inherited
+        .sockets
+        .into_iter()
+        .filter_map(|descriptor| Socket::adopt(descriptor).ok())
+        .filter(|socket| socket.local() == listen);
+    (tuns.collect(), sockets.collect())
+}
