@@ -208,7 +208,11 @@ impl Check<'_> {
 
     /// An address of an earlier subnet works on this node only: the other nodes send to whoever holds that subnet now.
     fn subnet(&self, env: &SubnetEnv) -> Result<(), CniError> {
-        match self.ips().find(|ip| !in_subnet(env, ip.address)) {
+        let asked_for = |ip: IpAddr| self.order.ipam.sets.iter().any(|set| set.range_of(ip).is_some());
+        match self
+            .ips()
+            .find(|ip| !in_subnet(env, ip.address) && !asked_for(ip.address))
+        {
             None => Ok(()),
             Some(ip) => {
                 let now = subnets(env).join(", ");

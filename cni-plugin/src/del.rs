@@ -1,5 +1,6 @@
 //! DEL: remove what is there; what is not there is no error.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use flannel_netlink::RouteConn;
@@ -7,6 +8,7 @@ use flannel_netlink::link::released;
 use serde_json::{Map, Value};
 
 use crate::config::{Network, bridge_name, lease_root};
+use crate::delegate::Delegate;
 use crate::protocol::{Attachment, CniError, Code, previous};
 use crate::release::release;
 use crate::scratch::{Saved, Scratch};
@@ -15,18 +17,22 @@ use crate::wiring::plan::HostEnd;
 use crate::wiring::{kernel, live, target_if_any, veth};
 
 /// Detaches the container. Network, container id and interface name are enough to find everything that ADD made; the
-/// namespace serves for containers that another plugin attached.
+/// namespace serves for containers that another plugin attached. `search` is `CNI_PATH`, for other delegates.
 ///
 /// # Errors
-/// Code 5 or 100 for what is there and could not be removed. The call can be repeated.
+/// Code 7 or 104 for a delegate that cannot be run or fails, 5 or 100 for what is there and could not be removed. The call can be repeated.
 pub fn del(
     network: &Network,
     attachment: &Attachment,
     netns: Option<&str>,
+    search: &OsStr,
     warn: &mut dyn FnMut(String),
 ) -> Result<(), CniError> {
     let scratch = Scratch::new(&network.data_dir()?, &attachment.container);
     let saved = scratch.load(&network.name);
+    if let Some(delegate) = other_delegate(network, &saved, search)? {
+        return delegate.del(attachment, warn);
+    }
     // The veth goes first, or is marked with its addresses: as long as it lives, they must not be given to another pod.
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
     let reaper = network.subnet_file().ok().and_then(|path| Reaper::find(&path));
@@ -46,6 +52,18 @@ pub fn del(
         Saved::Ours(_) | Saved::Damaged => scratch.remove(),
         // Another network of this container needs it still.
         Saved::Absent | Saved::Foreign => scratch.remove_rest(),
+    }
+}
+
+/// Who attached the container goes before who would attach it now.
+fn other_delegate<'a>(
+    network: &'a Network,
+    saved: &Saved,
+    search: &'a OsStr,
+) -> Result<Option<Delegate<'a>>, CniError> {
+    match saved {
+        Saved::Ours(config) => Delegate::of_saved(network, config, search),
+        Saved::Absent | Saved::Damaged | Saved::Foreign => Delegate::of(network, search),
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::address::{Holder, Store};
 use crate::config::{Network, bridge_name};
+use crate::delegate::Delegate;
 use crate::masq;
 use crate::protocol::keys::Keys;
 use crate::protocol::{Attachment, CniError, Code, ContainerId, IfName};
@@ -28,13 +29,20 @@ struct Valid {
     names: BTreeSet<String>,
 }
 
-/// Removes devices, addresses, masquerading and saved state of attachments that are not in `cni.dev/valid-attachments`.
+/// Removes what `delegate` made, if there is one, and devices, addresses, masquerading and saved state of attachments that are not in `cni.dev/valid-attachments`.
 ///
 /// # Errors
 /// Code 7 for the list; else, after everything that could be removed was removed, all that could not, as one error.
-pub fn gc(network: &Network, warn: &mut dyn FnMut(String)) -> Result<(), CniError> {
+pub fn gc(
+    network: &Network,
+    delegate: Option<&Delegate<'_>>,
+    warn: &mut dyn FnMut(String),
+) -> Result<(), CniError> {
     let valid = Valid::read(network)?;
     let mut failures = Failures::default();
+    if let Some(delegate) = delegate {
+        failures.note(delegate.gc());
+    }
     failures.note(devices(network, &valid, warn));
     failures.note(leases(network, &valid, warn));
     failures.note(saved(network, &valid));

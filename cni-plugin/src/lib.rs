@@ -1,13 +1,14 @@
 //! `flannel`, the CNI plugin: attaches containers to the node's subnet.
 //!
-//! It stands alone: it executes nothing, has no runtime, and works while the daemon is down. It is a library so that tests can
-//! reach its parts; the program is [`run::main`].
+//! It stands alone: it executes nothing but a delegate of another type than `bridge`, has no runtime, and works while the
+//! daemon is down. It is a library so that tests can reach its parts; the program is [`run::main`].
 
 pub mod add;
 pub mod address;
 pub mod check;
 pub mod config;
 pub mod del;
+pub mod delegate;
 pub mod expression;
 pub mod gc;
 pub mod guard;

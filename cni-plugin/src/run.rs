@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use rustix::fs::OFlags;
 
-use crate::config::Network;
+use crate::config::{Network, unread_keys};
+use crate::delegate::Delegate;
 use crate::protocol::{Attachment, Call, CniArgs, CniError, Code, SpecVersion, version};
-use crate::{add, check, del, gc, protocol, status};
+use crate::{add, check, del, gc, protocol, status, wiring};
 
 /// A failure together with the version in which it is to be told.
 struct Failed {
@@ -53,28 +54,47 @@ fn run(call: &Call) -> Result<(), Failed> {
 }
 
 fn obey(call: &Call, network: &Network) -> Result<(), CniError> {
+    let search = std::env::var_os("CNI_PATH").unwrap_or_default();
+    let delegate = || Delegate::of(network, &search);
+    if matches!(call, Call::Add { .. } | Call::Status) {
+        unread_keys(network)?.into_iter().for_each(warn);
+    }
     match call {
         Call::Add {
             attachment,
             netns,
             args,
-        } => attach(network, attachment, netns, args),
-        Call::Del { attachment, netns } => del::del(network, attachment, netns.as_deref(), &mut warn),
+        } => match delegate()? {
+            Some(delegate) => {
+                wiring::target(netns)?;
+                delegate.add(attachment)
+            }
+            None => attach(network, attachment, netns, args),
+        },
+        Call::Del { attachment, netns } => {
+            del::del(network, attachment, netns.as_deref(), &search, &mut warn)
+        }
         Call::Check {
             attachment,
             netns,
             args,
         } => {
             since(network, "CHECK", SpecVersion::V0_4_0)?;
-            check::check(network, attachment, netns, args)
+            match delegate()? {
+                Some(delegate) => delegate.check(attachment),
+                None => check::check(network, attachment, netns, args),
+            }
         }
         Call::Gc => {
             since(network, "GC", SpecVersion::V1_1_0)?;
-            gc::gc(network, &mut warn)
+            gc::gc(network, delegate()?.as_ref(), &mut warn)
         }
         Call::Status => {
             since(network, "STATUS", SpecVersion::V1_1_0)?;
-            status::status(network, &mut warn)
+            match delegate()? {
+                Some(delegate) => delegate.status(),
+                None => status::status(network, &mut warn),
+            }
         }
         Call::Version => print(&version::answer()),
     }

@@ -44,6 +44,32 @@ impl Range {
         })
     }
 
+    /// The same subnet with another gateway, and only the addresses from `start` to `end`. `None` when those are not in it, or
+    /// not in that order.
+    pub fn narrowed(
+        mut self,
+        start: Option<IpAddr>,
+        end: Option<IpAddr>,
+        gateway: Option<IpAddr>,
+    ) -> Option<Self> {
+        let within = self.first..=self.last;
+        let bounds = (start.map_or(self.first, number), end.map_or(self.last, number));
+        self.gateway = gateway.map_or(self.gateway, number);
+        (self.first, self.last) = bounds;
+        let fits = within.contains(&self.first) && within.contains(&self.last) && self.first <= self.last;
+        fits.then_some(self)
+    }
+
+    /// Whether its addresses are IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.v4
+    }
+
+    /// Whether an address is in both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.v4 == other.v4 && self.first <= other.last && other.first <= self.last
+    }
+
     /// Length of the subnet in bits.
     pub fn length(&self) -> u8 {
         self.length
@@ -104,6 +130,11 @@ impl RangeSet {
     /// Whether its addresses are IPv4: a set has one family.
     pub fn is_ipv4(&self) -> bool {
         self.0.first().is_some_and(|range| range.v4)
+    }
+
+    /// Its ranges.
+    pub fn ranges(&self) -> &[Range] {
+        &self.0
     }
 
     /// How many addresses it can give.

@@ -58,6 +58,13 @@ impl Bridge {
         let flag = |name: &str| keys.boolean(name).map(Option::unwrap_or_default);
         let runtime = keys.object("runtimeConfig")?.cloned().unwrap_or_default();
         let runtime = Keys::new("runtimeConfig", &runtime);
+        // `args.cni`, by the specification's conventions.
+        let conventional = keys.object("args")?.cloned().unwrap_or_default();
+        let conventional = Keys::new("delegate.args", &conventional)
+            .object("cni")?
+            .cloned()
+            .unwrap_or_default();
+        let conventional = Keys::new("delegate.args.cni", &conventional);
         let (guard, guard_required) = guard(&keys)?;
         let is_default_gateway = flag("isDefaultGateway")?;
         let bridge = Self {
@@ -73,8 +80,8 @@ impl Bridge {
             guard,
             guard_required,
             dns: dns(&keys)?,
-            mac: mac(&runtime)?.or(args.mac),
-            requested: requested(&runtime, args)?,
+            mac: mac(&runtime)?.or(mac(&conventional)?).or(args.mac),
+            requested: requested(&[conventional, runtime], args)?,
         };
         match bridge.hairpin && bridge.promisc {
             true => Err(contradiction()),
@@ -93,14 +100,6 @@ fn contradiction() -> CniError {
 
 /// Keys whose behaviour is missing: silence would leave a container less fenced, or otherwise different, than its owner thinks.
 fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
-    if let Some(other) = keys.text("type")?.filter(|kind| *kind != "bridge") {
-        return Err(unbuilt(
-            keys,
-            "type",
-            &format!("{other:?}"),
-            "leave it out or set it to \"bridge\"",
-        ));
-    }
     for name in ["enabledad", "disableContainerInterface"] {
         if keys.boolean(name)? == Some(true) {
             return Err(unbuilt(keys, name, "true", "leave it out or set it to false"));
@@ -116,9 +115,6 @@ fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
     }
     if !keys.list("vlanTrunk")?.is_empty() {
         return Err(unbuilt(keys, "vlanTrunk", "a list", "leave it out"));
-    }
-    if keys.object("args")?.is_some_and(|args| !args.is_empty()) {
-        return Err(unbuilt(keys, "args", "an object", "leave it out"));
     }
     let backend = keys.text("ipMasqBackend")?.unwrap_or_default();
     match backend {
@@ -191,20 +187,15 @@ fn mac(runtime: &Keys<'_>) -> Result<Option<Mac>, CniError> {
     Ok(Some(mac))
 }
 
-fn requested(runtime: &Keys<'_>, args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
-    if !runtime.list("ipRanges")?.is_empty() {
-        return Err(unbuilt(
-            runtime,
-            "ipRanges",
-            "a list",
-            "the ranges come from subnet.env; drop the capability",
-        ));
-    }
+fn requested(sources: &[Keys<'_>], args: &CniArgs) -> Result<Vec<IpAddr>, CniError> {
     let mut requested: Vec<IpAddr> = args.ip.into_iter().collect();
-    for text in runtime.texts("ips")? {
-        let ip = address(&text)
-            .ok_or_else(|| runtime.fault("ips", &Value::from(text), "addresses such as 10.244.1.7/24"))?;
-        requested.push(ip);
+    for source in sources {
+        for text in source.texts("ips")? {
+            let expected = "addresses such as 10.244.1.7/24";
+            let ip =
+                address(&text).ok_or_else(|| source.fault("ips", &Value::from(text.as_str()), expected))?;
+            requested.push(ip);
+        }
     }
     Ok(requested)
 }
@@ -251,21 +242,17 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
-            ("type", "\"macvlan\""),
             ("vlan", "100"),
             ("vlanTrunk", "[{\"id\":5}]"),
             ("enabledad", "true"),
             ("disableContainerInterface", "true"),
             ("ipMasqBackend", "\"iptables\""),
-            ("args", "{\"cni\":{\"mac\":\"02:00:00:00:00:01\"}}"),
         ] {
             let error = read(&format!("{{\"{name}\":{value}}}")).unwrap_err();
             assert_eq!(error.code, Code::UnsupportedField, "{name}");
             assert!(error.msg.contains(&format!("delegate.{name}")), "{error}");
             assert!(!error.details.is_empty(), "{name}");
         }
-        let error = read(r#"{"runtimeConfig":{"ipRanges":[[{"subnet":"10.0.0.0/8"}]]}}"#).unwrap_err();
-        assert_eq!(error.code, Code::UnsupportedField);
     }
 
     #[test]
@@ -295,6 +282,10 @@ mod tests {
         let bridge = Bridge::read(&serde_json::from_str(runtime).unwrap(), &args).unwrap();
         assert_eq!(bridge.mac.unwrap().to_string(), "02:00:00:00:00:02");
         assert_eq!(bridge.requested.len(), 2);
+        let conventional = r#"{"args":{"cni":{"mac":"02:00:00:00:00:03","ips":["10.1.17.9"],"labels":[]}}}"#;
+        let between = Bridge::read(&serde_json::from_str(conventional).unwrap(), &args).unwrap();
+        assert_eq!(between.mac.unwrap().to_string(), "02:00:00:00:00:03");
+        assert_eq!(between.requested.len(), 2);
         let plain = Bridge::read(&Map::new(), &args).unwrap();
         assert_eq!(plain.mac.unwrap().to_string(), "02:00:00:00:00:01");
     }

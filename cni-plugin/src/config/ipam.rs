@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::network::lease_root;
-use crate::address::{Range, RangeSet};
-use crate::protocol::args::network;
+use super::ranges::{range_sets, refuse_overlap};
+use crate::address::RangeSet;
 use crate::protocol::keys::Keys;
 use crate::protocol::{CniError, Code, Route};
 
@@ -33,12 +33,13 @@ impl Ipam {
         let ipam = Keys::new("", delegate).object("ipam")?.unwrap_or(&empty);
         let keys = Keys::new("ipam", ipam);
         refuse_unbuilt(&keys)?;
+        let runtime = Keys::new("", delegate).object("runtimeConfig")?.unwrap_or(&empty);
+        // Those of the runtime come first, as in host-local.
+        let mut sets = range_sets(&Keys::new("runtimeConfig", runtime), "ipRanges")?;
+        sets.extend(range_sets(&keys, "ranges")?);
+        refuse_overlap(&sets)?;
         Ok(Self {
-            sets: keys
-                .list("ranges")?
-                .iter()
-                .map(|set| range_set(&keys, set))
-                .collect::<Result<_, _>>()?,
+            sets,
             routes: keys
                 .list("routes")?
                 .iter()
@@ -67,23 +68,6 @@ fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
         }
     }
     Ok(())
-}
-
-fn range_set(keys: &Keys<'_>, set: &Value) -> Result<RangeSet, CniError> {
-    let expected = "a list of lists of {\"subnet\": …}";
-    let ranges = set
-        .as_array()
-        .ok_or_else(|| keys.fault("ranges", set, expected))?;
-    let read = |range: &Value| {
-        let subnet = range.get("subnet").and_then(Value::as_str).and_then(network);
-        let (address, length) = subnet.ok_or_else(|| keys.fault("ranges", range, expected))?;
-        Range::of_subnet(address, length)
-    };
-    ranges
-        .iter()
-        .map(read)
-        .collect::<Result<Vec<_>, _>>()
-        .map(RangeSet::new)
 }
 
 fn route(keys: &Keys<'_>, item: &Value) -> Result<Route, CniError> {

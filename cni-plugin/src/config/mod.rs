@@ -2,12 +2,15 @@
 
 mod bridge;
 mod ipam;
+mod known;
 mod network;
+mod ranges;
 pub mod render;
 mod resolv;
 
 pub use bridge::{Bridge, bridge_name};
 pub use ipam::Ipam;
+pub use known::unread_keys;
 pub use network::{Network, lease_root};
 pub use resolv::read_resolv_conf;
 

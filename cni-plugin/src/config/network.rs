@@ -43,6 +43,11 @@ impl Network {
         })
     }
 
+    /// All of it.
+    pub fn object(&self) -> &Map<String, Value> {
+        &self.object
+    }
+
     /// The keys.
     pub fn keys(&self) -> Keys<'_> {
         Keys::new("", &self.object)

@@ -36,6 +36,8 @@ pub enum Code {
     Exists = 102,
     /// CHECK: the container is not as ADD left it.
     Differs = 103,
+    /// A delegate that was run as a program failed.
+    Delegate = 104,
 }
 
 /// A failure in the terms of the CNI specification.

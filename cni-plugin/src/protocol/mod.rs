@@ -14,7 +14,7 @@ pub mod version;
 pub use args::CniArgs;
 pub use call::{Attachment, Call, from_environment};
 pub use error::{CniError, Code, chain};
-pub use name::{ContainerId, IfName, NetworkName};
+pub use name::{ContainerId, IfName, NetworkName, excerpt, is_identifier};
 pub use previous::previous;
 pub use result::{AddResult, Dns, Interface, IpConfig, Route, RouteOptions};
 pub use stdin::read_object;

@@ -96,7 +96,8 @@ fn ifname_fault(text: &str) -> Option<&'static str> {
     }
 }
 
-fn is_identifier(text: &str) -> bool {
+/// Whether the text is a letter or digit, then letters, digits, `_`, `.` or `-`, and short enough for a file's name.
+pub fn is_identifier(text: &str) -> bool {
     let mut bytes = text.bytes();
     text.len() <= NAME_MAX
         && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())

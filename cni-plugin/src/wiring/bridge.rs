@@ -27,6 +27,10 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniEr
     pin_mac(conn, &mut bridge, mac)?;
     // A bridge is ours to route on; a router advertisement from a container must not reroute the node (CVE-2020-10749).
     sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    // Nor must its redirect, and the node has none to give: both ways lead over the bridge itself.
+    sysctl::set(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
+    sysctl::set(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
+    sysctl::set(&format!("ipv4/conf/{name}/send_redirects"), "0")?;
     if plan.bridge.promisc {
         conn.run(&pod::set_promiscuous(bridge.ifindex, true))
             .map_err(|e| kernel(&e))?;

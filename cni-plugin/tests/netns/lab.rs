@@ -124,6 +124,8 @@ pub struct Node {
     pub conf: Value,
     /// Variables of each call that win over the usual ones.
     pub variables: Vec<(&'static str, String)>,
+    /// `CNI_PATH`
+    pub search: String,
 }
 
 /// An answer of the plugin.
@@ -170,6 +172,7 @@ impl Node {
             dir,
             conf,
             variables: Vec::new(),
+            search: String::new(),
         }
     }
 
@@ -186,6 +189,7 @@ impl Node {
                 ("CNI_CONTAINERID", id),
                 ("CNI_NETNS", netns),
                 ("CNI_IFNAME", ifname),
+                ("CNI_PATH", &self.search),
             ])
             .envs(self.variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::piped())

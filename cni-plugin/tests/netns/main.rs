@@ -5,6 +5,7 @@
 mod bridge_cases;
 mod call_cases;
 mod chain;
+mod delegate;
 mod failure;
 mod frames;
 mod guard;

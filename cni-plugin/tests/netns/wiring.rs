@@ -230,3 +230,65 @@ fn nothing_is_masqueraded_when_the_daemon_does_it() {
     assert!(!pod.pings("192.0.2.2"));
     assert!(!node.space.ok("nft", "list tables").contains("flannel-cni-masq"));
 }
+
+#[test]
+fn ranges_of_the_runtime_give_an_address_besides() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new(V4, usual());
+    node.conf["runtimeConfig"] = json!({
+        "ipRanges": [[{ "subnet": "10.99.0.0/24", "rangeStart": "10.99.0.20", "gateway": "10.99.0.254" }]],
+    });
+    let (pod, other) = (Space::new(), Space::new());
+    let answer = node.add("c1", &pod);
+    node.add("c2", &other);
+    assert_eq!(
+        (answer.ip(0), answer.ip(1)),
+        ("10.99.0.20".into(), "10.244.1.2".into())
+    );
+    for target in ["10.99.0.21", "10.244.1.3", "10.99.0.254", "10.244.1.1"] {
+        assert!(pod.pings(target), "{target}");
+    }
+    node.conf["prevResult"] = answer.json;
+    let check = node.call("CHECK", "c1", &pod.path());
+    assert!(check.ok, "{}", check.json);
+    node.del("c1", "");
+    node.del("c2", "");
+    node.assert_clean();
+}
+
+#[test]
+fn nobody_redirects_the_node_by_way_of_its_bridge() {
+    if !root() {
+        return;
+    }
+    let node = Node::new(V4, usual());
+    node.add("c1", &Space::new());
+    for name in [
+        "ipv6/conf/cni0/accept_ra",
+        "ipv6/conf/cni0/accept_redirects",
+        "ipv4/conf/cni0/accept_redirects",
+        "ipv4/conf/cni0/send_redirects",
+    ] {
+        assert_eq!(node.space.sysctl(name), "0", "{name}");
+    }
+}
+
+/// A key that nobody reads is named where an operator looks, and changes nothing.
+#[test]
+fn a_misspelt_key_is_named() {
+    if !root() {
+        return;
+    }
+    let node = Node::new(V4, json!({ "isDefaultGateway": true, "hairpin": true }));
+    let answer = node.add("c1", &Space::new());
+    assert!(
+        answer
+            .stderr
+            .contains("the key \"hairpin\" of delegate has no effect"),
+        "{}",
+        answer.stderr
+    );
+    assert_eq!(node.del("c1", "").stderr, "");
+}
