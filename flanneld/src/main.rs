@@ -2,7 +2,6 @@
 
 mod backends;
 mod cache;
-mod clock;
 mod config_wait;
 mod config_watch;
 mod daemon;
@@ -10,15 +9,12 @@ mod facts;
 mod filter;
 mod flags;
 mod kernel;
-mod lease_driver;
 mod node_id;
 mod overlay;
 mod peer_feed;
-mod publish;
 mod reaper;
 mod reconciler;
 mod rejects;
-mod said;
 mod service_feed;
 mod services;
 mod signals;
@@ -31,6 +27,8 @@ mod wireguard_key;
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+use flannel_daemon::{clock, lease_driver, publish, said};
 
 use flags::{Options, Parsed};
 

@@ -16,9 +16,10 @@ pub fn get(address: &str, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&target, within)
         .with_context(|| format!("cannot reach http://{address}"))?;
     stream.set_read_timeout(Some(within))?;
+    // Not 1.1: its answers may come in chunks.
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream

@@ -5,6 +5,7 @@
 //! machine does falls on both, and prints through [`table`]; docs/benchmarks.md keeps what was printed where.
 
 mod cni;
+mod leases;
 mod machine;
 mod stats;
 mod table;
@@ -49,6 +50,14 @@ const SUITES: &[Suite] = &[
         rivals: &["/usr/bin/iperf3", "/usr/sbin/ethtool"],
         seconds: 1800,
         run: udp::run,
+    },
+    Suite {
+        name: "leases",
+        about: "thousands of nodes on one etcd, and one flanneld with thousands of peers, beside what flannel asks of etcd",
+        programs: &["flanneld"],
+        rivals: &[],
+        seconds: 3_600,
+        run: leases::run,
     },
 ];
 
