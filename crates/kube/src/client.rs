@@ -22,8 +22,29 @@ use tokio::time::timeout;
 use crate::access::{Access, AccessError, KubeOptions};
 use crate::error::ApiError;
 
-/// Longest wait for the head of an answer, and for the next piece of a list.
-pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+/// How long a server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Longest wait for the head of an answer, and for the next piece of a list.
+    pub answer: Duration,
+    /// A watch that says nothing for this long is ended and begun again where it stood, which costs one request: API servers
+    /// send a bookmark about every minute (k8s.io/apiserver/pkg/storage/cacher/cacher.go, bookmarkFrequency).
+    pub silence: Duration,
+    /// The server is asked to end a watch after so many seconds, or up to twice as many, as client-go does (five to ten minutes in
+    /// tools/cache/reflector.go): the watches of a cluster's nodes then spread over the API servers and do not end all at once.
+    pub watch: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            silence: Duration::from_secs(150),
+            watch: 300,
+        }
+    }
+}
+
 const CONNECT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is found in under a minute, by pings (HTTP/2) or probes of TCP: client-go's numbers
 /// (k8s.io/apimachinery/pkg/util/net/http.go).
@@ -42,6 +63,7 @@ pub struct Client {
 
 struct Shared {
     options: KubeOptions,
+    patience: Patience,
     session: Mutex<Arc<Session>>,
 }
 
@@ -64,13 +86,27 @@ impl Client {
     /// # Errors
     /// Credentials that cannot be read or used.
     pub fn new(options: KubeOptions) -> Result<Self, AccessError> {
+        Self::with_patience(options, Patience::default())
+    }
+
+    /// The same with other waits.
+    ///
+    /// # Errors
+    /// Credentials that cannot be read or used.
+    pub fn with_patience(options: KubeOptions, patience: Patience) -> Result<Self, AccessError> {
         let session = Session::new(Access::load(&options)?)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 options,
+                patience,
                 session: Mutex::new(Arc::new(session)),
             }),
         })
+    }
+
+    /// How long the server may take.
+    pub(crate) fn patience(&self) -> Patience {
+        self.shared.patience
     }
 
     /// Base address of the server.
@@ -115,13 +151,14 @@ impl Client {
         let session = self.session();
         let request = session.request(target, what)?;
         let server = session.access.server.to_string();
-        let answer = timeout(ANSWER, session.hyper.request(request)).await;
+        let within = self.patience().answer;
+        let answer = timeout(within, session.hyper.request(request)).await;
         let answer = match answer {
             Err(_) => {
                 return Err(ApiError::Timeout {
                     what: what.to_owned(),
                     server,
-                    within: ANSWER,
+                    within,
                 });
             }
             Ok(Err(source)) => {
@@ -136,17 +173,17 @@ impl Client {
         if answer.status().as_u16() == 200 {
             return Ok(answer);
         }
-        Err(refusal(answer, what).await)
+        Err(refusal(answer, what, within).await)
     }
 }
 
-async fn refusal(answer: Response<Incoming>, what: &str) -> ApiError {
+async fn refusal(answer: Response<Incoming>, what: &str, within: Duration) -> ApiError {
     let code = answer.status().as_u16();
     let seconds = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
     let retry_after = seconds
         .and_then(|s| s.trim().parse().ok())
         .map(Duration::from_secs);
-    let body = timeout(ANSWER, Limited::new(answer.into_body(), MAX_REFUSAL).collect()).await;
+    let body = timeout(within, Limited::new(answer.into_body(), MAX_REFUSAL).collect()).await;
     let body = body
         .ok()
         .and_then(Result::ok)

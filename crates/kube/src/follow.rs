@@ -19,9 +19,6 @@ use crate::watch::{Item, Watch};
 
 /// Events that wait for a slow receiver before the connection itself is held up.
 const QUEUE: usize = 256;
-/// A watch lives between five and ten minutes, as client-go's do (tools/cache/reflector.go): the watches of a cluster's nodes
-/// then spread over the API servers and do not end all at once.
-const WATCH_SECONDS: u64 = 300;
 /// A watch that was begun after an outage counts as going on when it has lived for this long: an expired resource version may
 /// be told as the first event of a watch.
 const PROOF: Duration = Duration::from_secs(1);
@@ -214,7 +211,8 @@ impl Follower {
             Some(version) => version.clone(),
             None => self.list().await?,
         };
-        let seconds = WATCH_SECONDS + random() % WATCH_SECONDS;
+        let watch = self.client.patience().watch;
+        let seconds = watch + random() % watch.max(1);
         let resource = self.resource.clone();
         let mut watch = Watch::start(&self.client, &resource, &version, seconds)
             .await

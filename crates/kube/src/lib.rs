@@ -20,7 +20,7 @@ mod watch;
 pub mod fixture;
 
 pub use access::{Access, AccessError, KubeOptions};
-pub use client::Client;
+pub use client::{Client, Patience};
 pub use error::ApiError;
 pub use follow::{Event, LostReason, follow};
 pub use object::{Content, NodeObject, Object, ObjectName};

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::client::{ANSWER, Client};
+use crate::client::Client;
 use crate::error::ApiError;
 use crate::follow::Event;
 use crate::object::Object;
@@ -130,17 +130,14 @@ async fn page(
         })
     };
     let cut = |error: SplitError| bad(error.text().to_owned());
+    let within = client.patience().answer;
     let (mut splitter, mut count) = (Splitter::new(), 0);
     let mut ready = Vec::new();
     loop {
-        let frame = match timeout(ANSWER, body.frame()).await {
+        let frame = match timeout(within, body.frame()).await {
             Err(_) => {
                 let (what, server) = (what.to_owned(), client.server());
-                return Err(ListStop::Failed(ApiError::Timeout {
-                    what,
-                    server,
-                    within: ANSWER,
-                }));
+                return Err(ListStop::Failed(ApiError::Timeout { what, server, within }));
             }
             Ok(None) => break,
             Ok(Some(Err(source))) => {

@@ -1,5 +1,7 @@
 //! One watch: lines of JSON that come for minutes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,10 +14,6 @@ use crate::error::{ApiError, Status};
 use crate::object::Object;
 use crate::resource::Resource;
 use crate::split::MAX_ITEM;
-
-/// A watch that says nothing for this long is ended and begun again where it stood, which costs one request: API servers send a
-/// bookmark about every minute (k8s.io/apiserver/pkg/storage/cacher/cacher.go, bookmarkFrequency).
-const SILENCE: std::time::Duration = std::time::Duration::from_secs(150);
 
 /// What a watch says.
 #[derive(Debug)]
@@ -33,6 +31,7 @@ pub(crate) struct Watch<'a> {
     resource: &'a Resource,
     what: String,
     server: String,
+    silence: Duration,
     body: Incoming,
     line: Vec<u8>,
     rest: Bytes,
@@ -76,6 +75,7 @@ impl<'a> Watch<'a> {
             resource,
             what,
             server: client.server(),
+            silence: client.patience().silence,
             body: answer.into_body(),
             line: Vec::new(),
             rest: Bytes::new(),
@@ -99,12 +99,12 @@ impl<'a> Watch<'a> {
             if self.line.len() > MAX_ITEM {
                 return Err(self.content("a line of more than 8 MiB"));
             }
-            match timeout(SILENCE, self.body.frame()).await {
+            match timeout(self.silence, self.body.frame()).await {
                 Err(_) => {
                     tracing::debug!(
                         what = self.what,
                         "nothing was said for {} s; beginning again",
-                        SILENCE.as_secs()
+                        self.silence.as_secs()
                     );
                     return Ok(None);
                 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::service_access::spec_of_service;
 use crate::service_fields::ServiceFieldError;
-use crate::{EndpointSlice, IpSubnet, ServiceKey, ServiceName, ServiceSpec};
+use crate::{EndpointSlice, IpSubnet, ServiceKey, ServiceName, ServiceSpec, ServiceType};
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -116,11 +116,9 @@ impl Conversion {
             Ok(spec) => spec,
             Err(faults) => return self.faults(object, "spec.", faults),
         };
-        if spec.headless {
-            let expected = "an address of the service CIDR: a headless Service has none and needs nothing on a node; leave it out";
-            return self.fault(object, "spec.clusterIP", "\"None\"".to_owned(), expected);
-        }
-        if spec.cluster_ips.is_empty() {
+        // headless Services and aliases are kept, though they need nothing on a node
+        let has_none = spec.headless || spec.service_type == ServiceType::ExternalName;
+        if spec.cluster_ips.is_empty() && !has_none {
             let expected =
                 "an address of the service CIDR that no other Service has: addresses are not handed out here";
             return self.fault(object, "spec.clusterIP", "is missing".to_owned(), expected);
@@ -283,12 +281,22 @@ mod tests {
     }
 
     #[test]
+    fn services_that_need_nothing_on_a_node_are_kept() {
+        let alias = json!({"kind":"Service","metadata":{"name":"a"},"spec":{"type":"ExternalName","externalName":"a.example"}});
+        let records = manifests_to_records(&[service(json!("None")), alias]).unwrap();
+        assert_eq!(records.len(), 2);
+        for (key, value) in &records {
+            let record = crate::ServiceRecord::parse(key, value.to_string().as_bytes()).unwrap();
+            assert!(matches!(record, crate::ServiceRecord::Spec(spec) if !spec.is_programmed()));
+        }
+    }
+
+    #[test]
     fn errors_name_the_object_and_the_field() {
         let slice = json!({"kind":"EndpointSlice","addressType":"IPv4","metadata":{"name":"s"}});
         let bad = json!({"kind":"Service","metadata":{"namespace":"shop","name":"db"},"spec":{"clusterIP":"x","ports":[{"port":0}]}});
         let all = [
             service(Value::Null),
-            service(json!("None")),
             slice,
             bad,
             json!({"kind":"Pod","metadata":{"name":"p"}}),
@@ -298,8 +306,6 @@ mod tests {
         let text = manifests_to_records(&all).unwrap_err().to_string();
         for part in [
             "Service default/web: spec.clusterIP: is missing",
-            "Service default/web: spec.clusterIP: \"None\"",
-            "headless",
             "EndpointSlice default/s: metadata.labels[kubernetes.io/service-name]: is missing",
             "Service shop/db: spec.clusterIP: \"x\"",
             "Service shop/db: spec.ports[0].port: 0",

@@ -5,4 +5,5 @@
 mod access;
 mod follow;
 mod objects;
+mod patience;
 mod support;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_kube::fixture::ApiServer;
-use flannel_kube::{Client, Content, Event, KubeOptions, Object, Resource, follow};
+use flannel_kube::{Client, Content, Event, KubeOptions, Object, Patience, Resource, follow};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -28,6 +28,10 @@ pub fn options(url: &str) -> KubeOptions {
 
 pub fn client(server: &ApiServer) -> Client {
     Client::new(options(&server.url())).unwrap()
+}
+
+pub fn impatient(server: &ApiServer, patience: Patience) -> Client {
+    Client::with_patience(options(&server.url()), patience).unwrap()
 }
 
 pub fn service(name: &str, ip: &str) -> Value {
