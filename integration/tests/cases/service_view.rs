@@ -1,5 +1,7 @@
 //! What operators see of Services: `flannelctl services`, `flannelctl explain` and the metrics.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use flannel_kube::fixture::{ApiServer, Collection};
 use flannel_lab::lab::OPERATOR_ADDRESS;
@@ -10,6 +12,8 @@ use super::common::{await_ping, list, text};
 
 const SERVICES: &str = "/coreos.com/network/services/v1/";
 const VIP: &str = "10.96.0.10";
+/// IPVS brings its counters up to date every two seconds (net/netfilter/ipvs/ip_vs_est.c).
+const IPVS_COUNTS: Duration = Duration::from_secs(3);
 
 /// Which programmer a case runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,15 +236,19 @@ fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
     let node = shop.node()?;
     let labels = format!(r#"{{namespace="shop",service="web",address="{VIP}",protocol="TCP",port="80"}}"#);
     let connections = format!("flannel_service_connections_total{labels}");
+    if mode == Mode::Ipvs {
+        std::thread::sleep(IPVS_COUNTS);
+    }
     let before = sample(&scrape(node)?, &connections)?;
     for answer in shop.client.ask_many("tcp", &format!("{VIP}:80"), 10)? {
         answer.map_err(anyhow::Error::msg)?;
     }
-    let after = scrape(node)?;
-    ensure!(
-        sample(&after, &connections)? - before == 10.0,
-        "{before}, then:\n{after}"
-    );
+    let after = eventually(limit(20), "ten more connections", || {
+        let metrics = scrape(node)?;
+        let now = sample(&metrics, &connections)?;
+        ensure!(now - before == 10.0, "{before}, then:\n{metrics}");
+        Ok(metrics)
+    })?;
     if mode == Mode::Ipvs {
         let bytes = sample(&after, &format!("flannel_service_sent_bytes_total{labels}"))?;
         ensure!(bytes > 0.0, "{after}");
