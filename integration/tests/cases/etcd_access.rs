@@ -106,9 +106,24 @@ pub fn password_comes_from_a_file_and_is_never_told() -> Result<()> {
     Ok(())
 }
 
-/// Starts the etcd that speaks TLS, with the network config in it.
+/// Starts the etcd that speaks TLS, with certificates and the network config in it.
 fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
     make_certificates(lab)?;
+    let mut etcd = start_secure_etcd(lab, client_auth)?;
+    eventually(limit(20), "the secure etcd to take the config", || {
+        etcd.check_running()?;
+        let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+        let fixed = format!(
+            "etcdctl --endpoints {ENDPOINT} --cacert {FILES}/ca.pem --cert {FILES}/node.pem --key {FILES}/node.key \
+             put /coreos.com/network/config '{config}'"
+        );
+        lab.operator().shell(&fixed).map(drop)
+    })?;
+    Ok(etcd)
+}
+
+/// The same on the data and the certificates that are there.
+fn start_secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
     let file = |flag: &str, name: &str| format!("{flag}={FILES}/{name}");
     let mut argv: Vec<String> = vec![
         "etcd".into(),
@@ -122,6 +137,8 @@ fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
         "--initial-cluster=secure=http://127.0.0.1:3380".into(),
         file("--cert-file", "node.pem"),
         file("--key-file", "node.key"),
+        // So short that every test meets tokens that are over.
+        "--auth-token-ttl=2".into(),
     ];
     if client_auth {
         argv.push(file("--trusted-ca-file", "ca.pem"));
@@ -132,17 +149,7 @@ fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
         clean: true,
         ..Environment::default()
     };
-    let mut etcd = lab.etcd().place().spawn("secure-etcd", &argv, &env)?;
-    eventually(limit(20), "the secure etcd to take the config", || {
-        etcd.check_running()?;
-        let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
-        let fixed = format!(
-            "etcdctl --endpoints {ENDPOINT} --cacert {FILES}/ca.pem --cert {FILES}/node.pem --key {FILES}/node.key \
-             put /coreos.com/network/config '{config}'"
-        );
-        lab.operator().shell(&fixed).map(drop)
-    })?;
-    Ok(etcd)
+    lab.etcd().place().spawn("secure-etcd", &argv, &env)
 }
 
 /// An authority, and a certificate for the etcd host that serves as a client's as well.

@@ -3,6 +3,8 @@
 mod backend;
 mod bad_input;
 mod clients;
+mod clock;
+mod cluster;
 mod cni;
 mod common;
 mod config;
@@ -12,6 +14,7 @@ mod dual_stack;
 mod endpoint;
 mod etcd_access;
 mod hostile;
+mod hostile_records;
 mod ipvs;
 mod kube;
 mod kube_move;
@@ -77,6 +80,11 @@ pub fn all() -> Vec<Case> {
         case!(plain ownership::an_overwritten_record_is_given_up),
         case!(plain ownership::a_subnet_that_is_deleted_twice_is_revoked),
         case!(plain ownership::a_hundred_race_for_the_last_subnet),
+        case!(plain ownership::two_nodes_with_one_address_are_told_apart),
+        case!(plain ownership::a_reservation_survives_its_use),
+        case!(plain cluster::leaders_die_and_then_the_majority),
+        case!(plain hostile_records::a_thousand_bad_records_under_traffic),
+        case!(plain clock::a_jump_of_the_wall_clock_moves_nothing),
         case!(plain etcd_access::plain_http_to_another_host_asks_for_a_flag),
         case!(plain etcd_access::tls_with_any_of_the_files),
         case!(plain etcd_access::password_comes_from_a_file_and_is_never_told),

@@ -172,15 +172,91 @@ pub fn a_hundred_race_for_the_last_subnet() -> Result<()> {
     Ok(())
 }
 
+/// Machines behind one NAT have one address; their own identities keep them from one lease.
+pub fn two_nodes_with_one_address_are_told_apart() -> Result<()> {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#;
+    let lab = Lab::new(&LabOptions::nodes(1).config(config))?;
+    let mut racers: Vec<Process> = Vec::new();
+    for number in [1, 2] {
+        racers.push(racer_at(lab.node(1)?, number, "10.0.2.15")?);
+    }
+    let both = eventually(limit(30), "two leases", || {
+        let both = lab.etcd().list(SUBNETS_PREFIX)?;
+        ensure!(both.len() == 2, "{both:?}");
+        Ok(both)
+    })?;
+    ensure!(
+        both.iter().all(|entry| entry.value.contains("10.0.2.15")),
+        "{both:?}"
+    );
+    // A start finds its own lease again, not that of the other one.
+    racers.remove(0).kill()?;
+    racers.push(racer_at(lab.node(1)?, 1, "10.0.2.15")?);
+    eventually(limit(30), "the first one again", || {
+        let log = racers.last().context("none")?.log_text()?;
+        ensure!(log.contains("ready:"), "not ready: {log}");
+        Ok(())
+    })?;
+    let after: Vec<_> = lab.etcd().list(SUBNETS_PREFIX)?;
+    let names = |entries: &[etcd::Entry]| -> Vec<(String, String)> {
+        entries
+            .iter()
+            .map(|entry| (entry.key.clone(), entry.value.clone()))
+            .collect()
+    };
+    assert_eq!(names(&after), names(&both));
+    Ok(())
+}
+
+/// A key without an etcd lease is its node's for ever, also after flannel made an ordinary lease of it.
+pub fn a_reservation_survives_its_use() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    let reserve = [
+        "subnets",
+        "reserve",
+        "10.5.77.0/24",
+        "--public-ip",
+        node.address(),
+    ];
+    lab.flannelctl(&reserve)?.ok()?;
+    for _ in 0..2 {
+        let daemon = node.start_ready_flanneld(&[SHORT])?;
+        let lease = lease_of(&lab, node)?;
+        assert_eq!((lease.subnet.as_str(), lease.entry.lease), ("10.5.77.0/24", 0));
+        // Longer than the lifetime of an ordinary lease.
+        std::thread::sleep(Duration::from_secs(8));
+        assert_eq!(lease_of(&lab, node)?.entry.lease, 0);
+        daemon.kill()?;
+    }
+    // What flannel does to a reservation when it starts.
+    let lease = lease_of(&lab, node)?;
+    lab.etcd()
+        .put_leased(&lease.entry.key, &lease.entry.value, 86_400)?;
+    let _daemon = node.start_ready_flanneld(&[SHORT])?;
+    eventually(limit(20), "the reservation again", || {
+        let after = lease_of(&lab, node)?;
+        ensure!(
+            after.entry.lease == 0 && after.subnet == lease.subnet,
+            "{after:?}"
+        );
+        Ok(())
+    })
+}
+
 const RACERS: usize = 100;
 
 /// A node of its own as far as etcd can see; the backend touches no kernel.
 fn racer(node: &Node, number: usize) -> Result<Process> {
+    racer_at(node, number, &format!("192.168.50.{number}"))
+}
+
+fn racer_at(node: &Node, number: usize, address: &str) -> Result<Process> {
     let argv = [
         format!("{}/flanneld", sandbox::BINARIES),
         format!("--etcd-endpoints={}", etcd::ENDPOINT),
         "--etcd-insecure".into(),
-        format!("--public-ip=192.168.50.{number}"),
+        format!("--public-ip={address}"),
         format!("--state-dir=/run/flannel/{number}"),
         format!("--subnet-file=/run/flannel/{number}.env"),
     ];
