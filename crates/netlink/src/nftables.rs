@@ -9,6 +9,7 @@ mod remember;
 mod set;
 mod watch;
 
+use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -140,17 +141,18 @@ impl Attributes {
 /// # Errors
 /// The first refusal of the kernel.
 pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), NetlinkError> {
-    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
     let datagram = transaction(family, messages, 0);
     let last = u32::try_from(messages.len()).unwrap_or(u32::MAX);
     let failed = |failure| NetlinkError {
         what: what.to_owned(),
         failure,
     };
-    socket
-        .send_to(&datagram, &SocketAddr::new(0, 0), 0)
-        .map_err(|e| NetlinkError::socket(what, &e))?;
-    answer(&socket, last).map_err(failed)
+    with_socket(what, |socket| {
+        socket
+            .send_to(&datagram, &SocketAddr::new(0, 0), 0)
+            .map_err(|e| NetlinkError::socket(what, &e))?;
+        answer(socket, last).map_err(failed)
+    })
 }
 
 /// Whether a chain has any rule. `false` also when there is no such chain or table.
@@ -242,29 +244,57 @@ fn ask(
     what: &str,
     take: &mut dyn FnMut(&[u8]),
 ) -> Result<(), NetlinkError> {
-    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
     let mut payload = header(family_number(family), 0);
     payload.extend_from_slice(&question.attributes.0);
     let mut datagram = Vec::new();
     let kind = SUBSYSTEM << 8 | question.kind;
     wire::append(&mut datagram, kind, REQUEST | question.flags, 1, &payload);
-    socket
-        .send_to(&datagram, &SocketAddr::new(0, 0), 0)
-        .map_err(|e| NetlinkError::socket(what, &e))?;
-    let read = answers(&socket, |frame| match frame.answer() {
-        Answer::Data => {
-            take(frame.payload);
-            Ok(false)
-        }
-        Answer::Failed(failure) => Err(failure),
-        Answer::Done | Answer::Acknowledged => Ok(true),
-        Answer::Ignored => Ok(false),
+    let asked = with_socket(what, |socket| {
+        socket
+            .send_to(&datagram, &SocketAddr::new(0, 0), 0)
+            .map_err(|e| NetlinkError::socket(what, &e))?;
+        let read = answers(socket, |frame| match frame.answer() {
+            Answer::Data => {
+                take(frame.payload);
+                Ok(false)
+            }
+            Answer::Failed(failure) => Err(failure),
+            Answer::Done | Answer::Acknowledged => Ok(true),
+            Answer::Ignored => Ok(false),
+        });
+        let what = what.to_owned();
+        read.map_err(|failure| NetlinkError { what, failure })
     });
-    let what = what.to_owned();
-    match read.map_err(|failure| NetlinkError { what, failure }) {
+    match asked {
         Err(e) if e.is_missing() => Ok(()),
         result => result,
     }
+}
+
+thread_local! {
+    /// Sockets that have served.
+    static SERVED: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sockets kept at the most.
+const MOST_SERVED: usize = 64;
+
+/// Hands a new socket to `call` and does not close it then. While deleted objects wait for their destruction, closing any socket
+/// of this protocol waits for that, a good ten milliseconds (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c). A moment later
+/// the kernel is at it in the background, and closing costs nothing.
+fn with_socket(
+    what: &str,
+    call: impl FnOnce(&Socket) -> Result<(), NetlinkError>,
+) -> Result<(), NetlinkError> {
+    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
+    let result = call(&socket);
+    SERVED.with_borrow_mut(|served| {
+        if served.len() >= MOST_SERVED {
+            served.clear();
+        }
+        served.push(socket);
+    });
+    result
 }
 
 fn open() -> io::Result<Socket> {

@@ -25,6 +25,10 @@ const TAIL: &str = r#".SH FILES
 .TP
 .I /run/flannel/subnet.env
 The node's subnet and MTU, for the CNI plugin and container engines.
+.TP
+.I /run/flannel/cni-released.sock
+Here the CNI plugin tells the daemon that it cut containers off, whose devices the daemon then deletes.
+It lies beside subnet.env.
 .SH EXIT STATUS
 .TP
 .B 0
