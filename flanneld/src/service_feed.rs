@@ -311,6 +311,12 @@ impl Feed {
         });
         let (services, status, took) = pass.await?;
         if let Some(status) = status {
+            tracing::debug!(
+                added = status.added,
+                removed = status.removed,
+                took_us = took.as_micros(),
+                "a pass over the Services"
+            );
             let retry = (!status.failed.is_empty()).then_some(RETRY);
             let soon = services.wake().into_iter().chain(retry).min();
             self.due = soon.map_or(self.due, |soon| self.due.min(Instant::now() + soon));

@@ -5,6 +5,7 @@
 //! machine does falls on both, and prints through [`table`]; docs/benchmarks.md keeps what was printed where.
 
 mod cni;
+mod ipvs;
 mod leases;
 mod machine;
 mod stats;
@@ -12,10 +13,10 @@ mod table;
 mod udp;
 
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use flannel_lab::{binaries, command, limit, sandbox};
+use flannel_lab::{binaries, command, kernel, limit, sandbox};
 
 /// A set of measurements that belong together.
 struct Suite {
@@ -27,6 +28,8 @@ struct Suite {
     programs: &'static [&'static str],
     /// Programs of others that it runs, by path.
     rivals: &'static [&'static str],
+    /// Whether it needs IPVS: where this machine's kernel has none, it runs in a guest.
+    ipvs: bool,
     /// Longest that it may take, in seconds.
     seconds: u64,
     /// Runs it, in its sandbox.
@@ -40,6 +43,7 @@ const SUITES: &[Suite] = &[
         about: "the CNI plugin, against the bridge and host-local plugins of containernetworking-plugins",
         programs: &["flannel"],
         rivals: &["/usr/lib/cni/bridge", "/usr/lib/cni/host-local"],
+        ipvs: false,
         seconds: 900,
         run: cni::run,
     },
@@ -48,6 +52,7 @@ const SUITES: &[Suite] = &[
         about: "the udp backend's data path, against one of flannel's algorithm, the kernel's VXLAN and plain routing",
         programs: &["udp-forwarder", "net-load"],
         rivals: &["/usr/bin/iperf3", "/usr/sbin/ethtool"],
+        ipvs: false,
         seconds: 1800,
         run: udp::run,
     },
@@ -56,16 +61,30 @@ const SUITES: &[Suite] = &[
         about: "thousands of nodes on one etcd, and one flanneld with thousands of peers, beside what flannel asks of etcd",
         programs: &["flanneld"],
         rivals: &[],
+        ipvs: false,
         seconds: 3_600,
         run: leases::run,
     },
+    Suite {
+        name: "ipvs",
+        about: "Services through IPVS, against the kernel's own work, one message a call, and ipvsadm --restore",
+        programs: &["flanneld", "lab-tool"],
+        rivals: &["/sbin/ipvsadm"],
+        ipvs: true,
+        seconds: 600,
+        run: ipvs::run,
+    },
 ];
+
+/// Boots a guest kernel; see there.
+const GUEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/run.sh");
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["--in-sandbox", name] => inside(name),
+        ["--in-guest", name] => in_guest(name),
         ["--list"] => {
             list();
             Ok(())
@@ -106,9 +125,35 @@ fn outside(names: &[&str]) -> Result<()> {
     for suite in suites {
         println!("\n== suite {}: {}", suite.name, suite.about);
         check_programs(suite)?;
-        in_sandbox(suite)?;
+        if suite.ipvs && !kernel::has_ipvs() {
+            boot(suite)?;
+        } else {
+            in_sandbox(suite)?;
+        }
     }
     machine::show_load()
+}
+
+/// Runs a suite in a guest kernel.
+fn boot(suite: &Suite) -> Result<()> {
+    println!("this kernel has no IPVS: it runs in a guest");
+    let status = Command::new(GUEST)
+        .args(["-t", &limit(3 * suite.seconds).as_secs().to_string(), "--"])
+        .arg(std::env::current_exe()?)
+        .args(["--in-guest", suite.name])
+        .env(binaries::FOLDER_VARIABLE, binaries::folder()?)
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot start {GUEST}"))?;
+    ensure!(status.success(), "suite {} ended early (above)", suite.name);
+    Ok(())
+}
+
+fn in_guest(name: &str) -> Result<()> {
+    let suite = find(name)?;
+    machine::show()?;
+    ensure!(kernel::has_ipvs(), "the guest kernel has no IPVS either");
+    in_sandbox(suite)
 }
 
 fn check_programs(suite: &Suite) -> Result<()> {

@@ -44,6 +44,42 @@ pub fn ratio(what: &str, ratio: f64, goal: Option<f64>) {
     println!("{what:<34} {ratio:>7.2}  {}", judged(Some(ratio), goal));
 }
 
+/// Prints the heading of a table of durations of ours alone.
+pub fn heading_ours(title: &str) {
+    println!("\n-- {title}");
+    println!("{:<38} {:>5}  {:>8} {:>8}  goal", "ms", "n", "p50", "p99");
+}
+
+/// A line of durations of ours alone; `at_most` is the goal for the median.
+pub fn ours(what: &str, series: &Series, at_most: Option<std::time::Duration>) {
+    let goal = at_most.map(|goal| {
+        let met = series.median().is_some_and(|median| median <= goal);
+        format!(
+            "≤ {} {}",
+            milliseconds(Some(goal)),
+            if met { "met" } else { "MISSED" }
+        )
+    });
+    println!(
+        "{what:<38} {:>5}  {:>8} {:>8}  {}",
+        series.count(),
+        milliseconds(series.median()),
+        milliseconds(series.percentile(99)),
+        goal.unwrap_or_default(),
+    );
+}
+
+/// A line of one amount of ours; `at_most` is the goal.
+pub fn amount(what: &str, value: f64, at_most: Option<f64>) {
+    let goal = at_most.map(|goal| format!("≤ {goal} {}", if value <= goal { "met" } else { "MISSED" }));
+    println!(
+        "{what:<38} {:>5}  {value:>8.0} {:>8}  {}",
+        "",
+        "",
+        goal.unwrap_or_default()
+    );
+}
+
 /// A line for what could not be measured.
 pub fn missing(what: &str, why: &str) {
     println!("{what:<34} not measured: {why}");

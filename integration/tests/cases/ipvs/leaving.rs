@@ -1,0 +1,160 @@
+//! Endpoints that go: connections that may end, flows that must.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flannel_lab::clock::throughout;
+use flannel_lab::held::Held;
+use flannel_lab::{Environment, Pinger, Pod, eventually, limit};
+use serde_json::json;
+
+use super::stand::{LINES, PORT, Stand, VIP, config, real_servers, web};
+
+/// A real server that goes takes no new connections and keeps those it has: through a crash, until its time is up, or until it is back.
+pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()> {
+    let mut config = config();
+    config["drainTimeout"] = json!(8);
+    let mut stand = Stand::serving(&config)?;
+    let lines = "TCP 10.96.0.10:81 rr";
+    let open = Held::open(&stand.client, "10.96.0.10:81", 10)?;
+    stand.endpoints("web", &[0])?;
+    stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 0)])?;
+    // nobody was connected to this one
+    stand.await_servers("TCP 10.96.0.10:80 rr", &[(0, PORT, 1)])?;
+    // back before its time: as if nothing had been
+    stand.endpoints("web", &[0, 1])?;
+    stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 1)])?;
+    throughout(Duration::from_secs(9), "a real server that is back", || {
+        let seen = real_servers(stand.node()?, lines)?;
+        ensure!(
+            seen.len() == 2 && !seen.iter().any(|s| s.ends_with(" 0")),
+            "{seen:?}"
+        );
+        Ok(())
+    })?;
+    stand.endpoints("web", &[0])?;
+    stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 0)])?;
+    stand.crash()?;
+    stand.start()?;
+    let report = open.close()?;
+    assert_eq!((report.broken, report.servers.len()), (0, 2), "{report:?}");
+    // The kernel remembers closed connections for two minutes more; the bound is shorter, and the same for open ones.
+    let still = Held::open(&stand.client, "10.96.0.10:81", 4)?;
+    stand.await_servers(lines, &[(0, LINES, 1)])?;
+    let report = still.close()?;
+    assert_eq!((report.broken, report.servers), (0, vec!["one".to_owned()]));
+    Ok(())
+}
+
+/// Clients of UDP and SCTP whose endpoint goes get another one with their next packet, and no other flow is touched.
+pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
+    let stand = Stand::serving(&config())?;
+    let node = stand.node()?;
+    stand.put("spec/shop/other", &web("10.96.0.11"))?;
+    stand.endpoints("other", &[1])?;
+    stand.await_servers("UDP 10.96.0.11:53 rr", &[(1, PORT, 1)])?;
+    // by turns to both pods, another Service's to the second, and one to the second without a Service
+    let direct = format!("{}:{PORT}", stand.pods[1].ip());
+    let mut streams = Vec::new();
+    for address in [
+        "10.96.0.10:53",
+        "10.96.0.10:53",
+        "10.96.0.10:53",
+        "10.96.0.10:53",
+        "10.96.0.11:53",
+        &direct,
+    ] {
+        streams.push(Pinger::to(&stand.client, address)?);
+    }
+    let one = stand.pods[0].ip();
+    let two = stand.pods[1].ip();
+    let flows = |to: &str, answerer: &str| -> Result<BTreeSet<String>> {
+        let text = node.run(&["conntrack", "-L", "-p", "udp", "-o", "id"])?;
+        let of = |l: &&str| l.contains(&format!("dst={to} ")) && l.contains(&format!("src={answerer} dst="));
+        let id = |l: &str| {
+            l.split_whitespace()
+                .find(|w| w.starts_with("id="))
+                .map(str::to_owned)
+        };
+        Ok(text.lines().filter(of).filter_map(id).collect())
+    };
+    let (to_one, to_two, of_other, of_none) = eventually(limit(20), "six flows", || {
+        let all = (
+            flows(VIP, one)?,
+            flows(VIP, two)?,
+            flows("10.96.0.11", two)?,
+            flows(two, two)?,
+        );
+        let counts = (all.0.len(), all.1.len(), all.2.len(), all.3.len());
+        ensure!(
+            counts == (2, 2, 1, 1),
+            "{counts:?}:\n{}",
+            node.run(&["conntrack", "-L", "-p", "udp"])?
+        );
+        Ok(all)
+    })?;
+    stand.endpoints("web", &[0])?;
+    stand.await_servers("UDP 10.96.0.10:53 rr", &[(0, PORT, 1)])?;
+    eventually(limit(20), "the flows to move", || {
+        let (now, gone) = (flows(VIP, one)?, flows(VIP, two)?);
+        ensure!(
+            gone.is_empty() && now.len() == 4,
+            "{gone:?} still there, {now:?} at the first"
+        );
+        ensure!(
+            now.is_superset(&to_one) && now.is_disjoint(&to_two),
+            "{now:?} of {to_one:?}"
+        );
+        Ok(())
+    })?;
+    assert_eq!(flows("10.96.0.11", two)?, of_other, "another Service's");
+    assert_eq!(flows(two, two)?, of_none, "without a Service");
+    for (n, stream) in streams.into_iter().enumerate() {
+        let report = stream.stop()?;
+        // what was under way at that moment may be lost
+        ensure!(report.lost.len() <= 5, "stream {n}: {report:?}");
+    }
+    sctp_moves(&stand)
+}
+
+/// The same with an association, whose next one goes to the endpoint that is left.
+fn sctp_moves(stand: &Stand) -> Result<()> {
+    let listen = |pod: &Pod| {
+        let answer = format!("SYSTEM:echo {}; sleep 60", pod.name());
+        pod.spawn(
+            "sctp",
+            &["socat", "SCTP-LISTEN:9000,fork,reuseaddr", &answer],
+            &Environment::default(),
+        )
+    };
+    let _servers = [listen(&stand.pods[0])?, listen(&stand.pods[1])?];
+    let spec = json!({"clusterIP": "10.96.0.12", "ports": [{"port": 90, "protocol": "SCTP"}]});
+    stand.put("spec/shop/stream", &spec)?;
+    let endpoint = |n: usize| format!("endpoints/shop/stream/-/{}:9000", stand.pods[n].ip());
+    stand.put(&endpoint(1), &json!({}))?;
+    stand.await_servers("SCTP 10.96.0.12:90 rr", &[(1, 9000, 1)])?;
+    let _association = stand.client.spawn(
+        "association",
+        &["sh", "-c", "sleep 60 | socat - SCTP:10.96.0.12:90"],
+        &Environment::default(),
+    )?;
+    let flows = || -> Result<usize> {
+        let text = stand.node()?.run(&["conntrack", "-L", "-p", "sctp"])?;
+        Ok(text
+            .lines()
+            .filter(|l| l.contains("dst=10.96.0.12 ") && l.contains(&format!("src={} ", stand.pods[1].ip())))
+            .count())
+    };
+    eventually(limit(20), "an association", || {
+        ensure!(flows()? == 1, "{}", flows()?);
+        Ok(())
+    })?;
+    stand.put(&endpoint(0), &json!({}))?;
+    stand.delete(&endpoint(1))?;
+    stand.await_servers("SCTP 10.96.0.12:90 rr", &[(0, 9000, 1)])?;
+    eventually(limit(20), "its flow to end", || {
+        ensure!(flows()? == 0, "it is still tracked");
+        Ok(())
+    })
+}
