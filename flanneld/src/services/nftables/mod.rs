@@ -25,7 +25,7 @@ use crate::said::Said;
 use table::{FamilyTable, Tools};
 
 /// The kernel tells of changes by others. Besides, what stands is compared this often, unless nothing was written at all.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE: Duration = Duration::from_secs(300);
 
 /// Programs nftables. It remembers what stands there, and notices when others change it.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod cni;
 mod ipvs;
 mod leases;
 mod machine;
+mod services;
 mod stats;
 mod table;
 mod udp;
@@ -46,6 +47,15 @@ const SUITES: &[Suite] = &[
         ipvs: false,
         seconds: 900,
         run: cni::run,
+    },
+    Suite {
+        name: "services",
+        about: "Services through nftables, against nft -f with kube-proxy's layout of them",
+        programs: &["flanneld", "lab-tool"],
+        rivals: &["/usr/sbin/nft"],
+        ipvs: false,
+        seconds: 1800,
+        run: services::run,
     },
     Suite {
         name: "udp",

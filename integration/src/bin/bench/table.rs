@@ -80,6 +80,16 @@ pub fn amount(what: &str, value: f64, at_most: Option<f64>) {
     );
 }
 
+/// A line of a figure of ours alone, which should be at most `goal`.
+pub fn most(what: &str, ours: f64, unit: &str, goal: Option<f64>) {
+    let judged = match goal {
+        None => String::new(),
+        Some(goal) if ours <= goal => format!("≤ {goal} {unit} met"),
+        Some(goal) => format!("≤ {goal} {unit} MISSED"),
+    };
+    println!("{what}: {ours:.2} {unit}  {judged}");
+}
+
 /// A line for what could not be measured.
 pub fn missing(what: &str, why: &str) {
     println!("{what:<34} not measured: {why}");

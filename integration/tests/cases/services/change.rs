@@ -93,7 +93,7 @@ pub fn none_broken(held: Vec<Held>, count: u64) -> Result<()> {
 
 /// A drain has an end: what is still open then is cut.
 pub fn a_drain_ends(city: &City) -> Result<()> {
-    if city.mode == Mode::Nftables {
+    if city.mode.get() == Mode::Nftables {
         // its connections are tracked flows, which end by themselves
         return Ok(());
     }

@@ -74,7 +74,7 @@ pub fn node_ip(node: &Node, family: Family) -> &str {
 
 /// Two nodes; `near` serves on the first, where the client is, and `far` on the second.
 pub struct City {
-    pub mode: Mode,
+    pub mode: Cell<Mode>,
     pub lab: Lab,
     pub daemons: RefCell<Vec<Flanneld>>,
     pub client: Pod,
@@ -99,7 +99,7 @@ impl City {
             }
         }
         let city = Self {
-            mode,
+            mode: Cell::new(mode),
             lab,
             daemons: RefCell::new(daemons),
             client,
@@ -126,7 +126,7 @@ impl City {
 
     /// Both daemons again.
     pub fn start(&self) -> Result<()> {
-        self.daemons.replace(start(&self.lab, self.mode)?);
+        self.daemons.replace(start(&self.lab, self.mode.get())?);
         Ok(())
     }
 
@@ -275,7 +275,7 @@ impl Shop<'_> {
                 let virtual_address = self.at(family, port);
                 let what = format!("endpoints of {protocol} {virtual_address} on {}", node.name());
                 eventually(limit(20), &what, || {
-                    let seen = self.city.mode.endpoints(node, protocol, &virtual_address)?;
+                    let seen = self.city.mode.get().endpoints(node, protocol, &virtual_address)?;
                     ensure!(seen == expected, "{seen:?}, expected {expected:?}");
                     Ok(())
                 })?;

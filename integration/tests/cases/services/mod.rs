@@ -49,52 +49,56 @@ type Check = (&'static str, fn(&City) -> Result<()>);
 
 /// Checks under their names.
 macro_rules! checks {
-    ($mode:ident: $($topic:ident::$name:ident),* $(,)?) => {
-        run(Mode::$mode, &[$((stringify!($name), $topic::$name)),*])
+    ($($topic:ident::$name:ident),* $(,)?) => {
+        &[$((stringify!($name), $topic::$name)),*]
     };
 }
 
-/// The groups for one mode.
-macro_rules! groups {
-    ($kind:ident $topic:literal $mode:ident) => {
-        [
-            Case::$kind(concat!($topic, "::reach"), || {
-                checks!($mode: reach::everybody_reaches_a_service, reach::what_nobody_answers_is_refused_at_once,
-                    reach::node_ports_answer_outside, reach::external_addresses_answer_whom_they_may)
-            }),
-            Case::$kind(concat!($topic, "::choose"), || {
-                checks!($mode: choose::internal_policy_local_stays_on_the_node, choose::hints_keep_traffic_near,
-                    choose::endpoints_on_their_way_out_serve_where_none_is_ready,
-                    choose::endpoints_that_are_not_ready_serve_where_that_is_wanted, choose::clients_keep_their_endpoint,
-                    choose::health_checks_tell_where_endpoints_are, reach::connections_are_spread_as_asked_for)
-            }),
-            Case::$kind(concat!($topic, "::change"), || {
-                checks!($mode: change::udp_goes_on_when_its_endpoint_is_replaced,
-                    change::open_connections_outlive_the_choice_of_their_endpoint, change::a_drain_ends,
-                    change::flapping_endpoints_end_in_the_exact_state)
-            }),
-            Case::$kind(concat!($topic, "::survive"), || {
-                checks!($mode: survive::two_hundred_connections_survive_a_crash, survive::what_others_delete_comes_back)
-            }),
-        ]
-    };
-}
+const REACH: &[Check] = checks![
+    reach::everybody_reaches_a_service,
+    reach::what_nobody_answers_is_refused_at_once,
+    reach::node_ports_answer_outside,
+    reach::external_addresses_answer_whom_they_may,
+];
+const CHOOSE: &[Check] = checks![
+    choose::internal_policy_local_stays_on_the_node,
+    choose::hints_keep_traffic_near,
+    choose::endpoints_on_their_way_out_serve_where_none_is_ready,
+    choose::endpoints_that_are_not_ready_serve_where_that_is_wanted,
+    choose::clients_keep_their_endpoint,
+    choose::health_checks_tell_where_endpoints_are,
+    reach::connections_are_spread_as_asked_for,
+];
+const CHANGE: &[Check] = checks![
+    change::udp_goes_on_when_its_endpoint_is_replaced,
+    change::open_connections_outlive_the_choice_of_their_endpoint,
+    change::a_drain_ends,
+    change::flapping_endpoints_end_in_the_exact_state,
+];
+const SURVIVE: &[Check] = checks![
+    survive::two_hundred_connections_survive_a_crash,
+    survive::what_others_delete_comes_back,
+];
+/// Few machines have SCTP and IPVS, the guest does.
+const IN_THE_GUEST: &[Check] = checks![
+    survive::two_hundred_connections_survive_a_crash,
+    survive::what_others_delete_comes_back,
+    reach::sctp_is_a_protocol_like_others,
+    survive::the_other_programmer_takes_over,
+];
 
-/// Every case: through nftables on any kernel, and through IPVS where there is one. Few machines have SCTP, the guest does.
+/// Every case: through nftables on any kernel, and through IPVS where there is one.
 pub fn cases() -> Vec<Case> {
-    let nftables = groups!(plain "services_nftables" Nftables);
-    let ipvs = groups!(ipvs "services_ipvs" Ipvs);
-    let sctp = [
-        Case::ipvs(
-            "services_nftables::sctp",
-            || checks!(Nftables: reach::sctp_is_a_protocol_like_others),
-        ),
-        Case::ipvs(
-            "services_ipvs::sctp",
-            || checks!(Ipvs: reach::sctp_is_a_protocol_like_others),
-        ),
-    ];
-    nftables.into_iter().chain(ipvs).chain(sctp).collect()
+    vec![
+        Case::plain("services_nftables::reach", || run(Mode::Nftables, REACH)),
+        Case::plain("services_nftables::choose", || run(Mode::Nftables, CHOOSE)),
+        Case::plain("services_nftables::change", || run(Mode::Nftables, CHANGE)),
+        Case::plain("services_nftables::survive", || run(Mode::Nftables, SURVIVE)),
+        Case::ipvs("services_ipvs::reach", || run(Mode::Ipvs, REACH)),
+        Case::ipvs("services_ipvs::choose", || run(Mode::Ipvs, CHOOSE)),
+        Case::ipvs("services_ipvs::change", || run(Mode::Ipvs, CHANGE)),
+        Case::ipvs("services_ipvs::survive", || run(Mode::Ipvs, IN_THE_GUEST)),
+    ]
 }
 
 /// Runs checks one after the other in one city. One that fails does not keep the others from being made.

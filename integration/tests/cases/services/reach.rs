@@ -237,7 +237,7 @@ pub fn connections_are_spread_as_asked_for(city: &City) -> Result<()> {
         let address = shop.at(family, 80);
         await_answer(&city.client, "tcp", &address)?;
         eventually(limit(20), "both endpoints", || {
-            let seen = city.mode.endpoints(city.node(1)?, "tcp", &address)?;
+            let seen = city.mode.get().endpoints(city.node(1)?, "tcp", &address)?;
             ensure!(seen.len() == 2, "{seen:?}");
             Ok(())
         })?;
@@ -263,7 +263,7 @@ fn schedulers_that_count_are_named(city: &City) -> Result<()> {
     shop.endpoints(&city.both())?;
     let address = shop.at(Family::V4, 80);
     await_answer(&city.client, "tcp", &address)?;
-    match city.mode {
+    match city.mode.get() {
         Mode::Ipvs => {
             let table = city.node(1)?.run(&["ipvsadm", "-Ln"])?;
             ensure!(table.contains(&format!("TCP  {address} lc")), "{table}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use flannel_lab::clock::throughout;
 use flannel_lab::{eventually, limit};
 use serde_json::json;
@@ -50,7 +50,7 @@ pub fn what_others_delete_comes_back(city: &City) -> Result<()> {
         format!("ipvsadm -D -t {}; ipvsadm -D -t {}", shop.at(Family::V4, 80), shop.at(Family::V6, 80)),
         "ip route delete local 10.96.0.0/16 table local; ip -6 route delete local fd00:96::/112 table local; nft flush ruleset".to_owned(),
     ];
-    let (harms, patience): (Vec<&str>, u64) = match city.mode {
+    let (harms, patience): (Vec<&str>, u64) = match city.mode.get() {
         Mode::Nftables => (nftables.to_vec(), 10),
         // nothing tells of changes in IPVS: what stands is compared now and then
         Mode::Ipvs => (ipvs.iter().map(String::as_str).collect(), 60),
@@ -71,4 +71,30 @@ pub fn what_others_delete_comes_back(city: &City) -> Result<()> {
         })?;
     }
     none_broken(held, 10)
+}
+
+/// A node changes its programmer: Services go on, and of the former one nothing stays.
+pub fn the_other_programmer_takes_over(city: &City) -> Result<()> {
+    let shop = city.open_shop(json!({}), &city.both())?;
+    city.crash()?;
+    city.mode.set(Mode::Nftables);
+    city.start()?;
+    shop.await_endpoints(&city.both())?;
+    for family in Family::BOTH {
+        check_reaches(&city.client, "tcp", &shop.at(family, 80), &city.both())?;
+    }
+    for node in city.lab.nodes() {
+        eventually(limit(20), "what IPVS had to be gone", || {
+            let servers = node.run(&["ipvsadm", "-Sn"])?;
+            ensure!(servers.trim().is_empty(), "{servers}");
+            let tables = node.run(&["nft", "list", "tables"])?;
+            let left = tables.lines().find(|line| line.ends_with(" flannel-services"));
+            ensure!(left.is_none(), "{tables}");
+            let routes = node.run(&["ip", "route", "show", "table", "local", "10.96.0.0/16"])?;
+            ensure!(routes.is_empty(), "{routes}");
+            Ok(())
+        })?;
+    }
+    city.clear()?;
+    super::reach::sctp_is_a_protocol_like_others(city)
 }
