@@ -59,13 +59,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         scrapes,
         questions: status_socket(&options),
     };
+    let udp_counted = udp::Current::default();
+    udp_counted.publish(&metrics);
     if let Some(address) = options.healthz {
         flannel_telemetry::serve(address, health.clone(), metrics).await?;
     }
     // Pods go also while there is no subnet yet.
     reaper::start(&options.subnet_file);
     tokio::select! {
-        result = work(&options, &health, audience, reload) => result,
+        result = work(&options, &health, audience, udp_counted, reload) => result,
         signal = stop => {
             notify_stopping();
             tracing::info!("{signal}: stopping; routes, devices and rules stay, pods keep their connections");
@@ -88,7 +90,13 @@ fn status_socket(options: &Options) -> mpsc::Receiver<StatusRequest> {
     mpsc::channel(1).1
 }
 
-async fn work(options: &Options, health: &Health, audience: Audience, reload: Signal) -> anyhow::Result<()> {
+async fn work(
+    options: &Options,
+    health: &Health,
+    audience: Audience,
+    udp_counted: udp::Current,
+    reload: Signal,
+) -> anyhow::Result<()> {
     let store = EtcdStore::connect(options.etcd.clone())?;
     let services = ServiceFeed::new(options, audience)?;
     let waiting = |reason: &str| {
@@ -131,6 +139,7 @@ async fn work(options: &Options, health: &Health, audience: Audience, reload: Si
         published,
         cache,
         offline,
+        udp_counted,
     };
     Node::start(options, health, store, services, beginning)
         .run(reload)
@@ -155,6 +164,7 @@ struct Beginning {
     published: Published,
     cache: Option<Cache>,
     offline: bool,
+    udp_counted: udp::Current,
 }
 
 /// The running node: the ends of every task, and what is known of the world.
@@ -204,6 +214,7 @@ impl<'a> Node<'a> {
             published,
             cache,
             offline,
+            udp_counted,
         } = beginning;
         let settings = Settings {
             ttl: options.lease_ttl,
@@ -240,7 +251,7 @@ impl<'a> Node<'a> {
         let reports = reconciler::start(facts_seen.clone());
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
-        let udp = udp::start(&usable.backend, facts_seen, options.run_dir());
+        let udp = udp::start(&usable.backend, facts_seen, options.run_dir(), udp_counted);
         let patience = Patience {
             hold: options.delete_hold,
             grace: options.reset_grace,

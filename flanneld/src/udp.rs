@@ -3,12 +3,13 @@
 //! The engine's threads never wait for anything here. The device's address, MTU and route are the reconciler's, as for every backend.
 
 mod keeper;
+mod tally;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flannel_model::{BackendSettings, IpSubnet};
@@ -23,8 +24,10 @@ use tokio::sync::watch;
 use crate::overlay::Facts;
 use crate::said::Said;
 use keeper::Keeper;
+use tally::DropLog;
 
 pub use keeper::{HOLDER_COMMAND, hold};
+pub use tally::Current;
 
 /// flannel's name of the device.
 pub const DEVICE: &str = "flannel0";
@@ -48,11 +51,12 @@ pub fn start(
     backend: &BackendSettings,
     facts: watch::Receiver<Option<Arc<Facts>>>,
     folder: PathBuf,
+    counted: Current,
 ) -> watch::Receiver<Option<String>> {
     let keeper = Keeper::new(folder);
     if matches!(backend, BackendSettings::Udp(_)) {
         let (problems, receiver) = watch::channel(Some(format!("opening {DEVICE}")));
-        tokio::spawn(run(facts, keeper, problems));
+        tokio::spawn(run(facts, DataPath::new(keeper, counted), problems));
         receiver
     } else {
         let (problems, receiver) = watch::channel(None);
@@ -66,10 +70,9 @@ pub fn start(
 
 async fn run(
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
-    keeper: Keeper,
+    mut data_path: DataPath,
     problems: watch::Sender<Option<String>>,
 ) {
-    let mut data_path = DataPath::new(keeper);
     let mut said = Said::default();
     loop {
         let now = facts.borrow_and_update().clone();
@@ -116,14 +119,18 @@ struct DataPath {
     keeper: Keeper,
     running: Option<(SocketAddr, Engine)>,
     known: Option<(Own, Vec<PeerSpec>)>,
+    counted: Current,
+    drops: DropLog,
 }
 
 impl DataPath {
-    fn new(keeper: Keeper) -> Self {
+    fn new(keeper: Keeper, counted: Current) -> Self {
         Self {
             keeper,
             running: None,
             known: None,
+            counted,
+            drops: DropLog::default(),
         }
     }
 
@@ -147,13 +154,16 @@ impl DataPath {
             Some(_) => {}
             None => {
                 let table = Table::new(wanted.0.clone(), &wanted.1, &Table::default());
-                self.running = Some((facts.listen, open(&self.keeper, facts.listen, table)?));
+                let engine = open(&self.keeper, facts.listen, table)?;
+                self.counted.set(engine.tally());
+                self.running = Some((facts.listen, engine));
             }
         }
         if news {
             tracing::info!(subnets = wanted.1.len(), "the udp data path knows the peers");
             self.known = Some(wanted);
         }
+        self.drops.look(&self.counted, Instant::now());
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ pub mod process;
 pub mod runtime;
 pub mod sandbox;
 pub mod stillness;
+pub mod supervise;
 pub mod transfer;
 
 pub use clock::{eventually, limit};

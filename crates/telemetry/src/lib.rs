@@ -1,5 +1,6 @@
 //! How the daemon says how it is: logs, health endpoints, metrics, the service manager, and the socket that flannelctl asks.
 
+mod counter_family;
 mod descriptors;
 mod health;
 mod logs;
@@ -10,6 +11,7 @@ mod service_loads;
 mod service_metrics;
 mod status_socket;
 
+pub use counter_family::CounterFamily;
 pub use descriptors::{forget_descriptors, store_descriptors, stored_descriptors};
 pub use health::{Health, ServeError, serve};
 pub use logs::init_logs;

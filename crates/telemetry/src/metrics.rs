@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::counter_family::{Asked, CounterFamily};
 use crate::service_loads::{LoadCollector, ServiceLoad};
 use crate::service_metrics::ServiceMetrics;
 
@@ -66,6 +67,12 @@ impl Metrics {
         (metrics, receiver)
     }
 
+    /// Adds counters that `source` tells at each scrape; it may tell none yet.
+    pub fn ask(&self, source: impl Fn() -> Vec<CounterFamily> + Send + Sync + 'static) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Asked(source)));
+    }
+
     /// The text of a scrape.
     pub async fn text(&self) -> String {
         let loads = self.fresh_loads().await.unwrap_or_default();
@@ -91,6 +98,25 @@ impl Metrics {
 mod tests {
     use super::*;
     use flannel_model::Traffic;
+
+    #[tokio::test]
+    async fn counters_of_others_are_asked_at_each_scrape() {
+        let (metrics, _requests) = Metrics::new();
+        let asked = std::sync::atomic::AtomicU64::new(0);
+        metrics.ask(move || {
+            vec![CounterFamily {
+                name: "flannel_test",
+                help: "Times",
+                label: "of",
+                values: vec![("asking", asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed))],
+            }]
+        });
+        for times in 0..2 {
+            let text = metrics.text().await;
+            let line = format!("flannel_test_total{{of=\"asking\"}} {times}");
+            assert!(text.lines().any(|found| found == line), "{text}");
+        }
+    }
 
     fn load(bytes_out: Option<u64>) -> ServiceLoad {
         ServiceLoad {

@@ -1,5 +1,6 @@
 //! What the path counts. Each thread has counters of its own; whoever asks adds them up.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! reasons {
@@ -90,8 +91,7 @@ impl Counters {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Adds these to `totals`.
-    pub fn add_to(&self, totals: &mut Totals) {
+    fn add_to(&self, totals: &mut Totals) {
         totals.sent_packets += self.sent_packets.load(Ordering::Relaxed);
         totals.sent_bytes += self.sent_bytes.load(Ordering::Relaxed);
         totals.received_packets += self.received_packets.load(Ordering::Relaxed);
@@ -99,6 +99,28 @@ impl Counters {
         for (total, counter) in totals.drops.iter_mut().zip(&self.drops) {
             *total += counter.load(Ordering::Relaxed);
         }
+    }
+}
+
+/// The counters of all threads of an engine.
+#[derive(Debug, Clone)]
+pub struct Tally(Vec<Arc<Counters>>);
+
+impl Tally {
+    /// Of these threads.
+    #[must_use]
+    pub fn new(counters: Vec<Arc<Counters>>) -> Self {
+        Self(counters)
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for counters in &self.0 {
+            counters.add_to(&mut totals);
+        }
+        totals
     }
 }
 

@@ -90,9 +90,9 @@ pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, 
     PlainTun::open(name).map(|queue| vec![Box::new(queue) as Box<dyn Tun>])
 }
 
-/// Packets and super-packets that a queue holds while nobody reads it: two and a half seconds of 400 packets a second. The kernel's default for
-/// TUN is 500 (TUN_READQ_SIZE), for tunnels of its own 1000.
-const QUEUE_LENGTH: i32 = 1000;
+/// Packets and super-packets that a queue holds while nobody reads it: two and a half seconds of 800 packets a second, which are 400 requests
+/// and 400 answers. The kernel's default for TUN is 500 (TUN_READQ_SIZE), for tunnels of its own 1000.
+const QUEUE_LENGTH: i32 = 2000;
 
 /// Makes the queues long enough for a restart of their reader. Without it they are what the kernel makes them.
 ///

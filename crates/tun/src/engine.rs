@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::counters::{Counters, Totals};
+use crate::counters::{Counters, Tally};
 use crate::device::Tun;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
@@ -132,14 +132,10 @@ impl Engine {
         self.shared.table.store(Arc::new(Table::new(own, specs, &before)));
     }
 
-    /// What was counted so far.
+    /// What the threads count.
     #[must_use]
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for counters in &self.counters {
-            counters.add_to(&mut totals);
-        }
-        totals
+    pub fn tally(&self) -> Tally {
+        Tally::new(self.counters.clone())
     }
 
     /// Why a thread ended, if one did: the device was deleted, most likely. The engine is to be started anew then.

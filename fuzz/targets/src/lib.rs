@@ -6,6 +6,7 @@
 pub mod cni;
 pub mod model;
 mod mutate;
+pub mod udp;
 
 pub use mutate::Mutator;
 
@@ -23,4 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("lease_key", model::lease_key),
     ("lease_value", model::lease_value),
     ("network_config", model::network_config),
+    ("udp_cut", udp::cut),
+    ("udp_claims", udp::claims),
+    ("udp_merge", udp::merge),
 ];

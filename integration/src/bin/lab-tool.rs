@@ -17,10 +17,14 @@ fn main() -> ExitCode {
         ["ping", address, rate, files] => ping(address, rate, files),
         ["echo", name, port] => flannel_lab::held::serve(name, port),
         ["hold", address, count, files] => flannel_lab::held::hold(address, count, files),
-        ["hostile", address, target, source, count] => hostile(address, target, source, count),
+        ["supervise", pause, files, argv @ ..] if !argv.is_empty() => {
+            flannel_lab::supervise::supervise(pause, files, argv)
+        }
+        ["hostile", local, address, target, source, count] => hostile(local, address, target, source, count),
         _ => Err(anyhow::anyhow!(
             "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | \
-             hold ADDRESS COUNT FILES | hostile ADDRESS TARGET SOURCE COUNT"
+             hold ADDRESS COUNT FILES | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
+             supervise MILLISECONDS FILES PROGRAM ARGUMENT…"
         )),
     };
     match result {
@@ -211,8 +215,8 @@ impl Answers {
 
 /// Sends `count` datagrams to a node's udp port: by turns random bytes, a right packet from `source` to `target`, and the same with
 /// one byte changed.
-fn hostile(address: &str, target: &str, source: &str, count: &str) -> Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+fn hostile(local: &str, address: &str, target: &str, source: &str, count: &str) -> Result<()> {
+    let socket = UdpSocket::bind(local).context("bad local address")?;
     socket.connect(address).context("bad address")?;
     let (target, source): (Ipv4Addr, Ipv4Addr) = (target.parse()?, source.parse()?);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -300,7 +300,7 @@ fn addresses(pod: &Pod) -> Result<Vec<String>> {
     ips.iter().map(|ip| bare(ip).context("no address")).collect()
 }
 
-fn ipv6_of(pod: &Pod) -> Result<String> {
+pub fn ipv6_of(pod: &Pod) -> Result<String> {
     addresses(pod)?
         .into_iter()
         .find(|a| a.contains(':'))

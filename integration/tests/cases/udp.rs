@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::command::Environment;
-use flannel_lab::lab::{CONFIG_KEY, SUBNETS_PREFIX};
+use flannel_lab::http;
+use flannel_lab::lab::{CONFIG_KEY, OPERATOR_ADDRESS, SUBNETS_PREFIX};
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Place, Pod, Process, eventually, limit, sandbox};
 use rustix::process::Signal;
 
@@ -44,7 +45,7 @@ fn two_nodes() -> Result<(Lab, Vec<Flanneld>, Pod, Pod)> {
     let daemons = lab
         .nodes()
         .iter()
-        .map(|node| node.start_ready_flanneld(&["--ip-masq"]))
+        .map(|node| node.start_ready_flanneld(&["--ip-masq", "--healthz-port=9009"]))
         .collect::<Result<_>>()?;
     let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
     await_ping(&one, two.ip())?;
@@ -287,6 +288,138 @@ pub fn restarts_lose_no_packet() -> Result<()> {
     Ok(())
 }
 
+/// As systemd does it: the descriptors are in the service manager, and no process of ours holds them.
+pub fn a_service_manager_keeps_the_descriptors() -> Result<()> {
+    let lab = udp_lab(2)?;
+    let node = lab.node(1)?;
+    let files = format!("{}/supervised", sandbox::SCRATCH);
+    let (tool, flanneld) = (
+        format!("{}/lab-tool", sandbox::BINARIES),
+        format!("{}/flanneld", sandbox::BINARIES),
+    );
+    let endpoints = format!("--etcd-endpoints={}", flannel_lab::etcd::ENDPOINT);
+    let argv = [
+        tool.as_str(),
+        "supervise",
+        "1000",
+        &files,
+        &flanneld,
+        &endpoints,
+        "--etcd-insecure",
+        "--ip-masq",
+    ];
+    let clean = Environment {
+        clean: true,
+        ..Environment::default()
+    };
+    let manager = node.spawn("manager", &argv, &clean)?;
+    let ready = |times: usize| {
+        eventually(limit(20), "flanneld below the manager", || {
+            let said = std::fs::read_to_string(format!("{files}.said"))?;
+            let found = said.lines().filter(|line| *line == "READY=1").count();
+            ensure!(found >= times, "{said}\n{}", manager.log_text()?);
+            Ok(())
+        })
+    };
+    ready(1)?;
+    let _other = lab.node(2)?.start_ready_flanneld(&["--ip-masq"])?;
+    let (one, two) = (node.add_pod("one")?, lab.node(2)?.add_pod("two")?);
+    await_ping(&one, two.ip())?;
+    let folder = node.shell("ls /run/flannel")?;
+    ensure!(
+        !folder.contains("udp-descriptors"),
+        "a holder beside the manager: {folder}"
+    );
+    let streams = [
+        Pinger::at_rate(&one, &two, RATE)?,
+        Pinger::at_rate(&two, &one, RATE)?,
+    ];
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let pid = std::fs::read_to_string(format!("{files}.pid"))?;
+    Place::sandbox().shell(&format!("kill -KILL {pid}"))?;
+    ready(2)?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    for stream in streams {
+        let report = stream.stop()?;
+        ensure!(report.lost.len() <= IN_HAND, "lost: {report:?}");
+        ensure!(report.sent > 600, "only {} packets were sent", report.sent);
+    }
+    Ok(())
+}
+
+/// A node behind a router that maps port 9000 to it, and gives what it sends another port of the router's address.
+pub fn a_node_behind_a_nat_is_reached() -> Result<()> {
+    let lab = udp_lab(2)?;
+    let (plain, hidden) = (lab.node(1)?, lab.node(2)?);
+    let router = Place::netns("router");
+    let outside = router.shell("ip -o route get 192.168.50.11 | sed 's/.* src \\([^ ]*\\).*/\\1/'")?;
+    let (outside, inside, other) = (outside.trim().to_owned(), hidden.address(), plain.address());
+    // Without state, so that both directions are independent, as with a NAT that keeps no port.
+    router.shell(&format!(
+        "nft -f - <<'END'\n\
+         table ip nat-of-lab {{\n\
+         chain in {{ type filter hook prerouting priority raw;\n\
+         ip daddr {outside} udp dport 9000 notrack ip daddr set {inside} udp dport set 8285\n\
+         ip saddr {inside} udp sport 8285 notrack\n}}\n\
+         chain out {{ type filter hook postrouting priority raw;\n\
+         ip saddr {inside} udp sport 8285 ip saddr set {outside} udp sport set 40000\n}}\n\
+         }}\nEND\n\
+         for f in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $f; done"
+    ))?;
+    hidden.shell(&format!("ip route add {other}/32 via {outside}"))?;
+    let _one = plain.start_ready_flanneld(&["--ip-masq"])?;
+    let _two = hidden.start_ready_flanneld(&[
+        "--ip-masq",
+        &format!("--public-ip={outside}"),
+        "--udp-public-port=9000",
+    ])?;
+    let lease = lab.etcd().list(SUBNETS_PREFIX)?;
+    let published = r#""BackendData":{"Port":9000,"ECN":true}"#;
+    ensure!(
+        lease.iter().any(|entry| entry.value.contains(published)),
+        "{lease:?}"
+    );
+    let (one, two) = (plain.add_pod("one")?, hidden.add_pod("two")?);
+    await_ping(&one, two.ip())?;
+    two.ping(one.ip())?;
+    let moved = flannel_lab::transfer(&two, &one, 1)?.bytes;
+    ensure!(moved > 1e6, "only {moved} bytes");
+    Ok(())
+}
+
+const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"udp"}}"#;
+
+/// Pods of both families over one device and one socket, over IPv4.
+pub fn both_families_travel_over_one_device() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(2).ipv6().config(DUAL))?;
+    let _daemons: Vec<Flanneld> = lab
+        .nodes()
+        .iter()
+        .map(|node| node.start_ready_flanneld(&["--ip-masq"]))
+        .collect::<Result<_>>()?;
+    let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
+    await_ping(&one, two.ip())?;
+    let target = super::dual_stack::ipv6_of(&two)?;
+    await_ping(&one, &target)?;
+    // The largest packet in one piece: 1472 bytes less 40 of IPv6 and 8 of ICMPv6.
+    one.run(&[
+        "ping", "-n", "-c", "1", "-W", "2", "-M", "do", "-s", "1424", &target,
+    ])?;
+    let node = lab.node(1)?;
+    let routes = list(&node.ip_json(&["-6", "route", "show", "dev", "flannel0", "proto", "70"])?);
+    let routes: Vec<String> = routes.iter().map(|route| text(&route["dst"])).collect();
+    assert_eq!(routes, ["fd00:5::/48"]);
+    // The last hop is the tunnel, which tells so itself.
+    let told = one.exec(&["ping", "-n", "-c", "1", "-W", "3", "-t", "2", &target])?;
+    ensure!(
+        told.stdout.contains("Time exceeded: Hop limit"),
+        "{}",
+        told.stdout
+    );
+    Ok(())
+}
+
 pub fn deleted_device_comes_back() -> Result<()> {
     let (lab, _daemons, one, two) = two_nodes()?;
     lab.node(1)?.shell("ip link delete flannel0")?;
@@ -298,39 +431,43 @@ pub fn deleted_device_comes_back() -> Result<()> {
 pub fn hostile_datagrams_harm_nobody() -> Result<()> {
     let (lab, mut daemons, one, two) = two_nodes()?;
     let node = lab.node(1)?;
-    let (victim, port) = (one.ip().to_owned(), "8285");
+    // A node of its own kind: it has a lease, and sends what is not its own.
+    let value = format!(r#"{{"PublicIP":"{OPERATOR_ADDRESS}","PublicIPv6":null}}"#);
+    lab.etcd()
+        .put_leased(&format!("{SUBNETS_PREFIX}10.5.99.0-24"), &value, 86_400)?;
+    daemons[0].wait_log("knows the peers subnets=2")?;
     let before = received(&one)?;
     let pinger = Pinger::at_rate(&two, &one, 100)?;
     let program = format!("{}/lab-tool", sandbox::BINARIES);
-    // From a host that is no node: random bytes, and packets that would be right if a node had sent them.
-    let operator = Place::sandbox();
-    operator
-        .exec_within(
-            &[
-                &program,
-                "hostile",
-                &format!("{}:{port}", node.address()),
-                &victim,
-                two.ip(),
-                "10000",
-            ],
-            60,
-        )?
-        .ok()?;
-    // From a node, with a source that is not its own.
-    let peer = Place::netns(lab.node(2)?.name());
-    peer.exec_within(
-        &[
-            &program,
-            "hostile",
-            &format!("{}:{port}", node.address()),
-            &victim,
-            "10.5.251.9",
-            "1000",
-        ],
-        60,
-    )?
-    .ok()?;
+    let victim = format!("{}:8285", node.address());
+    // Random bytes, and packets that would be right if a node had sent them: from a stranger, then from the node with the lease.
+    for (local, count) in [
+        ("0.0.0.0:0", "10000"),
+        (&format!("{OPERATOR_ADDRESS}:8285"), "3000"),
+    ] {
+        let argv = [&program, "hostile", local, &victim, one.ip(), two.ip(), count];
+        Place::sandbox().exec_within(&argv, 60)?.ok()?;
+    }
+    let drops = |reason: &str| -> Result<u64> {
+        let (_, text) = http::get(&format!("{}:9009", node.address()), "/metrics")?;
+        let series = format!("flannel_udp_drops_total{{reason=\"{reason}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series));
+        Ok(value.with_context(|| format!("no {series} in {text}"))?.parse()?)
+    };
+    eventually(limit(10), "every datagram to be counted", || {
+        let counted = [
+            drops("unknown_sender")?,
+            drops("malformed")?,
+            drops("source_not_of_sender")?,
+        ];
+        let all: u64 = counted.iter().sum();
+        ensure!(
+            counted[0] == 10_000 && counted[1] > 1000 && counted[2] > 1000 && all > 12_900,
+            "{counted:?}"
+        );
+        Ok(())
+    })?;
+    daemons[0].wait_log("the udp data path dropped packets")?;
     let report = pinger.stop()?;
     ensure!(
         report.lost.is_empty(),
