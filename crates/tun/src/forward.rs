@@ -62,7 +62,7 @@ pub fn outbound(packet: &mut [u8], vnet: &VnetHeader, table: &Table) -> Verdict 
     }
     if vnet.gso == Gso::None
         && vnet.needs_checksum
-        && let Err(malformed) = complete_checksum(vnet, &mut packet[..header.total])
+        && let Err(malformed) = complete_checksum(vnet, &header, &mut packet[..header.total])
     {
         return Verdict::Malformed(malformed);
     }

@@ -159,15 +159,18 @@ fn write_tcp(tcp: &mut [u8], offset: usize, first: bool, last: bool) {
     }
 }
 
-/// Completes the checksum of a packet that is not cut.
+/// Completes the checksum of a packet that is not cut. Who has a packet socket chooses where it is, so the IP header is out of bounds.
 ///
 /// # Errors
-/// [`Malformed::Segmentation`] when the place that the kernel names is not inside the packet.
-pub fn complete_checksum(vnet: &VnetHeader, packet: &mut [u8]) -> Result<(), Malformed> {
+/// [`Malformed::Segmentation`] when the place that the kernel names is not inside the packet's payload.
+pub fn complete_checksum(vnet: &VnetHeader, header: &Header, packet: &mut [u8]) -> Result<(), Malformed> {
     let (start, offset) = (
         usize::from(vnet.checksum_start),
         usize::from(vnet.checksum_offset),
     );
+    if start < header.length {
+        return Err(Malformed::Segmentation);
+    }
     let part = packet.get_mut(start..).ok_or(Malformed::Segmentation)?;
     if part.len() < offset + 2 {
         return Err(Malformed::Segmentation);
