@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::{Backoff, random};
-use crate::{Change, KeyValue, Position, Revision, Store, StoreError, Watch, WatchEnd, WatchItem};
+use crate::{Change, ErrorKind, KeyValue, Position, Revision, Store, StoreError, Watch, WatchEnd, WatchItem};
 
 /// Events that wait for a slow receiver before the watch itself is held up.
 const QUEUE: usize = 1024;
@@ -129,6 +129,7 @@ pub fn follow_since<S: Store>(
         seen: None,
         latest: earlier,
         lost: false,
+        refused: false,
     };
     let task = tokio::spawn(async move {
         tokio::select! {
@@ -149,6 +150,8 @@ struct Follower<S> {
     latest: Option<Position>,
     /// `Lost` was said and nothing since.
     lost: bool,
+    /// And that etcd refuses us was said as well.
+    refused: bool,
 }
 
 /// Why a session ended.
@@ -184,8 +187,11 @@ impl<S: Store> Follower<S> {
     }
 
     async fn say_lost(&mut self, reason: LostReason) -> Result<(), Stop> {
-        // A store that went back is another matter than an outage: whoever deletes by absence has to know.
-        let news = matches!(reason, LostReason::WentBack { .. });
+        let refused = matches!(&reason, LostReason::Failed(error) if error.kind() == ErrorKind::Auth);
+        // A store that went back is another matter than an outage: whoever deletes by absence has to know. And an outage
+        // that ends in a refusal is one that only an operator can end.
+        let news = matches!(reason, LostReason::WentBack { .. }) || (refused && !self.refused);
+        self.refused = refused || (self.refused && self.lost);
         if self.lost && !news {
             tracing::debug!(prefix = %self.prefix, %reason, "etcd still cannot be followed");
             return Ok(());

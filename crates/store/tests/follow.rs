@@ -108,6 +108,22 @@ async fn an_outage_is_told_once_and_the_watch_goes_on_where_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_once_in_an_outage() {
+    let store = MemoryStore::new();
+    let (_task, mut events) = follow(store.clone(), PREFIX.to_owned());
+    expect(&mut events, &["init", "done"]).await;
+    store.fail_calls(Some(ErrorKind::Unreachable));
+    store.end_watches(WatchEnd::Closed);
+    expect(&mut events, &["lost"]).await;
+    quiet(&mut events, 60).await;
+    store.fail_calls(Some(ErrorKind::Auth));
+    expect(&mut events, &["lost"]).await;
+    quiet(&mut events, 600).await;
+    store.fail_calls(None);
+    expect(&mut events, &["resumed"]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_at_the_start_is_told_and_waited_for() {
     let store = MemoryStore::new();
     store.put_leased(&key("a"), "1", 10_000);
