@@ -88,9 +88,11 @@ fn take_out(name: &str, mac: Option<Mac>, addresses: &[IpAddr]) -> Result<(), Ne
         mac,
         addresses: addresses.to_vec(),
     });
+    let has = |set: Set| has_element(Family::Bridge, TABLE, set.name(), &rules::name_key(name));
     if let Some(port) = exact {
-        // A port that shares addresses with others has more elements than these.
-        if !has_element(Family::Bridge, TABLE, Set::Shared.name(), &rules::name_key(name))? {
+        // A port that shares addresses with others has more elements than these; one without a guard has none, and a transaction
+        // that fails makes the kernel wait for all its processors.
+        if has(Set::Pods)? && !has(Set::Shared)? {
             let usual = rules::elements(&port, &[], Scope::All);
             match commit(Family::Bridge, &rules::change(Kind::DeleteElement, &usual), &what) {
                 // One of them is not there, and then none was taken out: look which are.

@@ -1,5 +1,6 @@
 //! Leaving the slow deletion of a container's device to the daemon, where one runs.
 
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -26,14 +27,18 @@ impl Reaper {
         socket
             .connect(subnet_file.with_file_name(released::SOCKET))
             .ok()?;
-        // One that does not read is as good as none.
         socket.set_nonblocking(true).ok()?;
         Some(Self(socket))
     }
 
     /// Tells it that there is something to delete. `false` when it cannot be told.
     fn wake(&self) -> bool {
-        self.0.send(&[1]).is_ok()
+        match self.0.send(&[1]) {
+            Ok(_) => true,
+            // Its queue is full (`net.unix.max_dgram_qlen`, 10 by default): earlier words are unread, and when it reads them it
+            // looks for everything that was cut off.
+            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+        }
     }
 }
 

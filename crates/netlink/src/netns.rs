@@ -50,9 +50,9 @@ pub enum NetnsError {
         /// Why.
         source: io::Error,
     },
-    /// No thread could be started for the work inside the namespace.
-    #[error("cannot start a thread for the network namespace")]
-    Thread {
+    /// The thread cannot leave the namespace again.
+    #[error("cannot return from the network namespace")]
+    Return {
         /// Why.
         source: io::Error,
     },
@@ -130,33 +130,20 @@ impl Netns {
         self.identity
     }
 
-    /// Runs `work` on a fresh thread inside the namespace and gives back its result. The calling thread stays where it
-    /// is; the fresh one ends, so no thread of ours is ever left in a foreign namespace.
+    /// Runs `work` inside the namespace, on the calling thread, which is back in its own when this returns, also by a panic of
+    /// `work`. Other threads stay where they are. (A thread of its own would cost as much as all that is usually done inside.)
     ///
     /// # Errors
-    /// When the namespace cannot be entered. A panic of `work` goes on in the caller.
-    pub fn run<T, F>(&self, work: F) -> Result<T, NetnsError>
-    where
-        T: Send,
-        F: FnOnce() -> T + Send,
-    {
-        std::thread::scope(|scope| {
-            let inside = || {
-                rustix::thread::move_into_link_name_space(
-                    self.file.as_fd(),
-                    Some(LinkNameSpaceType::Network),
-                )
-                .map_err(|e| NetnsError::Enter { source: e.into() })?;
-                Ok(work())
-            };
-            let thread = std::thread::Builder::new()
-                .name("netns".to_owned())
-                .spawn_scoped(scope, inside)
-                .map_err(|source| NetnsError::Thread { source })?;
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+    /// When the namespace cannot be entered, or, [`NetnsError::Return`], the way back fails: then the thread must do nothing
+    /// more that depends on the namespace.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        let own = Self::own()?;
+        let refused = |e: rustix::io::Errno| NetnsError::Enter { source: e.into() };
+        enter(&self.file).map_err(refused)?;
+        let back = Back(Some(own.file));
+        let result = work();
+        back.now().map_err(|e| NetnsError::Return { source: e.into() })?;
+        Ok(result)
     }
 
     /// Opens an rtnetlink connection that is bound to the namespace; it may be used from any thread.
@@ -167,6 +154,28 @@ impl Netns {
         self.run(RouteConn::open)?
             .map_err(|source| NetnsError::Netlink { source })
     }
+}
+
+/// The way back into the thread's own namespace.
+struct Back(Option<File>);
+
+impl Back {
+    fn now(mut self) -> rustix::io::Result<()> {
+        self.0.take().map_or(Ok(()), |own| enter(&own))
+    }
+}
+
+impl Drop for Back {
+    /// In a panic: the thread may be of use to somebody still.
+    fn drop(&mut self) {
+        if let Some(own) = self.0.take() {
+            let _ = enter(&own);
+        }
+    }
+}
+
+fn enter(namespace: &File) -> rustix::io::Result<()> {
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 impl AsFd for Netns {
