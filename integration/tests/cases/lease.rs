@@ -60,7 +60,7 @@ pub fn subnet_file_and_device_are_flannels() -> Result<()> {
     assert_eq!(node.file_mode("/run/flannel/subnet.env")?, "644");
     assert_eq!(
         node.shell("ls /run/flannel")?,
-        "subnet.env\n",
+        "cni-released.sock\nflanneld.sock\nsubnet.env\n",
         "a temporary file was left"
     );
 
