@@ -79,7 +79,7 @@ pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
         };
         Ok(text.lines().filter(of).filter_map(id).collect())
     };
-    let (to_one, to_two, of_other, of_none) = eventually(limit(20), "six flows", || {
+    let (to_one, of_other, of_none) = eventually(limit(20), "six flows", || {
         let all = (
             flows(VIP, one)?,
             flows(VIP, two)?,
@@ -92,7 +92,7 @@ pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
             "{counts:?}:\n{}",
             node.run(&["conntrack", "-L", "-p", "udp"])?
         );
-        Ok(all)
+        Ok((all.0, all.2, all.3))
     })?;
     stand.endpoints("web", &[0])?;
     stand.await_servers("UDP 10.96.0.10:53 rr", &[(0, PORT, 1)])?;
@@ -102,10 +102,8 @@ pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
             gone.is_empty() && now.len() == 4,
             "{gone:?} still there, {now:?} at the first"
         );
-        ensure!(
-            now.is_superset(&to_one) && now.is_disjoint(&to_two),
-            "{now:?} of {to_one:?}"
-        );
+        // Those that moved may get their old numbers again: the kernel makes them from where a flow lies in memory.
+        ensure!(now.is_superset(&to_one), "{now:?} of {to_one:?}");
         Ok(())
     })?;
     assert_eq!(flows("10.96.0.11", two)?, of_other, "another Service's");
