@@ -130,6 +130,7 @@ pub fn follow_since<S: Store>(
         latest: earlier,
         lost: false,
         refused: false,
+        ask_first: false,
     };
     let task = tokio::spawn(async move {
         tokio::select! {
@@ -152,6 +153,8 @@ struct Follower<S> {
     lost: bool,
     /// And that etcd refuses us was said as well.
     refused: bool,
+    /// The watch was cancelled, maybe because its token is over: only a call, not a watch, makes the store authenticate again.
+    ask_first: bool,
 }
 
 /// Why a session ended.
@@ -173,6 +176,7 @@ impl<S: Store> Follower<S> {
             if reason.needs_list() {
                 self.seen = None;
             }
+            self.ask_first = matches!(&reason, LostReason::Ended(WatchEnd::Cancelled(_)));
             if let LostReason::WentBack { now, .. } = &reason {
                 self.latest = Some(*now);
             }
@@ -203,6 +207,10 @@ impl<S: Store> Follower<S> {
     /// Lists if that is due, then watches until it ends.
     async fn session(&mut self) -> Result<Infallible, Stop> {
         let mut seen = match self.seen {
+            Some(seen) if self.ask_first => {
+                or_lost(self.store.position().await, LostReason::Failed)?;
+                seen
+            }
             Some(seen) => seen,
             None => self.list().await?,
         };
