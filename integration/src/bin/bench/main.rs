@@ -42,10 +42,10 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "cni",
         about: "the CNI plugin, against the bridge and host-local plugins of containernetworking-plugins",
-        programs: &["flannel"],
+        programs: &["flannel", "flanneld"],
         rivals: &["/usr/lib/cni/bridge", "/usr/lib/cni/host-local"],
         ipvs: false,
-        seconds: 900,
+        seconds: 2400,
         run: cni::run,
     },
     Suite {

@@ -1,22 +1,23 @@
 //! The CNI plugin beside Debian's `bridge` and `host-local`, with the configuration that flannel renders for them.
 //!
-//! Each contender has a node of its own, so that neither sees the other's devices. One call is the time from the start of the
-//! program to its end, as a runtime waits for it.
+//! Each contender has a node of its own, so that neither sees the other's devices; on ours runs flanneld, as on every node that has
+//! a subnet. One call is the time from the start of the program to its end, as a runtime waits for it.
 
+mod block;
+mod daemon;
 mod seed;
 mod side;
 mod trace;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use flannel_lab::{Place, sandbox};
 
 use crate::stats::Series;
 use crate::table;
+use daemon::Daemon;
 use side::{Side, Who};
 
 /// The environment variable that names a folder on a disk: what a synced lease costs cannot be seen on a tmpfs.
@@ -32,68 +33,103 @@ const DEL: Option<f64> = Some(10.0);
 const SMALL: Option<f64> = Some(3.0);
 const RATE: Option<f64> = Some(4.0);
 
+const KINDS: [&str; 5] = ["ADD", "CHECK", "DEL", "DEL again", "VERSION"];
+
+fn goal(kind: &str) -> Option<f64> {
+    match kind {
+        "ADD" => ADD,
+        "DEL" => DEL,
+        "CHECK" => None,
+        _ => SMALL,
+    }
+}
+
 /// Both contenders on nodes made for one table.
 struct Match {
     ours: Side,
     rival: Side,
     name: String,
     standing: usize,
+    _daemon: Option<Daemon>,
+}
+
+/// Whether flanneld runs on our node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flanneld {
+    Runs,
+    IsDown,
 }
 
 /// Runs the suite.
 pub fn run() -> Result<()> {
     let memory = Path::new(sandbox::SCRATCH);
-    let mut few = Match::new("few", memory)?;
+    let mut few = Match::new("few", memory, Flanneld::Runs)?;
     few.calls_traced()?;
     few.stand(FEW)?;
-    few.one_by_one(&format!("one at a time, {FEW} pods on the node"), 100)?;
-    few.at_once(16, 160, 3)?;
-    few.at_once(100, 200, 2)?;
-    few.stand(MANY)?;
-    few.one_by_one(&format!("one at a time, {MANY} pods on the node"), 50)?;
+    few.one_by_one(&format!("one at a time, {FEW} pods on the node"), 60)?;
     few.at_once(16, 160, 2)?;
+    few.at_once(100, 200, 1)?;
+    few.stand(MANY)?;
+    few.one_by_one(&format!("one at a time, {MANY} pods on the node"), 40)?;
+    few.at_once(16, 160, 1)?;
+    few.at_once(100, 200, 1)?;
     few.end()?;
-    for (leases, rounds) in [(5_000, 30), (60_000, 8)] {
-        let full = Match::new(&format!("full{leases}"), memory)?;
-        seed::leases(&full.ours.leases(), leases)?;
-        seed::leases(&full.rival.leases(), leases)?;
-        full.one_by_one(&format!("one at a time, {leases} leases of others"), rounds)?;
-        full.end()?;
-    }
-    match std::env::var_os(DISK_VARIABLE) {
-        Some(folder) => on_disk(&PathBuf::from(folder)),
-        None => {
-            table::missing("leases on a disk", &format!("{DISK_VARIABLE} names no folder"));
-            Ok(())
-        }
-    }
+    let alone = Match::new("alone", memory, Flanneld::IsDown)?;
+    alone.one_by_one("one at a time, flanneld is down", 40)?;
+    alone.end()?;
+    on_disk()
 }
 
 /// Everything above has its leases in memory, where a sync is free. The rival never syncs.
-fn on_disk(folder: &Path) -> Result<()> {
-    let folder = folder.join("cni");
+fn on_disk() -> Result<()> {
+    let Some(folder) = std::env::var_os(DISK_VARIABLE) else {
+        table::missing("leases on a disk", &format!("{DISK_VARIABLE} names no folder"));
+        return Ok(());
+    };
+    let folder = PathBuf::from(folder).join("cni");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?; // of a run that was killed
     }
     std::fs::create_dir_all(&folder)?;
-    let disk = Match::new("disk", &folder)?;
-    let measured = disk.one_by_one(
-        "one at a time, leases on a disk (ours are synced, the rival's are not)",
-        50,
-    );
-    disk.end()?;
+    let measured = [(0, 40, 2), (5_000, 20, 1), (60_000, 6, 1)]
+        .into_iter()
+        .try_for_each(|(leases, rounds, blocks)| full(&folder, leases, rounds, blocks));
     std::fs::remove_dir_all(&folder)?;
     measured
 }
 
+/// Leases of others on a disk; ours are synced, the rival's are not.
+fn full(folder: &Path, leases: u32, rounds: usize, blocks: usize) -> Result<()> {
+    let new = Match::new(&format!("full{leases}"), folder, Flanneld::Runs)?;
+    seed::leases(&new.ours.leases(), leases)?;
+    seed::leases(&new.rival.leases(), leases)?;
+    // What was just written must not be waited for by the first sync.
+    rustix::fs::sync();
+    new.one_by_one(
+        &format!("one at a time, leases on a disk, {leases} of others"),
+        rounds,
+    )?;
+    // The rival reads all of them under its lock, call after call.
+    let each = if leases > 10_000 { 1 } else { 2 };
+    new.at_once(16, 16 * each, blocks)?;
+    new.at_once(100, 100, 1)?;
+    new.end()
+}
+
 impl Match {
-    fn new(name: &str, folder: &Path) -> Result<Self> {
+    fn new(name: &str, folder: &Path, flanneld: Flanneld) -> Result<Self> {
         let side = |who, suffix: &str| Side::new(who, &format!("{name}-{suffix}"), folder);
+        let ours = side(Who::Ours, "ours")?;
+        let daemon = match flanneld {
+            Flanneld::Runs => Some(Daemon::start(&format!("{name}-ours"), ours.files())?),
+            Flanneld::IsDown => None,
+        };
         let new = Self {
-            ours: side(Who::Ours, "ours")?,
+            ours,
             rival: side(Who::Rival, "rival")?,
             name: name.to_owned(),
             standing: 0,
+            _daemon: daemon,
         };
         new.make_pods((0..SPARE).map(|index| format!("spare{index}")))?;
         Ok(new)
@@ -137,11 +173,11 @@ impl Match {
         Ok(())
     }
 
-    /// How many programs and system calls an ADD and a DEL take.
+    /// How many programs and system calls each command takes.
     fn calls_traced(&self) -> Result<()> {
         println!("\n-- what one call takes");
         // The first ADD makes the bridge as well.
-        for verb in ["ADD, first", "ADD", "DEL"] {
+        for verb in ["ADD, first", "ADD", "CHECK", "DEL", "DEL, again", "VERSION"] {
             for side in self.sides(0) {
                 let counted = trace::count(side, verb, &self.pod(side, "spare0"))?;
                 println!("{:<34} {counted}", format!("{verb}: {}", side.program()));
@@ -151,7 +187,7 @@ impl Match {
     }
 
     fn one_by_one(&self, title: &str, rounds: usize) -> Result<()> {
-        let kinds = ["ADD", "CHECK", "DEL", "DEL again", "VERSION"];
+        let kinds = KINDS;
         let mut times = kinds.map(|_| [Vec::new(), Vec::new()]);
         let mut refused: [Option<String>; 5] = Default::default();
         for round in 0..rounds {
@@ -167,14 +203,8 @@ impl Match {
         }
         table::heading(title);
         for ((kind, [ours, rival]), refused) in kinds.into_iter().zip(times).zip(refused) {
-            let goal = match kind {
-                "ADD" => ADD,
-                "DEL" => DEL,
-                "CHECK" => None,
-                _ => SMALL,
-            };
             match refused {
-                None => table::compare(kind, &Series::new(ours), &Series::new(rival), goal),
+                None => table::compare(kind, &Series::new(ours), &Series::new(rival), goal(kind)),
                 Some(why) => table::missing(kind, &why),
             }
         }
@@ -200,67 +230,6 @@ impl Match {
         ])
     }
 
-    fn at_once(&self, workers: usize, count: usize, rounds: usize) -> Result<()> {
-        let mut add = [Block::default(), Block::default()];
-        let mut del = [Block::default(), Block::default()];
-        let mut gone = [Duration::ZERO; 2];
-        for round in 0..rounds {
-            for side in self.sides(round) {
-                let which = usize::from(!std::ptr::eq(side, &raw const self.ours));
-                add[which].take(self.block(side, "ADD", workers, count)?);
-                let start = Instant::now();
-                del[which].take(self.block(side, "DEL", workers, count)?);
-                side.settle(self.standing)?;
-                gone[which] += start.elapsed();
-            }
-        }
-        table::heading(&format!(
-            "{workers} at a time, {} pods on the node",
-            self.standing
-        ));
-        let total = (rounds * count) as f64;
-        let rates =
-            |[ours, rival]: &[Block; 2]| (total / ours.wall.as_secs_f64(), total / rival.wall.as_secs_f64());
-        let (add_rates, del_rates) = (rates(&add), rates(&del));
-        let [ours, rival] = add.map(|block| Series::new(block.times));
-        table::compare("ADD", &ours, &rival, None);
-        let [ours, rival] = del.map(|block| Series::new(block.times));
-        table::compare("DEL", &ours, &rival, None);
-        table::numbers("ADD a second", add_rates.0, add_rates.1, RATE);
-        table::numbers("DEL a second", del_rates.0, del_rates.1, None);
-        let [ours, rival] = gone.map(|wall| total / wall.as_secs_f64());
-        table::numbers("DEL a second, until devices are gone", ours, rival, None);
-        Ok(())
-    }
-
-    /// `count` pods attached or detached by `workers` threads.
-    fn block(&self, side: &Side, verb: &str, workers: usize, count: usize) -> Result<Block> {
-        let next = AtomicUsize::new(0);
-        let done = Mutex::new(Vec::with_capacity(count));
-        let work = || -> Result<()> {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= count {
-                    return Ok(());
-                }
-                let pod = self.pod(side, &format!("spare{index}"));
-                let took = side.call(verb, &pod, &pod, None)?.took;
-                done.lock().map_err(|_| anyhow!("a worker panicked"))?.push(took);
-            }
-        };
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            running
-                .into_iter()
-                .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a worker panicked"))?)
-        })
-        .with_context(|| format!("{workers} × {verb}"))?;
-        let wall = start.elapsed();
-        let times = done.into_inner().map_err(|_| anyhow!("a worker panicked"))?;
-        Ok(Block { times, wall })
-    }
-
     /// Removes every namespace of the match.
     fn end(self) -> Result<()> {
         let pods = Place::sandbox().shell("ls /run/netns")?;
@@ -273,19 +242,5 @@ impl Match {
         lines
             .chunks(50)
             .try_for_each(|part| Place::sandbox().ip_batch(part))
-    }
-}
-
-/// A block of calls made by several workers.
-#[derive(Default)]
-struct Block {
-    times: Vec<Duration>,
-    wall: Duration,
-}
-
-impl Block {
-    fn take(&mut self, other: Self) {
-        self.times.extend(other.times);
-        self.wall += other.wall;
     }
 }

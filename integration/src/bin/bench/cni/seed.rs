@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 /// Writes `count` leases into the folder of a network, from the first address of 10.77.0.0/16 that a pod can have.
 pub fn leases(folder: &Path, count: u32) -> Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
     fs::create_dir_all(folder)?;
     let first = u32::from(Ipv4Addr::new(10, 77, 0, 2));
     for index in 0..count {

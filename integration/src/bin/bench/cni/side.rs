@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 /// The node's subnet, wide enough for 60,000 leases.
 pub const SUBNET: &str = "10.77.0.0/16";
-const GATEWAY: &str = "10.77.0.1";
+/// Its gateway.
+pub const GATEWAY: &str = "10.77.0.1";
 /// Debian's plugins.
 const RIVAL_FOLDER: &str = "/usr/lib/cni";
 
@@ -63,6 +64,11 @@ impl Side {
         );
         fs::write(side.files.join("subnet.env"), env)?;
         Ok(side)
+    }
+
+    /// The folder of all its files.
+    pub fn files(&self) -> &Path {
+        &self.files
     }
 
     /// The folder of its lease files, which may not exist yet.
