@@ -64,7 +64,12 @@ impl Stillness {
     }
 
     /// Fails when anything was written, or when the daemon used more than a hundredth of a core.
-    pub fn end(mut self) -> Result<()> {
+    pub fn end(self) -> Result<()> {
+        self.end_below(1)
+    }
+
+    /// Fails when anything was written, or when the daemon used more hundredths of a core than that.
+    pub fn end_below(mut self, hundredths: u32) -> Result<()> {
         let (elapsed, used) = (
             self.began.elapsed(),
             cpu_time(self.pid)?.saturating_sub(self.used),
@@ -81,7 +86,7 @@ impl Stillness {
         }
         ensure!(written.is_empty(), "the kernel was written to: {written:#?}");
         // The counter moves by whole ticks.
-        let allowed = elapsed / 100 + TICK * 2;
+        let allowed = elapsed * hundredths / 100 + TICK * 2;
         ensure!(used <= allowed, "{used:?} of CPU time in {elapsed:?}");
         Ok(())
     }

@@ -8,9 +8,9 @@ use flannel_lab::{Flanneld, Lab, LabOptions, eventually, limit};
 use super::common::leases;
 
 /// A second etcd on the lab's etcd host, which speaks TLS.
-const ENDPOINT: &str = "https://192.168.50.2:3379";
+pub const ENDPOINT: &str = "https://192.168.50.2:3379";
 /// Where its certificates are; everybody in the sandbox sees them.
-const FILES: &str = "/run/lab/tls";
+pub const FILES: &str = "/run/lab/tls";
 const PASSWORD: &str = "correct horse battery staple";
 
 pub fn plain_http_to_another_host_asks_for_a_flag() -> Result<()> {
@@ -107,7 +107,7 @@ pub fn password_comes_from_a_file_and_is_never_told() -> Result<()> {
 }
 
 /// Starts the etcd that speaks TLS, with certificates and the network config in it.
-fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
+pub fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
     make_certificates(lab)?;
     let mut etcd = start_secure_etcd(lab, client_auth)?;
     eventually(limit(20), "the secure etcd to take the config", || {
@@ -123,7 +123,7 @@ fn secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
 }
 
 /// The same on the data and the certificates that are there.
-fn start_secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
+pub fn start_secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
     let file = |flag: &str, name: &str| format!("{flag}={FILES}/{name}");
     let mut argv: Vec<String> = vec![
         "etcd".into(),
@@ -153,7 +153,7 @@ fn start_secure_etcd(lab: &Lab, client_auth: bool) -> Result<Process> {
 }
 
 /// An authority, and a certificate for the etcd host that serves as a client's as well.
-fn make_certificates(lab: &Lab) -> Result<()> {
+pub fn make_certificates(lab: &Lab) -> Result<()> {
     let script = format!(
         "mkdir -p {FILES}; cd {FILES}
          key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'

@@ -9,6 +9,7 @@ mod cni;
 mod common;
 mod config;
 mod crash;
+mod credentials;
 mod ctl;
 mod dual_stack;
 mod endpoint;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Case> {
         case!(plain ownership::a_hundred_race_for_the_last_subnet),
         case!(plain ownership::two_nodes_with_one_address_are_told_apart),
         case!(plain ownership::a_reservation_survives_its_use),
+        case!(plain credentials::tokens_passwords_and_certificates_change_under_traffic),
         case!(plain cluster::leaders_die_and_then_the_majority),
         case!(plain hostile_records::a_thousand_bad_records_under_traffic),
         case!(plain clock::a_jump_of_the_wall_clock_moves_nothing),

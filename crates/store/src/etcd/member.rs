@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error, KvClient, LeaseClient, WatchClient};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::classify::classify;
 use crate::credentials::{Credentials, Material, Version};
@@ -17,6 +18,9 @@ use crate::endpoint::Address;
 /// more often than every 5 s (--grpc-keepalive-min-time), or without an open stream.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Replaced files that etcd does not take are tried again this often: its own half of a rotation may come later.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Longest message that is read. A page of 1000 ordinary leases is about 300 kB; pages of larger values are shortened.
 const DECODE_LIMIT: usize = 64 << 20;
@@ -41,6 +45,18 @@ pub(super) struct Member {
 struct Open {
     connection: Connection,
     version: Version,
+    /// Files that etcd did not take, and when they are tried again.
+    refused: Option<(Version, Instant)>,
+}
+
+impl Open {
+    /// Whether files that are not those in use are to be tried now.
+    fn is_due(&self, files: &Version) -> bool {
+        match &self.refused {
+            Some((refused, again)) if refused == files => *again <= Instant::now(),
+            _ => self.version != *files,
+        }
+    }
 }
 
 impl Member {
@@ -70,9 +86,7 @@ impl Member {
             return Ok(connection);
         };
         let version = self.credentials.version();
-        if open.version != version {
-            // Whatever comes of it, the same files are tried once.
-            open.version = version;
+        if open.is_due(&version) {
             match self.open_proven().await {
                 Ok(proven) => {
                     tracing::info!(
@@ -81,14 +95,23 @@ impl Member {
                     );
                     *open = proven;
                 }
-                Err(error) => tracing::warn!(
-                    endpoint = self.name,
-                    reason = classify(&error).reason,
-                    "the credentials for etcd were replaced, but etcd does not take them; those from before stay in use"
-                ),
+                Err(error) => self.refuse(open, version, &error),
             }
         }
         Ok(open.connection.clone())
+    }
+
+    /// Goes on with what was there before, and says so once.
+    fn refuse(&self, open: &mut Open, version: Version, error: &Error) {
+        if open.refused.as_ref().is_none_or(|(known, _)| *known != version) {
+            tracing::warn!(
+                endpoint = self.name,
+                reason = classify(error).reason,
+                "the credentials for etcd were replaced, but etcd does not take them; those from before stay in use, \
+                 the new ones are tried again"
+            );
+        }
+        open.refused = Some((version, Instant::now() + TRY_AGAIN));
     }
 
     /// The next call connects (and authenticates) anew.
@@ -105,7 +128,12 @@ impl Member {
             watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
         };
         let version = material.version().clone();
-        Ok((Open { connection, version }, client))
+        let open = Open {
+            connection,
+            version,
+            refused: None,
+        };
+        Ok((open, client))
     }
 
     /// A connection over which etcd answered. Making one sends nothing by itself.
