@@ -56,6 +56,11 @@ impl Credentials {
         last_good.clone()
     }
 
+    /// Whether servers can learn who we are by a certificate.
+    pub(crate) fn has_certificate(&self) -> bool {
+        self.options.cert_file.is_some()
+    }
+
     /// The state of the files now.
     pub(crate) fn version(&self) -> Version {
         Version::of(&self.options)

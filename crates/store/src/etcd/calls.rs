@@ -47,8 +47,23 @@ where
     let attempt = async { call(member.connection().await?).await };
     match tokio::time::timeout_at(deadline, attempt).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err((classify(&error), Some(error))),
+        Ok(Err(error)) => Err((explained(member, classify(&error)), Some(error))),
         Err(_) => Err((Failure::timeout(), None)),
+    }
+}
+
+/// A server that asks for a certificate ends the connection of a client without one. With TLS 1.3 that is after the client's handshake
+/// (RFC 8446 §4.4.2.4 and §6.2), and the alert that says why is often lost with the connection.
+fn explained(member: &Member, failure: Failure) -> Failure {
+    let ended = failure.kind == ErrorKind::Unreachable && !failure.unsent && failure.hint.is_none();
+    if !ended || !member.is_reached_without_certificate() {
+        return failure;
+    }
+    let hint = "is etcd running and reachable from this node? If it asks its clients for a certificate \
+                (--client-cert-auth), give --etcd-certfile and --etcd-keyfile";
+    Failure {
+        hint: Some(hint),
+        ..failure
     }
 }
 

@@ -75,6 +75,11 @@ impl Member {
         &self.name
     }
 
+    /// Whether it is reached by TLS without a certificate of ours.
+    pub(super) fn is_reached_without_certificate(&self) -> bool {
+        self.address.https && !self.credentials.has_certificate()
+    }
+
     /// The connection; prepared, and authenticated if there is a user, at the first call. When a certificate, a key or the
     /// password was replaced on disk, a new connection takes its place as soon as it is known to work.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
