@@ -6,7 +6,7 @@ use flannel_model::{
     BackendSettings, Families, IpFamily, Mac, UdpLeaseData, WireguardOptions, WireguardSecret,
 };
 use flannel_plan::Underlay;
-use flannel_plan::backend::{Alloc, Backend, HostGw, Ipip, Udp, Vxlan, Wireguard};
+use flannel_plan::backend::{Alloc, Backend, HostGw, Ipip, Udp, Vxlan, Wireguard, is_global};
 
 use crate::clock::random_bits;
 use crate::flags::Options;
@@ -49,16 +49,11 @@ impl Chosen {
         if let BackendSettings::Wireguard(_) = settings {
             key = Some(load_or_make(&key_file(&options.state_dir))?);
         }
-        // Global unicast: 2000::/3 (RFC 4291 §2.4 and IANA's registry).
-        let global = underlay
-            .public_ip
-            .ipv6()
-            .map(|ip| ip.segments()[0] & 0xe000 == 0x2000);
         let mut chosen = Self {
             settings,
             key,
             preshared: None,
-            global_ipv6: global.unwrap_or(false),
+            global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
             // Over IPv4 where there is any: flannel's nodes know nothing else.
             udp_over: match underlay.address.ipv4() {
                 Some(_) => IpFamily::V4,

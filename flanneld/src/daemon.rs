@@ -1,6 +1,7 @@
 //! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
 
 mod remember;
+mod tell;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flannel_lease::{
-    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings, Standing,
+    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings,
 };
-use flannel_model::{Families, LeaseKey, NodeId, SubnetEnv};
+use flannel_model::{Families, LeaseKey, NodeId};
 use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, Store, follow_since};
 use flannel_telemetry::{
@@ -474,116 +475,6 @@ impl<'a> Node<'a> {
         self.publish_facts();
         self.facts.send_modify(|_| {});
         notify_ready("reloaded");
-    }
-
-    /// Why no pod may be added although there is a subnet.
-    fn objection(&self) -> Option<String> {
-        let status = self.lease.borrow();
-        match status.as_ref().map_or(Standing::None, |status| status.standing) {
-            Standing::None | Standing::Adopted | Standing::Confirmed => None,
-            Standing::Unconfirmed => Some(
-                "etcd did not confirm the lease for its whole lifetime, so another node may have the subnet by now; \
-                 pods stay, none is added"
-                    .to_owned(),
-            ),
-            Standing::Taken(by) => Some(format!(
-                "the subnet belongs to {by} now; pods stay, new ones wait for another subnet"
-            )),
-            Standing::Revoked => Some(
-                "the subnet was revoked (its lease was deleted twice within a minute); pods stay, none is added; \
-                 restart flanneld to claim a subnet again"
-                    .to_owned(),
-            ),
-        }
-    }
-
-    /// Writes subnet.env and tells the service manager and the probes how it stands.
-    fn tell(&mut self) {
-        if let Some(objection) = self.objection() {
-            // Without the file the CNI plugin adds no pod and asks the runtime to try again later.
-            if let Err(error) = subnet_file::remove(&self.options.subnet_file) {
-                tracing::error!(file = %self.options.subnet_file.display(), %error, "cannot be removed; pods may be added to a subnet that is not ours");
-            }
-            return self.waiting(&objection);
-        }
-        let udp_problem = self.udp.borrow().clone();
-        if let Some(problem) = udp_problem {
-            return self.waiting(&problem);
-        }
-        let report = self.reports.borrow().clone();
-        let Some(report) = report.filter(|report| report.devices_up) else {
-            return self.waiting("bringing up the tunnel device");
-        };
-        if let Err(error) = subnet_file::write(&self.options.subnet_file, &self.subnet_env(&report)) {
-            let file = self.options.subnet_file.display();
-            return self.waiting(&format!(
-                "cannot write {file} ({error}); pods cannot be added until it is there"
-            ));
-        }
-        let filter = self.filter.borrow().clone();
-        match (filter, &self.lost) {
-            (FilterState::Failed(problem), _) => self.waiting(&format!("masquerade rules: {problem}")),
-            (FilterState::Pending, _) => self.waiting("installing masquerade rules"),
-            (FilterState::Done, Some(reason)) => {
-                let status = format!("etcd cannot be followed: {reason}");
-                self.serve_offline(&status);
-                self.waiting(&status);
-            }
-            (FilterState::Done, None) => self.ready(&report),
-        }
-    }
-
-    /// A node with the state of its earlier run does all that a node does in an outage: who waits for it may go on.
-    fn serve_offline(&mut self, reason: &str) {
-        if self.offline && !self.announced {
-            notify_ready(&format!("degraded: {reason}"));
-            self.announced = true;
-        }
-    }
-
-    fn waiting(&mut self, reason: &str) {
-        self.health.set_waiting(reason);
-        let state = if self.announced { "degraded" } else { "waiting" };
-        let status = format!("{state}: {reason}");
-        if self.said.is_news(&status) {
-            tracing::info!("{status}");
-            notify_status(&status);
-        }
-    }
-
-    fn ready(&mut self, report: &Report) {
-        self.health.set_ready();
-        let recovered = self.said.clear();
-        let status = format!(
-            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}",
-            report.own,
-            report.peers,
-            self.rejects.len(),
-            report.failed,
-            self.config.note()
-        );
-        if self.announced {
-            notify_status(&status);
-            if recovered {
-                tracing::info!("ready again: {status}");
-            }
-        } else {
-            notify_ready(&status);
-            tracing::info!("ready: {status}");
-            self.announced = true;
-        }
-    }
-
-    fn subnet_env(&self, report: &Report) -> SubnetEnv {
-        let pools = &self.usable.pools;
-        let ipv4 = pools.ipv4().map(|pool| vec![pool.network]);
-        let ipv6 = pools.ipv6().map(|pool| vec![pool.network]);
-        SubnetEnv {
-            ipv4: ipv4.zip(report.own.ipv4()),
-            ipv6: ipv6.zip(report.own.ipv6()),
-            mtu: report.mtu,
-            ip_masq: self.options.ip_masq,
-        }
     }
 }
 

@@ -194,8 +194,17 @@ impl Etcd {
 
     /// Writes (`Some`) and deletes (`None`) many keys over one connection, 64 at a time, in any order: no key twice.
     pub fn write_many(&self, changes: &[(String, Option<String>)]) -> Result<()> {
+        self.write(changes, 64)
+    }
+
+    /// Writes keys (`Some`) and deletes them (`None`), one after the other as fast as it goes: the last change of a key holds.
+    pub fn apply(&self, changes: &[(String, Option<String>)]) -> Result<()> {
+        self.write(changes, 1)
+    }
+
+    fn write(&self, changes: &[(String, Option<String>)], at_once: usize) -> Result<()> {
         self.call("write many keys", async |c| {
-            for chunk in changes.chunks(64) {
+            for chunk in changes.chunks(at_once) {
                 let mut under_way = tokio::task::JoinSet::new();
                 for (key, value) in chunk.iter().cloned() {
                     let mut kv = c.kv_client();
@@ -210,19 +219,6 @@ impl Etcd {
                     if let Ok(result) = done {
                         result?;
                     }
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes keys (`Some`) and deletes them (`None`), one after the other as fast as it goes: the last change of a key holds.
-    pub fn apply(&self, changes: &[(String, Option<String>)]) -> Result<()> {
-        self.call("apply changes", async |mut c| {
-            for (key, value) in changes {
-                match value {
-                    Some(value) => drop(c.put(key.as_str(), value.as_str(), None).await?),
-                    None => drop(c.delete(key.as_str(), None).await?),
                 }
             }
             Ok(())

@@ -140,6 +140,13 @@ impl Pod {
         &self.ip
     }
 
+    /// All addresses that the plugin gave it, without their prefix lengths.
+    pub fn addresses(&self) -> Result<Vec<String>> {
+        let ips = self.result["ips"].as_array().context("no addresses")?;
+        let bare = |ip: &Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
+        ips.iter().map(|ip| bare(ip).context("no address")).collect()
+    }
+
     /// What the plugin answered to ADD.
     pub fn result(&self) -> &Value {
         &self.result

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Answer, Node, Space, VERSIONS, eventually, root};
+use crate::lab::{Node, Space, VERSIONS, eventually, root};
 use crate::{DUAL, V4, V6};
 
 fn versions(subnet_env: &str, delegate: &Value, mut case: impl FnMut(&mut Node, &str)) {
@@ -215,13 +215,6 @@ fn b19_a_failure_after_the_address_gives_it_back() {
     });
 }
 
-fn check(node: &mut Node, id: &str, pod: &Space, result: &Value) -> Answer {
-    node.conf["prevResult"] = result.clone();
-    let answer = node.call("CHECK", id, &pod.path());
-    node.conf.as_object_mut().unwrap().remove("prevResult");
-    answer
-}
-
 #[test]
 fn b21_check_in_each_family() {
     for subnet_env in [V4, V6, DUAL] {
@@ -243,7 +236,7 @@ fn b21_check_in_each_family() {
                     is_up("cni0") && node.space.veths().iter().all(|name| is_up(name))
                 });
                 let before = state(node);
-                let answer = check(node, "c1", &pod, &result);
+                let answer = node.check("c1", &pod, &result);
                 match version < "0.4.0" {
                     true => assert_eq!(answer.code(), 1, "{version}"),
                     false => assert!(answer.ok && answer.json.is_null(), "{version}: {}", answer.json),
@@ -300,7 +293,7 @@ fn b28_check_of_what_is_gone_or_of_another_kind() {
         for line in breakage.split(';') {
             node.space.ok("ip", line);
         }
-        let answer = check(&mut node, "c1", &pod, &result);
+        let answer = node.check("c1", &pod, &result);
         assert_eq!(answer.code(), 103, "{breakage}");
         let msg = answer.json["msg"].as_str().unwrap();
         assert!(words.iter().all(|word| msg.contains(word)), "{breakage}: {msg}");

@@ -1,12 +1,11 @@
 //! Calls and versions, with a pod where one is needed. docs/conformance.md tells which case is which.
 
 use std::fs::File;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Node, Space, VERSIONS, root};
+use crate::lab::{Node, Space, VERSIONS, call_other, root};
 use crate::{DUAL, V4};
 
 /// Of Debian's containernetworking-plugins, which integration/setup.sh installs.
@@ -67,25 +66,7 @@ fn s10_s13_a_broken_earlier_result() {
 /// portmap without ports gives back the earlier result as the CNI project's library has read it.
 fn read_by_the_library(node: &Node, version: &str, result: &Value) -> Value {
     let conf = json!({ "name": "cbr0", "cniVersion": version, "type": "portmap", "prevResult": result });
-    let mut child = Command::new(PORTMAP)
-        .env_clear()
-        .envs([
-            ("CNI_COMMAND", "ADD"),
-            ("CNI_CONTAINERID", "c1"),
-            ("CNI_NETNS", "/x"),
-        ])
-        .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(conf.to_string().as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = call_other(PORTMAP, "ADD", "c1", &conf);
     assert!(output.status.success(), "{version}: {output:?} {}", node.conf);
     serde_json::from_slice(&output.stdout).unwrap()
 }

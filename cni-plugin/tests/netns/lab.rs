@@ -117,6 +117,28 @@ impl Space {
     }
 }
 
+/// Calls another plugin for container `id`, as a runtime of the machine would, and answers what it said.
+pub fn call_other(plugin: &str, verb: &str, id: &str, conf: &Value) -> Output {
+    let mut child = Command::new(plugin)
+        .env_clear()
+        .envs([
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", id),
+            ("CNI_NETNS", "/x"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/usr/lib/cni"),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(conf.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
 /// A node: its namespace, and its files in a temporary directory.
 pub struct Node {
     pub space: Space,
@@ -230,6 +252,14 @@ impl Node {
             json,
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// CHECK against `result`, which is what ADD answered or is to be refused.
+    pub fn check(&mut self, id: &str, pod: &Space, result: &Value) -> Answer {
+        self.conf["prevResult"] = result.clone();
+        let answer = self.call("CHECK", id, &pod.path());
+        self.conf.as_object_mut().unwrap().remove("prevResult");
+        answer
     }
 
     pub fn add(&self, id: &str, pod: &Space) -> Answer {

@@ -1,12 +1,11 @@
 //! What host-local does, case by case and for every cniVersion, and beside host-local itself. docs/conformance.md tells which is which.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::lab::{Node, Space, VERSIONS, list, root};
+use crate::lab::{Node, Space, VERSIONS, call_other, list, root};
 use crate::{DUAL, V4};
 
 /// Of Debian's containernetworking-plugins, which integration/setup.sh installs.
@@ -128,26 +127,7 @@ fn host_local(node: &Node, verb: &str, id: &str, version: &str) -> Output {
         "name": "cbr0", "cniVersion": version, "type": "bridge",
         "ipam": { "type": "host-local", "dataDir": node.file("networks"), "ranges": [[{ "subnet": "10.244.1.0/24" }], [{ "subnet": "fd00:244:0:1::/64" }]] },
     });
-    let mut child = Command::new(HOST_LOCAL)
-        .env_clear()
-        .envs([
-            ("CNI_COMMAND", verb),
-            ("CNI_CONTAINERID", id),
-            ("CNI_NETNS", "/x"),
-        ])
-        .envs([("CNI_IFNAME", "eth0"), ("CNI_PATH", "/usr/lib/cni")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(conf.to_string().as_bytes())
-        .unwrap();
-    child.wait_with_output().unwrap()
+    call_other(HOST_LOCAL, verb, id, &conf)
 }
 
 fn host_local_ok(node: &Node, verb: &str, id: &str, version: &str) -> Value {

@@ -14,13 +14,6 @@ fn node() -> Node {
     node
 }
 
-fn check(node: &mut Node, id: &str, pod: &Space, result: &Value) -> Answer {
-    node.conf["prevResult"] = result.clone();
-    let answer = node.call("CHECK", id, &pod.path());
-    node.conf.as_object_mut().unwrap().remove("prevResult");
-    answer
-}
-
 #[test]
 fn check_finds_an_attachment_as_add_left_it_in_every_version() {
     if !root() {
@@ -31,7 +24,7 @@ fn check_finds_an_attachment_as_add_left_it_in_every_version() {
         node.conf["cniVersion"] = json!(version);
         let pod = Space::new();
         let result = node.add("c1", &pod).json;
-        let answer = check(&mut node, "c1", &pod, &result);
+        let answer = node.check("c1", &pod, &result);
         assert!(answer.ok && answer.json.is_null(), "{version}: {}", answer.json);
         node.del("c1", &pod.path());
     }
@@ -90,7 +83,7 @@ fn check_names_what_was_changed() {
             // The routes went with the address.
             pod.ok("ip", "route replace 10.244.1.0/24 dev eth0");
         }
-        let answer = check(&mut node, "c1", &pod, &result);
+        let answer = node.check("c1", &pod, &result);
         match named {
             "" => assert!(answer.ok, "{breakage}: {}", answer.json),
             _ => {
@@ -113,14 +106,14 @@ fn check_names_what_was_changed() {
                 pod.ok("ip", &format!("route replace {route} via 10.244.1.1"));
             }
         }
-        let answer = check(&mut node, "c1", &pod, &result);
+        let answer = node.check("c1", &pod, &result);
         assert!(answer.ok, "after {mend}: {}", answer.json);
     }
     node.space.ok("nft", "flush set ip flannel-cni-masq pods");
-    let answer = check(&mut node, "c1", &pod, &result);
+    let answer = node.check("c1", &pod, &result);
     assert!(answer.json["msg"].as_str().unwrap().contains("masqueraded"));
     std::fs::remove_file(node.file("networks/cbr0/10.244.1.2")).unwrap();
-    assert_eq!(check(&mut node, "c1", &pod, &result).code(), 103);
+    assert_eq!(node.check("c1", &pod, &result).code(), 103);
 }
 
 #[test]
@@ -134,9 +127,9 @@ fn check_needs_a_result_of_its_version_and_a_namespace() {
     assert_eq!(node.call("CHECK", "c1", &pod.path()).code(), 7);
     let mut old = result.clone();
     old["cniVersion"] = json!("0.4.0");
-    assert_eq!(check(&mut node, "c1", &pod, &old).code(), 7);
+    assert_eq!(node.check("c1", &pod, &old).code(), 7);
     let other = Space::new();
-    assert_eq!(check(&mut node, "c1", &other, &result).code(), 103);
+    assert_eq!(node.check("c1", &other, &result).code(), 103);
     node.conf["prevResult"] = result;
     assert_eq!(node.call("CHECK", "c1", "/nonexistent").code(), 8);
     assert_eq!(node.call("CHECK", "c1", "/proc/self/ns/net").code(), 8);
@@ -155,14 +148,14 @@ fn check_says_that_the_node_has_another_subnet_now() {
     let after = node.add("c2", &new).json;
     assert_eq!(new.addresses("eth0"), ["10.244.9.2/24"]);
     assert!(old.pings("10.244.9.2") && new.pings("10.244.1.2") && old.pings("10.244.1.1"));
-    let answer = check(&mut node, "c1", &old, &before);
+    let answer = node.check("c1", &old, &before);
     assert_eq!(answer.code(), 103);
     assert!(
         answer.json["msg"].as_str().unwrap().contains("10.244.9.0/24"),
         "{}",
         answer.json
     );
-    assert!(check(&mut node, "c2", &new, &after).ok);
+    assert!(node.check("c2", &new, &after).ok);
 }
 
 fn gc(node: &mut Node, key: &str, valid: Value) -> Answer {

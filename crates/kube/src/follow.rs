@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backoff::{Backoff, random};
+use crate::backoff::{backoff, heeding, random};
 use crate::client::Client;
 use crate::error::ApiError;
 use crate::list::{From, ListStop, list};
@@ -132,7 +132,7 @@ impl std::convert::From<ListStop> for Stop {
 
 impl Follower {
     async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             let started = Instant::now();
             let stop = match self.session().await {
@@ -146,7 +146,7 @@ impl Follower {
                 Stop::NobodyListens => return,
                 // A server that ends watches at once must not be asked in a tight loop.
                 Stop::Ended if started.elapsed() >= PROOF => continue,
-                Stop::Ended => backoff.next(random(), None),
+                Stop::Ended => backoff.next(random()),
                 Stop::Lost(error) if error.is_not_found() && self.resource.may_be_absent() => {
                     if self.absent().await.is_err() {
                         return;
@@ -166,7 +166,7 @@ impl Follower {
     }
 
     /// What has to be read anew after `error`, and when, for a session that lived for so long.
-    fn delay(&mut self, error: &ApiError, lived: Duration, backoff: &mut Backoff) -> Duration {
+    fn delay(&mut self, error: &ApiError, lived: Duration, backoff: &mut flannel_model::Backoff) -> Duration {
         if error.is_expired() {
             // A watch that expired is followed by a list at once, from any server that has caught up with it. A list that was
             // refused for its version is asked for as it is most recently.
@@ -178,7 +178,7 @@ impl Follower {
                 return Duration::ZERO;
             }
         }
-        backoff.next(random(), error.retry_after())
+        heeding(backoff.next(random()), error.retry_after())
     }
 
     async fn say_lost(&mut self, error: ApiError) -> Result<(), Stop> {

@@ -4,6 +4,7 @@
 //! when it was made. Formats follow flannel byte for byte, because a node of ours and a node of flannel share
 //! one etcd.
 
+mod backoff;
 mod config;
 mod config_error;
 mod families;
@@ -38,6 +39,7 @@ mod vxlan;
 mod wireguard;
 mod wireguard_key;
 
+pub use backoff::Backoff;
 pub use config::{Asked, BackendConfig, BackendSettings, NetworkConfig};
 pub use config_error::{ConfigErrors, FieldError};
 pub use families::{Families, IpFamily};

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backoff::{Backoff, random};
+use crate::backoff::{backoff, random};
 use crate::{Change, ErrorKind, KeyValue, Position, Revision, Store, StoreError, Watch, WatchEnd, WatchItem};
 
 /// Events that wait for a slow receiver before the watch itself is held up.
@@ -165,7 +165,7 @@ enum Stop {
 
 impl<S: Store> Follower<S> {
     async fn run(mut self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = backoff();
         loop {
             let started = Instant::now();
             let reason = match self.session().await {

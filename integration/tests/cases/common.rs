@@ -1,6 +1,7 @@
 //! What several topics ask of the lab.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::etcd::Entry;
@@ -173,6 +174,21 @@ pub fn programmed(node: &Node) -> Result<BTreeSet<String>> {
         }
     }
     Ok(seen)
+}
+
+/// Waits until every node has programmed the route to a peer with subnet 10.5.`third`.0/24.
+pub fn await_route_everywhere(lab: &Lab, third: usize, within: Duration) -> Result<()> {
+    let route = format!("route 10.5.{third}.0/24 via 10.5.{third}.0 onlink");
+    eventually(within, &format!("{route} on every node"), || {
+        for node in lab.nodes() {
+            ensure!(
+                programmed(node)?.contains(&route),
+                "{} has not got it",
+                node.name()
+            );
+        }
+        Ok(())
+    })
 }
 
 /// One link of a node, as `ip -d -j link show` has it.

@@ -7,7 +7,7 @@ use flannel_lab::clock::throughout;
 use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::{Flanneld, Lab, LabOptions, Pinger, Stillness, eventually, limit};
 
-use super::common::{await_ping, programmed};
+use super::common::{await_ping, await_route_everywhere};
 use super::etcd_access::{ENDPOINT, FILES, make_certificates, secure_etcd, start_secure_etcd};
 
 const FIRST: &str = "the first password";
@@ -99,17 +99,7 @@ fn is_followed(lab: &Lab, password: &str, third: usize) -> Result<()> {
     eventually(limit(40), "etcd to take a record", || {
         control(lab, Some(password), &["put", &key, &value])
     })?;
-    let route = format!("route 10.5.{third}.0/24 via 10.5.{third}.0 onlink");
-    eventually(limit(60), "the record on every node", || {
-        for node in lab.nodes() {
-            ensure!(
-                programmed(node)?.contains(&route),
-                "{} has not got it",
-                node.name()
-            );
-        }
-        Ok(())
-    })
+    await_route_everywhere(lab, third, limit(60))
 }
 
 /// etcdctl as the operator; a new password is read from its standard input.

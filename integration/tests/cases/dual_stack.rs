@@ -20,7 +20,7 @@ pub fn both_families_reach_across_nodes() -> Result<()> {
     let pods = add_pods(&lab)?;
     for from in &pods {
         for to in &pods {
-            for address in addresses(to)? {
+            for address in to.addresses()? {
                 eventually(limit(5), &format!("{} to reach {address}", from.name()), || {
                     from.ping(&address)
                 })?;
@@ -214,7 +214,7 @@ pub fn ipv4_that_becomes_dual_stack_at_a_restart() -> Result<()> {
     }
     let new = lab.node(1)?.add_pod("dual")?;
     let far = lab.node(2)?.add_pod("far")?;
-    for address in addresses(&far)? {
+    for address in far.addresses()? {
         eventually(limit(5), "new pods to reach each other", || new.ping(&address))?;
     }
     drop(pods);
@@ -293,15 +293,8 @@ fn add_pods(lab: &Lab) -> Result<Vec<Pod>> {
     lab.nodes().iter().map(add).collect()
 }
 
-/// All addresses that the plugin gave a pod.
-fn addresses(pod: &Pod) -> Result<Vec<String>> {
-    let ips = pod.result()["ips"].as_array().context("no addresses")?;
-    let bare = |ip: &Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
-    ips.iter().map(|ip| bare(ip).context("no address")).collect()
-}
-
 pub fn ipv6_of(pod: &Pod) -> Result<String> {
-    addresses(pod)?
+    pod.addresses()?
         .into_iter()
         .find(|a| a.contains(':'))
         .context("no IPv6 address")

@@ -9,7 +9,9 @@ use flannel_lab::lab::{CONFIG_KEY, DEFAULT_CONFIG, SUBNETS_PREFIX};
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Pod, Stillness, eventually, limit};
 use rustix::process::Signal;
 
-use super::common::{await_ping, check_peers, lease_of, link, peer, programmed, put_peer, start_all};
+use super::common::{
+    await_ping, await_route_everywhere, check_peers, lease_of, link, peer, programmed, put_peer, start_all,
+};
 
 /// How long each outage lasts.
 const OUTAGE: Duration = Duration::from_secs(7);
@@ -85,17 +87,7 @@ fn is_followed_again(lab: &Lab, third: usize, within: Duration) -> Result<()> {
     eventually(limit(10), "etcd to take a record", || {
         put_peer(lab, &format!("10.5.{third}.0-24"), &address, &mac)
     })?;
-    let route = format!("route 10.5.{third}.0/24 via 10.5.{third}.0 onlink");
-    eventually(within, "the new peer on every node", || {
-        for node in lab.nodes() {
-            ensure!(
-                programmed(node)?.contains(&route),
-                "{} has not got it",
-                node.name()
-            );
-        }
-        Ok(())
-    })
+    await_route_everywhere(lab, third, within)
 }
 
 /// A pod on each node, which reach each other.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use flannel_lab::command::Environment;
 use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::process::Process;
-use flannel_lab::{Lab, LabOptions, Node, Place, Pod, eventually, limit};
+use flannel_lab::{Lab, LabOptions, Node, Place, eventually, limit};
 use rustix::process::Signal;
 
 use super::backend::{Pair, config, subnet_env};
@@ -199,7 +199,7 @@ fn carries_both(mode: &str, devices: &[&str], filter: &str) -> Result<()> {
     let pods = [lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?];
     let capture = Capture::start(lab.node(1)?)?;
     for (from, to) in [(0, 1), (1, 0)] {
-        for address in addresses(&pods[to])? {
+        for address in pods[to].addresses()? {
             eventually(limit(10), &format!("an answer of {address}"), || {
                 pods[from].ping(&address)
             })?;
@@ -217,12 +217,6 @@ fn carries_both(mode: &str, devices: &[&str], filter: &str) -> Result<()> {
     links.sort();
     assert_eq!(links, devices);
     Ok(())
-}
-
-fn addresses(pod: &Pod) -> Result<Vec<String>> {
-    let ips = pod.result()["ips"].as_array().context("no addresses")?;
-    let bare = |ip: &serde_json::Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
-    ips.iter().map(|ip| bare(ip).context("no address")).collect()
 }
 
 /// A kernel without WireGuard: said at once with what to do, and nothing goes in the clear.

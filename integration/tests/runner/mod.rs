@@ -62,59 +62,38 @@ pub struct Case {
 impl Case {
     /// A test that runs on any kernel.
     pub const fn plain(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self {
-            name,
-            needs: Needs::Plain,
-            seconds: CASE_SECONDS,
-            run,
-        }
+        Self::new(name, Needs::Plain, run)
     }
 
     /// A test that needs IPVS.
     pub const fn ipvs(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self {
-            name,
-            needs: Needs::Ipvs,
-            seconds: CASE_SECONDS,
-            run,
-        }
+        Self::new(name, Needs::Ipvs, run)
     }
 
     /// A test that needs IPIP tunnels.
     pub const fn ipip(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self {
-            name,
-            needs: Needs::Ipip,
-            seconds: CASE_SECONDS,
-            run,
-        }
+        Self::new(name, Needs::Ipip, run)
     }
 
     /// A test that needs WireGuard.
     pub const fn wireguard(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self {
-            name,
-            needs: Needs::Wireguard,
-            seconds: CASE_SECONDS,
-            run,
-        }
+        Self::new(name, Needs::Wireguard, run)
     }
 
     /// A test of what happens where the kernel has no IPVS.
     pub const fn no_ipvs(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self {
-            name,
-            needs: Needs::NoIpvs,
-            seconds: CASE_SECONDS,
-            run,
-        }
+        Self::new(name, Needs::NoIpvs, run)
     }
 
     /// A test of what happens where the kernel has no WireGuard.
     pub const fn no_wireguard(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self::new(name, Needs::NoWireguard, run)
+    }
+
+    const fn new(name: &'static str, needs: Needs, run: fn() -> Result<()>) -> Self {
         Self {
             name,
-            needs: Needs::NoWireguard,
+            needs,
             seconds: CASE_SECONDS,
             run,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::support::{Mirror, impatient, server, service};
-use flannel_kube::fixture::{Collection, Failure};
+use flannel_kube::fixture::{ApiServer, Collection, Failure};
 use flannel_kube::{Patience, Resource};
 
 const SERVICES: Collection = Collection::Services;
@@ -39,17 +39,7 @@ async fn a_watch_on_which_nothing_comes_is_begun_again_where_it_stood() {
     };
     let mut mirror = Mirror::new(impatient(&server, patience), Resource::Services);
     mirror.until("the list", |m| m.inits == 1).await;
-    let watches = || server.requests(&["/api/v1/services?watch=true"]);
-    for _ in 0..300 {
-        if watches() >= 3 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert!(watches() >= 3, "{} watches", watches());
-    server.put(SERVICES, service("b", "10.96.0.2"));
-    mirror.until("the change", |m| m.objects.len() == 2).await;
-    assert_eq!((mirror.inits, mirror.lost.len()), (1, 0), "{:?}", mirror.lost);
+    goes_on_through_three_watches(&server, &mut mirror, &["/api/v1/services?watch=true"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +52,17 @@ async fn a_watch_that_the_server_ends_in_time_goes_on_without_a_word() {
     };
     let mut mirror = Mirror::new(impatient(&server, patience), Resource::Services);
     mirror.until("the list", |m| m.inits == 1).await;
-    let watches = || server.requests(&["/api/v1/services?watch=true", "timeoutSeconds=1"]);
+    goes_on_through_three_watches(
+        &server,
+        &mut mirror,
+        &["/api/v1/services?watch=true", "timeoutSeconds=1"],
+    )
+    .await;
+}
+
+/// The watch is begun three times, and what changes then is heard of without another list or a word of a loss.
+async fn goes_on_through_three_watches(server: &ApiServer, mirror: &mut Mirror, asked: &[&str]) {
+    let watches = || server.requests(asked);
     for _ in 0..300 {
         if watches() >= 3 {
             break;

@@ -1,12 +1,10 @@
 //! IP in IP (RFC 2003): the least overhead of all tunnels, IPv4 only (flannel's `ipip`).
 
-use std::collections::BTreeMap;
-
 use flannel_lease::Peer as LeasePeer;
 
 use super::{Backend, FamilyFacts, Useless, reached};
 use crate::device::Device;
-use crate::overlay::{DesiredOverlay, IpipLink, LinkKind, Tunnel, TunnelLink, Way};
+use crate::overlay::{DesiredOverlay, IpipLink, LinkKind, Way};
 
 /// Bytes of the outer IPv4 header.
 pub const IPIP_OVERHEAD: u32 = 20;
@@ -22,19 +20,10 @@ impl Backend for Ipip {
     fn overlay(&self, facts: &FamilyFacts<'_>, peers: &[&LeasePeer]) -> (DesiredOverlay, Vec<Useless>) {
         let mtu = facts.carrier.mtu.saturating_sub(IPIP_OVERHEAD);
         let mut overlay = facts.empty(mtu);
-        overlay.tunnel = Some(Tunnel {
-            link: TunnelLink {
-                device: Device::Ipip,
-                mtu,
-                kind: LinkKind::Ipip(IpipLink {
-                    local: facts.carrier.address,
-                }),
-            },
-            address: facts.own_subnet.network(),
-            neighbours: BTreeMap::new(),
-            fdb: BTreeMap::new(),
-            wireguard: None,
-        });
+        let link = IpipLink {
+            local: facts.carrier.address,
+        };
+        overlay.tunnel = Some(facts.tunnel(Device::Ipip, mtu, LinkKind::Ipip(link)));
         let (found, useless) = reached(peers, facts.family(), "ipip");
         for peer in found {
             let way = if self.direct_routing && facts.is_neighbour(peer.public_ip) {

@@ -13,13 +13,15 @@ mod udp;
 mod vxlan;
 mod wireguard;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
 use flannel_lease::Peer as LeasePeer;
 use flannel_model::{IpFamily, IpSubnet, LeaseKey};
 
-use crate::overlay::{Carrier, DesiredOverlay};
+use crate::device::Device;
+use crate::overlay::{Carrier, DesiredOverlay, LinkKind, Tunnel, TunnelLink};
 
 pub use alloc::Alloc;
 pub use host_gw::HostGw;
@@ -27,7 +29,7 @@ pub use ipip::{IPIP_OVERHEAD, Ipip};
 pub use reject::Reject;
 pub use udp::{UDP_OVERHEAD_V4, UDP_OVERHEAD_V6, Udp, UdpPeer};
 pub use vxlan::{Vxlan, overlay_mtu};
-pub use wireguard::Wireguard;
+pub use wireguard::{Wireguard, is_global};
 
 /// How packets of pods travel between nodes.
 pub trait Backend: fmt::Debug + Send + Sync {
@@ -63,6 +65,17 @@ impl FamilyFacts<'_> {
         self.connected.iter().any(|subnet| subnet.holds(node))
     }
 
+    /// A tunnel device whose neighbours and FDB entries are still to come.
+    fn tunnel(&self, device: Device, mtu: u32, kind: LinkKind) -> Tunnel {
+        Tunnel {
+            link: TunnelLink { device, mtu, kind },
+            address: self.own_subnet.network(),
+            neighbours: BTreeMap::new(),
+            fdb: BTreeMap::new(),
+            wireguard: None,
+        }
+    }
+
     /// An overlay without tunnel and peers, whose pods send packets of `mtu` bytes.
     fn empty(&self, mtu: u32) -> DesiredOverlay {
         DesiredOverlay {
@@ -70,7 +83,7 @@ impl FamilyFacts<'_> {
             own_subnet: self.own_subnet,
             mtu,
             tunnel: None,
-            routes: std::collections::BTreeMap::new(),
+            routes: BTreeMap::new(),
             peers: 0,
         }
     }

@@ -1,7 +1,6 @@
 //! Packets in UDP datagrams, carried by the daemon itself (flannel's `udp`): one TUN device, one route to the whole network, and a
 //! table of peers that the data path has.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use flannel_lease::Peer as LeasePeer;
@@ -9,7 +8,7 @@ use flannel_model::{IpFamily, IpSubnet, UdpLeaseData, UdpOptions};
 
 use super::{Backend, FamilyFacts, Reject, Useless, subnet_of};
 use crate::device::Device;
-use crate::overlay::{DesiredOverlay, LinkKind, Tunnel, TunnelLink, Way};
+use crate::overlay::{DesiredOverlay, LinkKind, Way};
 
 /// Bytes of the outer IPv4 and UDP headers.
 pub const UDP_OVERHEAD_V4: u32 = 28;
@@ -46,17 +45,7 @@ impl Backend for Udp {
         };
         let mtu = facts.carrier.mtu.saturating_sub(overhead);
         let mut overlay = facts.empty(mtu);
-        overlay.tunnel = Some(Tunnel {
-            link: TunnelLink {
-                device: Device::Tun,
-                mtu,
-                kind: LinkKind::Tun,
-            },
-            address: facts.own_subnet.network(),
-            neighbours: BTreeMap::new(),
-            fdb: BTreeMap::new(),
-            wireguard: None,
-        });
+        overlay.tunnel = Some(facts.tunnel(Device::Tun, mtu, LinkKind::Tun));
         // The data path knows the peers; the kernel only has to hand everything over.
         overlay.routes.insert(facts.network, Way::device());
         let (found, useless) = self.peers(facts.family(), peers);

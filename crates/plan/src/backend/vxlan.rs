@@ -1,6 +1,6 @@
 //! VXLAN (RFC 7348): one device a family; each peer has a route, a neighbour and an FDB entry (flannel's `vxlan`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use flannel_lease::Peer as LeasePeer;
@@ -10,7 +10,7 @@ use flannel_model::{
 
 use super::{Backend, FamilyFacts, Reached, Reject, Useless, reached};
 use crate::device::Device;
-use crate::overlay::{Carrier, DesiredOverlay, LinkKind, Tunnel, TunnelLink, VxlanLink, Way};
+use crate::overlay::{Carrier, DesiredOverlay, LinkKind, VxlanLink, Way};
 
 /// A VXLAN device a family.
 #[derive(Debug, Clone, Copy)]
@@ -35,13 +35,11 @@ impl Backend for Vxlan {
         };
         let (found, mut useless) = reached(peers, facts.family(), "vxlan");
         let vteps = vteps(found, self.options.vni, mac, &mut useless);
-        let mut tunnel = Tunnel {
-            link: self.link(facts, mtu, mac),
-            address: facts.own_subnet.network(),
-            neighbours: BTreeMap::new(),
-            fdb: BTreeMap::new(),
-            wireguard: None,
+        let device = Device::Vxlan {
+            vni: self.options.vni,
+            family: facts.family(),
         };
+        let mut tunnel = facts.tunnel(device, mtu, LinkKind::Vxlan(self.link(facts, mac)));
         for (peer, mac) in vteps {
             let way = if self.options.direct_routing && facts.is_neighbour(peer.public_ip) {
                 Way::direct(facts.carrier.ifindex, peer.public_ip)
@@ -62,7 +60,7 @@ impl Backend for Vxlan {
 impl Vxlan {
     /// The device sends from the interface's own address, also when another one is published: the kernel does not send from an
     /// address that the host does not have.
-    fn link(&self, facts: &FamilyFacts<'_>, mtu: u32, mac: Mac) -> TunnelLink {
+    fn link(&self, facts: &FamilyFacts<'_>, mac: Mac) -> VxlanLink {
         let VxlanOptions {
             vni,
             port,
@@ -70,21 +68,14 @@ impl Vxlan {
             gbp,
             ..
         } = self.options;
-        TunnelLink {
-            device: Device::Vxlan {
-                vni,
-                family: facts.family(),
-            },
-            mtu,
-            kind: LinkKind::Vxlan(VxlanLink {
-                id: vni,
-                underlay: facts.carrier.ifindex,
-                local: facts.carrier.address,
-                port,
-                mac,
-                learning,
-                gbp,
-            }),
+        VxlanLink {
+            id: vni,
+            underlay: facts.carrier.ifindex,
+            local: facts.carrier.address,
+            port,
+            mac,
+            learning,
+            gbp,
         }
     }
 }

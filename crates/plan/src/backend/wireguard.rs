@@ -5,7 +5,7 @@
 //! as well.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flannel_lease::Peer as LeasePeer;
 use flannel_model::{
@@ -15,9 +15,7 @@ use flannel_model::{
 
 use super::{Backend, FamilyFacts, Reject, Useless, subnet_of};
 use crate::device::Device;
-use crate::overlay::{
-    DesiredOverlay, LinkKind, Out, Tunnel, TunnelLink, Way, WireguardPeer, WireguardTunnel,
-};
+use crate::overlay::{DesiredOverlay, LinkKind, Tunnel, Way, WireguardPeer, WireguardTunnel};
 
 /// One device a family, or one for both.
 #[derive(Debug, Clone, Copy)]
@@ -45,29 +43,18 @@ impl Backend for Wireguard {
         let mut overlay = facts.empty(mtu);
         let (peers, useless) = self.peers(family, peers);
         overlay.peers = peers.len();
-        let into_device = Way {
-            out: Out::Tunnel,
-            gateway: None,
-            onlink: false,
+        overlay.routes.insert(facts.network, Way::device());
+        let device = Device::Wireguard {
+            family: self.device_family(family),
         };
-        overlay.routes.insert(facts.network, into_device);
         overlay.tunnel = Some(Tunnel {
-            link: TunnelLink {
-                device: Device::Wireguard {
-                    family: self.device_family(family),
-                },
-                mtu,
-                kind: LinkKind::Wireguard,
-            },
-            address: facts.own_subnet.network(),
-            neighbours: BTreeMap::new(),
-            fdb: BTreeMap::new(),
             wireguard: Some(WireguardTunnel {
                 private: self.private,
                 public: self.public,
                 port: self.port(family),
                 peers,
             }),
+            ..facts.tunnel(device, mtu, LinkKind::Wireguard)
         });
         (overlay, useless)
     }
@@ -188,10 +175,7 @@ impl Wireguard {
             WireguardMode::Ipv4 => IpFamily::V4,
             WireguardMode::Ipv6 => IpFamily::V6,
             WireguardMode::Auto => {
-                let theirs = lease
-                    .value
-                    .public_ipv6
-                    .filter(|ip| ip.segments()[0] & 0xe000 == 0x2000);
+                let theirs = lease.value.public_ipv6.filter(is_global);
                 if self.global_ipv6 && theirs.is_some() && is_private(lease.value.public_ip) {
                     IpFamily::V6
                 } else {
@@ -200,6 +184,11 @@ impl Wireguard {
             }
         }
     }
+}
+
+/// Global unicast: 2000::/3 (RFC 4291 §2.4 and IANA's registry).
+pub fn is_global(ip: &Ipv6Addr) -> bool {
+    ip.segments()[0] & 0xe000 == 0x2000
 }
 
 /// An address that is not routed between sites (RFC 1918, RFC 6598, link-local), or none at all.

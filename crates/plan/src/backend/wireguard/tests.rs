@@ -1,5 +1,6 @@
 //! Who becomes a peer of the WireGuard device, with which endpoint, and who does not.
 
+use crate::Out;
 use flannel_lease::Revisions;
 use flannel_model::LeaseValue;
 

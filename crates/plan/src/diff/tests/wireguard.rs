@@ -28,12 +28,7 @@ fn wireguard(peers: &[(u8, &[u8])]) -> DesiredOverlay {
         (WireguardPublicKey([*key; 32]), peer)
     };
     let mut desired = wanted(&[]);
-    let way = Way {
-        out: Out::Tunnel,
-        gateway: None,
-        onlink: false,
-    };
-    desired.routes.insert(desired.network, way);
+    desired.routes.insert(desired.network, Way::device());
     desired.tunnel = Some(Tunnel {
         link: TunnelLink {
             device: Device::Wireguard { family: IpFamily::V4 },
