@@ -235,7 +235,14 @@ impl<'a> Node<'a> {
         let previous = subnet_file::previous_lease(&options.subnet_file);
         let machine = LeaseMachine::new(settings, pools, identity, previous);
         let publisher = Publisher::new(identity, pools, published);
-        let mut driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher);
+        let patience = Patience {
+            hold: options.delete_hold,
+            grace: options.reset_grace,
+        };
+        let mut feed = PeerFeed::new(options.prefix.leases(&pools), patience);
+        feed.preload(cache.iter().flat_map(Cache::peers));
+        let mut driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher)
+            .with_first_list(feed.first_list());
         if let Some((held, value)) = cache
             .as_ref()
             .and_then(|cache| own_lease(cache, options, &usable))
@@ -253,12 +260,6 @@ impl<'a> Node<'a> {
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
         let udp = udp::start(&usable.backend, facts_seen, options.run_dir(), udp_counted);
-        let patience = Patience {
-            hold: options.delete_hold,
-            grace: options.reset_grace,
-        };
-        let mut feed = PeerFeed::new(options.prefix.leases(&pools), patience);
-        feed.preload(cache.iter().flat_map(Cache::peers));
         let mut protected = stranded::etcd_addresses(&options.etcd.endpoints);
         let own = "this node's own address";
         protected.extend(underlay.address.ipv4().map(|address| ((*address).into(), own)));

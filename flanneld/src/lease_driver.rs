@@ -6,10 +6,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use flannel_lease::{Event, Holding, LeaseMachine, Op, Situation, Standing};
+use flannel_lease::{Event, Holding, LeaseMachine, Op, Record, Situation, Standing};
 use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac};
 use flannel_store::{Store, StoreError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::{random_bits, since_boot};
 use crate::publish::Publisher;
@@ -65,6 +65,13 @@ impl<S: Store> LeaseDriver<S> {
     pub fn resuming(mut self, holding: Holding, value: &LeaseValue) -> Self {
         self.machine = self.machine.resuming(holding);
         self.operator.resume(value);
+        self
+    }
+
+    /// Takes its first list of all leases from somebody who reads it anyway. Whoever promises it tells an outage as well.
+    #[must_use]
+    pub fn with_first_list(mut self, list: oneshot::Receiver<Vec<Record>>) -> Self {
+        self.operator.expect_list(list);
         self
     }
 

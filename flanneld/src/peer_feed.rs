@@ -6,6 +6,7 @@ use flannel_lease::{
     Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, Peer, PeerTable, PeerView, Record,
 };
 use flannel_store::{Event, LostReason, Position};
+use tokio::sync::oneshot;
 
 use crate::lease_driver::record;
 
@@ -14,6 +15,8 @@ pub struct PeerFeed {
     range: String,
     table: PeerTable,
     listing: Vec<Record>,
+    /// Who waits for the first complete list.
+    first: Option<oneshot::Sender<Vec<Record>>>,
     position: Option<Position>,
     /// The last surplus lease of ours that was told.
     surplus: i64,
@@ -55,9 +58,17 @@ impl PeerFeed {
             range,
             table: PeerTable::new(patience),
             listing: Vec::new(),
+            first: None,
             position: None,
             surplus: 0,
         }
+    }
+
+    /// The first complete list as it comes, for somebody who would else read the same.
+    pub fn first_list(&mut self) -> oneshot::Receiver<Vec<Record>> {
+        let (first, list) = oneshot::channel();
+        self.first = Some(first);
+        list
     }
 
     /// Begins with what an earlier run knew.
@@ -116,6 +127,10 @@ impl PeerFeed {
             Event::InitDone { position } => {
                 self.position = Some(position);
                 let listing = std::mem::take(&mut self.listing);
+                if let Some(first) = self.first.take().filter(|first| !first.is_closed()) {
+                    // Who went on without it does not need it.
+                    let _ = first.send(listing.clone());
+                }
                 let moved = self.table.reset(listing, position.revision, now);
                 News {
                     peers: true,
@@ -236,6 +251,21 @@ mod tests {
             feed.take(Event::Apply(kv("10.5.3.0-24", "192.168.50.13", 10)), NOW)
                 .peers
         );
+    }
+
+    #[tokio::test]
+    async fn the_first_list_is_handed_on_once_and_whole() {
+        let mut feed = feed();
+        let list = feed.first_list();
+        feed.take(Event::Init, NOW);
+        feed.take(Event::InitApply(kv("10.5.2.0-24", "192.168.50.12", 3)), NOW);
+        // It broke off and begins again.
+        feed.take(Event::Init, NOW);
+        feed.take(Event::InitApply(kv("10.5.3.0-24", "192.168.50.13", 4)), NOW);
+        feed.take(done(9), NOW);
+        let keys: Vec<String> = list.await.unwrap().into_iter().map(|record| record.key).collect();
+        assert_eq!(keys, ["10.5.3.0-24"]);
+        assert_eq!(feed.table.snapshot().count(), 1, "and taken all the same");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A [`Lab`] lives in a [`sandbox`]: a process with PID, mount and network namespaces of its own. When that process ends, for whatever
 //! reason, the kernel ends everything in it. Nothing outside is touched, and any number of labs may run side by side.
 
+pub mod asked;
 pub mod binaries;
 pub mod clock;
 pub mod command;
@@ -25,6 +26,7 @@ pub mod stillness;
 pub mod supervise;
 pub mod transfer;
 
+pub use asked::Asked;
 pub use clock::{eventually, limit};
 pub use command::{Environment, Output};
 pub use etcd::Etcd;

@@ -64,6 +64,15 @@ pub struct EtcdProcess {
     running: Option<Running>,
 }
 
+/// What clients asked of etcd by one method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// Calls, streams among them.
+    pub calls: u64,
+    /// Messages: one a call, any number a stream.
+    pub messages: u64,
+}
+
 /// How clients reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tls {
@@ -273,12 +282,38 @@ impl EtcdProcess {
     /// Whether it has a leader and answers reads. An open port alone says nothing: etcd opens it first of all, and killed in the
     /// middle of its first start it may leave data behind with which it never finds a leader.
     fn is_healthy(&self) -> io::Result<bool> {
+        let answer = self.ask("/health")?;
+        Ok(answer.contains(r#""health":"true""#))
+    }
+
+    fn ask(&self, path: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health_port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
-        Ok(answer.contains(r#""health":"true""#))
+        Ok(answer)
+    }
+
+    /// What clients asked of it so far, by its own count.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn asked(&self, method: &str) -> Result<Asked, FixtureError> {
+        let answer = self.ask("/metrics").map_err(system("read etcd's metrics"))?;
+        let count = |metric: &str| {
+            let of_method = format!("grpc_method=\"{method}\"");
+            let values = answer
+                .lines()
+                .filter(|line| line.starts_with(metric) && line.contains(&of_method))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            // A counter of whole numbers, printed as 1 or 1.5e+06.
+            values.sum::<f64>() as u64
+        };
+        Ok(Asked {
+            calls: count("grpc_server_started_total{"),
+            messages: count("grpc_server_msg_received_total{"),
+        })
     }
 
     fn file(&self, name: &str) -> PathBuf {

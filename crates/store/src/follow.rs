@@ -13,9 +13,11 @@ use crate::{Change, ErrorKind, KeyValue, Position, Revision, Store, StoreError, 
 
 /// Events that wait for a slow receiver before the watch itself is held up.
 const QUEUE: usize = 1024;
-/// A watch that says nothing for this long is asked for a sign of life, and given as long again for it. HTTP/2 pings find a
-/// frozen server earlier; this finds one that is frozen behind a proxy.
-const SILENCE: Duration = Duration::from_secs(20);
+/// A watch that says nothing for this long is asked for a sign of life. HTTP/2 pings find a frozen server or a dead connection
+/// within 15 s; this finds a server that is frozen behind a proxy which answers them.
+pub(crate) const SILENCE: Duration = Duration::from_secs(40);
+/// Time for that sign: with the silence before, less than a minute.
+const SIGN: Duration = Duration::from_secs(15);
 /// A watch that was started after an outage counts as going on when it has lived for this long: etcd first says that the watch
 /// runs and only then, up to 100 ms later, that its revision was compacted.
 const PROOF: Duration = Duration::from_secs(1);
@@ -316,13 +318,13 @@ async fn next_item<W: Watch>(watch: &mut W) -> Result<WatchItem, Stop> {
     let item = match timeout(SILENCE, watch.next()).await {
         Ok(item) => item,
         Err(_) => {
-            let asked = timeout(SILENCE, watch.request_progress()).await;
-            if let Ok(asked) = asked {
-                or_lost(asked, LostReason::Ended)?;
-            }
-            match timeout(SILENCE, watch.next()).await {
+            let sign = async {
+                watch.request_progress().await?;
+                watch.next().await
+            };
+            match timeout(SIGN, sign).await {
                 Ok(item) => item,
-                Err(_) => return Err(Stop::Lost(LostReason::Silent(SILENCE * 2))),
+                Err(_) => return Err(Stop::Lost(LostReason::Silent(SILENCE + SIGN))),
             }
         }
     };

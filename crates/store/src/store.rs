@@ -134,6 +134,15 @@ impl Change {
             Self::Delete { mod_revision, .. } => *mod_revision,
         }
     }
+
+    /// Memory that it takes, in bytes and roughly.
+    pub(crate) fn size(&self) -> usize {
+        let content = match self {
+            Self::Put(kv) => kv.key.len() + kv.value.len(),
+            Self::Delete { key, .. } => key.len(),
+        };
+        size_of::<Self>() + content
+    }
 }
 
 /// What a watch says.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_lease::{ClaimOutcome, Event, Expected, LastUse, LeaseTerms, Op, Record, Revisions};
 use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac, UsedNote};
 use flannel_store::{Created, KeptAlive, KeyValue, LeaseId, NewLease, Renewal, Replaced, Store, StoreError};
+use tokio::sync::oneshot;
 
 use super::Running;
 use crate::clock::{since_boot, wall_seconds};
@@ -21,6 +22,8 @@ pub(super) struct Operator<S> {
     held: Option<LeaseKey>,
     noted: Option<Duration>,
     published: Option<String>,
+    /// Somebody else reads the same list at the start.
+    first: Option<oneshot::Receiver<Vec<Record>>>,
 }
 
 impl<S: Store> Operator<S> {
@@ -32,7 +35,13 @@ impl<S: Store> Operator<S> {
             held: None,
             noted: None,
             published: None,
+            first: None,
         }
+    }
+
+    /// Takes the first list from somebody who reads it anyway.
+    pub(super) fn expect_list(&mut self, first: oneshot::Receiver<Vec<Record>>) {
+        self.first = Some(first);
     }
 
     /// The VTEPs' addresses once they are settled.
@@ -56,7 +65,15 @@ impl<S: Store> Operator<S> {
         match op {
             Op::List => {
                 let range = prefix.leases(self.publisher.families());
-                Box::pin(async move { list(&store, &range).await })
+                let first = self.first.take();
+                Box::pin(async move {
+                    if let Some(first) = first
+                        && let Ok(records) = first.await
+                    {
+                        return Ok(Event::Listed(records));
+                    }
+                    list(&store, &range).await
+                })
             }
             Op::ReadUsed => Box::pin(async move { read_used(&store, &prefix.used()).await }),
             Op::Claim {

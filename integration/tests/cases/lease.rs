@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use flannel_lab::clock::throughout;
 use flannel_lab::lab::{CONFIG_KEY, DEFAULT_CONFIG, SUBNETS_PREFIX};
-use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, http, limit};
+use flannel_lab::{Asked, Flanneld, Lab, LabOptions, Node, eventually, http, limit};
 
 use super::common::{
     addresses, await_convergence, check_peers, lease_of, leases, link, peer, put_peer, start_all,
@@ -253,4 +253,53 @@ pub fn deleted_lease_is_claimed_again() -> Result<()> {
     })?;
     daemons[0].check_running()?;
     await_convergence(&lab)
+}
+
+/// Beside a thousand peers a node reads each range once, and in rest it sends a message a renewal: no stream is opened again,
+/// and no key is asked for.
+pub fn a_node_asks_little_of_etcd() -> Result<()> {
+    const PEERS: usize = 1_500;
+    let lab =
+        Lab::new(&LabOptions::nodes(1).config(r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#))?;
+    let records: Vec<(String, Vec<u8>)> = (1..=PEERS).map(lease_far_away).collect();
+    records
+        .chunks(100)
+        .try_for_each(|some| lab.etcd().put_all(some))?;
+    let node = lab.node(1)?;
+    let before = Asked::read()?;
+    // The shortest lease that etcd grants lasts a few seconds, and is renewed every two of them.
+    let mut daemon = node.start_ready_flanneld(&["--subnet-lease-ttl=6s"])?;
+    // Its own subnet is read as the other nodes' are; the rest of the ranges does not grow with the network.
+    let start = Asked::read()?.since(&before);
+    let ranges = start.calls("Range");
+    ensure!(
+        (3..=5).contains(&ranges),
+        "{ranges} ranges at the start: {start:?}"
+    );
+    let rest = eventually(limit(60), "ten renewals", || {
+        let asked = Asked::read()?.since(&before);
+        ensure!(asked.messages("LeaseKeepAlive") >= 12, "{asked:?}");
+        Ok(asked)
+    })?;
+    for stream in ["Watch", "LeaseKeepAlive"] {
+        ensure!(rest.calls(stream) == 1, "streams of {stream}: {rest:?}");
+    }
+    ensure!(
+        rest.calls("Range") == ranges,
+        "{ranges} at the start, then {rest:?}"
+    );
+    ensure!(rest.calls("LeaseTimeToLive") == 0, "asked for a lease: {rest:?}");
+    daemon.check_running()
+}
+
+/// A lease as flannel writes it, of a node that is not there.
+fn lease_far_away(number: usize) -> (String, Vec<u8>) {
+    let (high, low) = (100 + number / 256, number % 256);
+    let value = format!(
+        r#"{{"PublicIP":"172.16.{high}.{low}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"8a:55:6f:00:{high:02x}:{low:02x}"}}}}"#
+    );
+    (
+        format!("{SUBNETS_PREFIX}10.{high}.{low}.0-24"),
+        value.into_bytes(),
+    )
 }

@@ -58,6 +58,7 @@ pub fn all() -> Vec<Case> {
         case!(plain lease::record_is_what_flannel_writes),
         case!(plain lease::subnet_file_and_device_are_flannels),
         case!(plain lease::ready_is_told_to_systemd_and_by_http),
+        case!(plain lease::a_node_asks_little_of_etcd),
         case!(plain lease::earlier_lease_is_taken_over_and_kept),
         case!(plain lease::earlier_subnet_is_asked_for_again),
         case!(plain lease::environment_stands_for_flags),

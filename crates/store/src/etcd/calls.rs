@@ -121,7 +121,7 @@ impl EtcdStore {
     }
 
     /// What a failure means for the calls to come.
-    async fn after(&self, index: usize, member: &Member, failure: &Failure) {
+    pub(super) async fn after(&self, index: usize, member: &Member, failure: &Failure) {
         match failure.kind {
             ErrorKind::Unreachable | ErrorKind::NoLeader => self.turn_from(index),
             // The connection may hang for good (a black hole): the next call must not use it.

@@ -1,5 +1,7 @@
 //! Reading a whole prefix at one revision.
 
+use std::sync::atomic::Ordering;
+
 use etcd_client::{GetOptions, GetResponse};
 
 use super::EtcdStore;
@@ -8,7 +10,10 @@ use super::classify::{is_compacted, is_too_large};
 use super::ops::{key_value, position};
 use crate::{ErrorKind, Listing, Revision, StoreError};
 
-/// Keys in one answer. Each key of flannel has about 300 bytes with its value.
+/// Keys that are asked for at first, so that one answer has them all: of twice as many nodes as are known to be in one network. Each key of
+/// flannel has about 300 bytes with its value, so this is 6 MB. etcd itself sends any length (its --max-request-bytes is for requests).
+const WHOLE: i64 = 20_000;
+/// Keys in one answer when that is more than a message holds, or more than the way to etcd carries within a call's deadline.
 const PAGE: i64 = 1000;
 /// How often a listing begins anew because its revision was compacted while it was read.
 const RESTARTS: usize = 3;
@@ -38,7 +43,7 @@ impl EtcdStore {
         let mut range = Range {
             start: prefix.as_bytes().to_vec(),
             end: prefix_end(prefix.as_bytes()),
-            limit: PAGE,
+            limit: self.first_page(),
             revision: None,
         };
         let mut kvs = Vec::new();
@@ -68,7 +73,15 @@ impl EtcdStore {
         }
     }
 
-    /// One page. Junk values may make it larger than the decode limit; then half as many keys are asked for.
+    fn first_page(&self) -> i64 {
+        match self.shared.short_pages.load(Ordering::Relaxed) {
+            true => PAGE,
+            false => WHOLE,
+        }
+    }
+
+    /// One page. Junk values may make it larger than the decode limit; then fewer keys are asked for. One that took too long is
+    /// told as such, and the next list begins with short pages.
     async fn page(&self, doing: &str, range: &mut Range) -> Result<GetResponse, CallError> {
         loop {
             let asked = &*range;
@@ -83,7 +96,11 @@ impl EtcdStore {
                 .await;
             match page {
                 Err(CallError { raw: Some(raw), .. }) if is_too_large(&raw) && range.limit > 1 => {
-                    range.limit /= 2;
+                    range.limit = PAGE.min(range.limit / 2);
+                }
+                Err(error) if error.story.kind() == ErrorKind::Timeout => {
+                    self.shared.short_pages.store(true, Ordering::Relaxed);
+                    return Err(error);
                 }
                 other => return other,
             }

@@ -22,8 +22,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Replaced files that etcd does not take are tried again this often: its own half of a rotation may come later.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// Longest message that is read. A page of 1000 ordinary leases is about 300 kB; pages of larger values are shortened.
-const DECODE_LIMIT: usize = 64 << 20;
+/// Longest message that is read: ten times what 20,000 ordinary leases take. Answers with larger values are asked for in pages.
+pub(super) const DECODE_LIMIT: usize = 64 << 20;
 
 /// The clients of one connection.
 #[derive(Clone)]

@@ -2,18 +2,22 @@
 
 mod calls;
 mod classify;
+mod keeper;
 mod list;
 mod member;
 mod ops;
+mod stream;
 mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::credentials::Credentials;
 use crate::{EtcdOptions, StoreError};
+use keeper::Keepers;
 use member::Member;
+use watch::Streams;
 
 /// Longest time that one call takes, whatever the servers do.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -28,6 +32,10 @@ struct Shared {
     members: Vec<Member>,
     /// Index of the member that calls go to first: the last one that worked.
     preferred: AtomicUsize,
+    streams: Streams,
+    keepers: Keepers,
+    /// A large answer did not come through in time.
+    short_pages: AtomicBool,
 }
 
 impl std::fmt::Debug for EtcdStore {
@@ -67,6 +75,9 @@ impl EtcdStore {
             shared: Arc::new(Shared {
                 members,
                 preferred: AtomicUsize::new(0),
+                streams: Streams::default(),
+                keepers: Keepers::default(),
+                short_pages: AtomicBool::new(false),
             }),
         })
     }
@@ -74,11 +85,15 @@ impl EtcdStore {
     /// Members in the order in which a call tries them.
     fn order(&self) -> impl Iterator<Item = (usize, &Member)> {
         let members = &self.shared.members;
-        let first = self.shared.preferred.load(Ordering::Relaxed);
+        let first = self.preferred();
         (0..members.len()).filter_map(move |i| {
             let index = (first + i) % members.len();
             members.get(index).map(|member| (index, member))
         })
+    }
+
+    fn preferred(&self) -> usize {
+        self.shared.preferred.load(Ordering::Relaxed)
     }
 
     fn prefer(&self, index: usize) {

@@ -119,24 +119,7 @@ impl Store for EtcdStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<KeptAlive, StoreError> {
-        let doing = format!("renew lease {lease} in");
-        let answer = self
-            .call(&doing, Repeat::Always, |mut connection| async move {
-                // The client library keeps the answer to its first request to itself; the second is ours to read.
-                let (mut keeper, mut answers) = connection.lease.keep_alive(lease.0).await?;
-                keeper.keep_alive().await?;
-                Ok(answers.message().await?.map(|answer| answer.ttl()))
-            })
-            .await;
-        let ttl = match answer {
-            Ok(ttl) => ttl.unwrap_or(0),
-            Err(CallError { raw: Some(raw), .. }) if is_lease_gone(&raw) => 0,
-            Err(error) => return Err(error.story),
-        };
-        Ok(match seconds(ttl) {
-            Some(ttl_secs) => KeptAlive::Alive { ttl_secs },
-            None => KeptAlive::Expired,
-        })
+        self.renew(lease).await
     }
 
     async fn time_to_live(&self, lease: LeaseId) -> Result<TimeToLive, StoreError> {

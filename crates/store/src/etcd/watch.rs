@@ -1,100 +1,127 @@
-//! One watch stream.
+//! Watches: each is one watcher on the stream that all of a store share.
 
-use etcd_client::{Error, EventType, WatchOptions, WatchResponse, WatchStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etcd_client::{EventType, WatchResponse};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
 
 use super::EtcdStore;
 use super::calls::Repeat;
-use super::classify::{classify, is_compacted, is_too_large};
-use super::list::prefix_end;
-use super::ops::{key_value, position, text};
-use crate::error::Tried;
+use super::ops::{key_value, text};
+use super::stream::{Delivery, FIRST, Handle, Mailbox, Wanted};
 use crate::{Change, Revision, StoreError, Watch, WatchEnd, WatchItem};
+
+/// The stream that new watches join.
+#[derive(Default)]
+pub(super) struct Streams(Mutex<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    current: Option<Handle>,
+    /// When the last attempt to open one failed, and how: those who waited for it need not try themselves.
+    failed: Option<(Instant, StoreError)>,
+}
 
 /// A watch on etcd. It does not reconnect: that is the business of [`follow`](crate::follow()).
 pub struct EtcdWatch {
-    stream: WatchStream,
-    prefix: String,
-    endpoint: String,
+    stream: Handle,
+    id: i64,
+    items: mpsc::UnboundedReceiver<Delivery>,
+    waiting: Arc<AtomicUsize>,
+    /// A sign of life was asked for, and nothing came since.
+    asked: bool,
 }
 
 impl EtcdStore {
     pub(super) async fn start_watch(&self, prefix: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
-        let doing = format!("watch {prefix} in");
+        let wanted = Wanted {
+            prefix: prefix.to_owned(),
+            from,
+        };
+        let asked = Instant::now();
+        let mut slot = self.shared.streams.0.lock().await;
+        if let Some(stream) = &slot.current
+            && let Some(mailbox) = stream.join(&wanted)
+        {
+            return Ok(EtcdWatch::new(stream.clone(), mailbox));
+        }
+        slot.current = None;
+        if let Some((at, error)) = &slot.failed
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
+        match self.open_stream(wanted).await {
+            Ok((stream, mailbox)) => {
+                slot.current = Some(stream.clone());
+                Ok(EtcdWatch::new(stream, mailbox))
+            }
+            Err(error) => {
+                slot.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// A new stream with its first watcher.
+    async fn open_stream(&self, wanted: Wanted) -> Result<(Handle, Mailbox), StoreError> {
+        let doing = format!("watch {} in", wanted.prefix);
+        let wanted_here = &wanted;
         let stream = self
             .call(&doing, Repeat::Always, |mut connection| async move {
-                // No fragments: an answer must hold a whole revision, because the next watch begins behind it.
-                let options = WatchOptions::new()
-                    .with_range(prefix_end(prefix.as_bytes()))
-                    .with_start_revision(from)
-                    .with_progress_notify();
-                connection.watch.watch(prefix, Some(options)).await
+                let options = wanted_here.options(FIRST);
+                connection
+                    .watch
+                    .watch(wanted_here.prefix.as_str(), Some(options))
+                    .await
             })
             .await?;
-        let endpoint = self
-            .order()
-            .next()
-            .map_or_else(String::new, |(_, member)| member.name().to_owned());
-        Ok(EtcdWatch {
-            stream,
-            prefix: prefix.to_owned(),
-            endpoint,
-        })
+        let member = self.shared.members.get(self.preferred());
+        let endpoint = member.map_or_else(String::new, |member| member.name().to_owned());
+        Ok(Handle::start(stream, wanted, endpoint))
     }
 }
 
 impl EtcdWatch {
-    fn end(&self, error: Error) -> WatchEnd {
-        if is_compacted(&error) {
-            return WatchEnd::Compacted;
-        }
-        let failure = classify(&error);
-        let tried = vec![Tried {
-            endpoint: self.endpoint.clone(),
-            reason: failure.reason,
-        }];
-        let story = StoreError::new(&format!("watch {} in", self.prefix), failure.kind, tried)
-            .with_hint(failure.hint);
-        match is_too_large(&error) {
-            true => WatchEnd::TooLarge(story),
-            false => WatchEnd::Failed(story),
+    fn new(stream: Handle, mailbox: Mailbox) -> Self {
+        Self {
+            stream,
+            id: mailbox.id,
+            items: mailbox.items,
+            waiting: mailbox.waiting,
+            asked: false,
         }
     }
+}
 
-    fn item(&self, response: &WatchResponse) -> Result<WatchItem, WatchEnd> {
-        if response.compact_revision() > 0 {
-            return Err(WatchEnd::Compacted);
-        }
-        if response.canceled() {
-            return Err(WatchEnd::Cancelled(response.cancel_reason().to_owned()));
-        }
-        let at = position(response.header()).map_err(|error| self.end(error))?;
-        if response.created() {
-            return Ok(WatchItem::Started(at));
-        }
-        if response.events().is_empty() {
-            return Ok(WatchItem::Alive(at));
-        }
-        Ok(WatchItem::Changes(
-            response.events().iter().filter_map(change).collect(),
-        ))
+impl Drop for EtcdWatch {
+    fn drop(&mut self) {
+        self.stream.cancel(self.id, self.asked);
     }
 }
 
 impl Watch for EtcdWatch {
     async fn next(&mut self) -> Result<WatchItem, WatchEnd> {
-        match self.stream.message().await {
-            Ok(Some(response)) => self.item(&response),
-            Ok(None) => Err(WatchEnd::Closed),
-            Err(error) => Err(self.end(error)),
-        }
+        let Some((item, size)) = self.items.recv().await else {
+            return Err(WatchEnd::Closed);
+        };
+        self.asked = false;
+        self.waiting.fetch_sub(size, Ordering::Relaxed);
+        item
     }
 
     async fn request_progress(&mut self) -> Result<(), WatchEnd> {
-        self.stream
-            .request_progress()
-            .await
-            .map_err(|error| self.end(error))
+        self.asked = true;
+        self.stream.progress(self.id);
+        Ok(())
     }
+}
+
+/// The changes of an answer.
+pub(super) fn changes(response: &WatchResponse) -> Vec<Change> {
+    response.events().iter().filter_map(change).collect()
 }
 
 fn change(event: &etcd_client::Event) -> Option<Change> {

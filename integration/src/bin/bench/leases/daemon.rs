@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use flannel_lab::{Lab, etcd, eventually, limit};
 use flannel_store::{EtcdOptions, EtcdStore, Store};
 
-use super::calls::Calls;
-use super::{heading, row, seconds};
+use super::{calls, heading, row, seconds};
+use flannel_lab::Asked;
 
 /// Writes in one transaction: etcd takes 128.
 const BATCH: usize = 100;
@@ -20,7 +20,7 @@ pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<()> {
     heading(&format!("one flanneld with {peers} peers"));
     write_peers(peers)?;
     let node = lab.node(1)?;
-    let before = Calls::read()?;
+    let before = Asked::read()?;
     let start = Instant::now();
     let daemon = node.start_flanneld(&[])?;
     eventually(limit(300), "flanneld to be ready", || {
@@ -34,8 +34,8 @@ pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<()> {
         "",
     );
     std::thread::sleep(SETTLE);
-    let calls = Calls::read()?.since(&before);
-    calls.print("calls to etcd", 1.0, 6.0 + 2.0 * peers as f64);
+    let calls = Asked::read()?.since(&before);
+    calls::print(&calls, "messages to etcd", 1.0, 6.0 + 2.0 * peers as f64);
     let routes = node.shell("ip route show proto 70 | wc -l")?;
     row("routes in the kernel", routes.trim(), "", "");
     let memory = memory(daemon.pid())?;

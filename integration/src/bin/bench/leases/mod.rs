@@ -16,7 +16,7 @@ use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::{Lab, LabOptions, limit};
 
 use crate::stats::{Series, milliseconds};
-use calls::Calls;
+use flannel_lab::Asked;
 use node::Nodes;
 
 /// Nodes, unless [`NODES_VARIABLE`] says another number.
@@ -54,7 +54,7 @@ pub fn run() -> Result<()> {
 
 async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
     heading(&format!("{number} nodes start at once"));
-    let before = Calls::read()?;
+    let before = Asked::read()?;
     let start = Instant::now();
     let mut nodes = Nodes::start(number)?;
     let times = nodes.all_hold(limit(1_500)).await?;
@@ -77,9 +77,14 @@ async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
         "",
         "measured",
     );
-    let started = Calls::read()?.since(&before);
+    let started = Asked::read()?.since(&before);
     let n = number as f64;
-    started.print("calls a node until then", n, flannel::calls_to_grow(n));
+    calls::print(
+        &started,
+        "messages a node until then",
+        n,
+        flannel::calls_to_grow(n),
+    );
 
     heading("one more node");
     let one = flannel::start(number).await?;
@@ -98,12 +103,17 @@ async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
     );
 
     heading(&format!("{number} nodes in rest"));
-    let before = Calls::read()?;
+    let before = Asked::read()?;
     let start = Instant::now();
     tokio::time::sleep(rest).await;
     let hours = start.elapsed().as_secs_f64() / 3600.0;
-    let asked = Calls::read()?.since(&before);
-    asked.print("calls a node and hour", n * hours, flannel::calls_in_rest(n));
+    let asked = Asked::read()?.since(&before);
+    calls::print(
+        &asked,
+        "messages a node and hour",
+        n * hours,
+        flannel::calls_in_rest(n),
+    );
 
     heading("a lease changes, and every node sees it");
     let probes = nodes

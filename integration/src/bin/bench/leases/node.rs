@@ -15,7 +15,7 @@ use flannel_model::{EtcdPrefix, Mac, NetworkConfig, NodeId};
 use flannel_store::{EtcdOptions, EtcdStore, Event, Store, follow};
 use tokio::sync::{mpsc, watch};
 
-use super::calls::Calls;
+use flannel_lab::Asked;
 
 /// The key that probes write: a lease that no node holds.
 const PROBE: &str = "10.255.255.0-24";
@@ -249,7 +249,7 @@ async fn begin(
 
 /// One more node beside those that are there.
 pub async fn one_start() -> Result<Start> {
-    let before = Calls::read()?;
+    let before = Asked::read()?;
     let start = Instant::now();
     let (status, mut held) = watch::channel(None);
     let (seen, mut seens) = watch::channel(0);
@@ -261,7 +261,7 @@ pub async fn one_start() -> Result<Start> {
         .await
         .context("the node ended")?;
     let time = start.elapsed();
-    let calls = Calls::read()?.since(&before).total() as u64;
+    let calls = Asked::read()?.since(&before).all_messages();
     let key = held.borrow().as_ref().and_then(|status| Some(status.held?.key));
     node.abort();
     drop((held, seens));
