@@ -205,6 +205,12 @@ pub enum Command {
         command: ServiceCommand,
     },
 
+    /// Takes away what flanneld made on this host, and nothing else
+    ///
+    /// Runs `flanneld cleanup`: devices, routes, nftables tables, virtual servers, files and changed kernel settings. flanneld must
+    /// not be running. The lease stays in etcd until it expires; `subnets release` gives it back at once.
+    Cleanup(CleanupArguments),
+
     /// Prints a completion script for a shell
     Completions {
         /// The shell
@@ -230,6 +236,47 @@ pub struct SocketArgument {
         default_value = "/run/flannel/flanneld.sock"
     )]
     pub status_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupArguments {
+    /// Only show what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Remove the containers' bridge and the CNI plugin's nftables tables as well; refused while a container is attached
+    #[arg(long)]
+    pub cni: bool,
+
+    /// Name of that bridge
+    #[arg(long, value_name = "NAME", default_value = "cni0")]
+    pub bridge: String,
+
+    /// Remove what outlives a reboot as well: this node's identity, its WireGuard key and the last verified peers
+    #[arg(long)]
+    pub state: bool,
+
+    /// Leave kernel settings as they are, for other programs that need them by now
+    #[arg(long)]
+    pub keep_sysctls: bool,
+
+    /// The file that flanneld wrote
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
+    pub subnet_file: PathBuf,
+
+    /// flanneld's folder for what outlives a reboot
+    #[arg(
+        long,
+        env = "FLANNELD_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/flannel"
+    )]
+    pub state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `flannelctl`: shows and changes what a flannel network keeps in etcd.
 
 mod check_config;
+mod cleanup;
 mod cli;
 mod config;
 mod connect;
@@ -47,6 +48,7 @@ fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
             etcd: false,
             ipv6_only,
         } => check_config::file(file, *ipv6_only, output),
+        Command::Cleanup(arguments) => cleanup::run(arguments),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -93,7 +95,7 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
                     command: EndpointCommand::Register(arguments),
                 },
         } => services::register(&store, &prefix, arguments).await,
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Cleanup(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 

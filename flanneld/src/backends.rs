@@ -12,10 +12,7 @@ use crate::clock::random_bits;
 use crate::flags::Options;
 use crate::publish::{Published, Vtep};
 use crate::underlay::device_mac;
-use crate::wireguard_key::{KeyPair, load_or_make, load_preshared};
-
-/// Where flannel keeps the WireGuard key unless `WIREGUARD_KEY_FILE` says otherwise.
-const FLANNELS_KEY: &str = "/run/flannel/wgkey";
+use crate::wireguard_key::{self, KeyPair, load_or_make, load_preshared};
 
 /// The backend of this node, with all that it needs.
 #[derive(Debug)]
@@ -155,9 +152,9 @@ fn vtep(vni: u32, family: IpFamily) -> anyhow::Result<Vtep> {
 fn key_file(state_dir: &Path) -> PathBuf {
     let named = std::env::var_os("WIREGUARD_KEY_FILE").filter(|name| !name.is_empty());
     named.map_or_else(
-        || match Path::new(FLANNELS_KEY).exists() {
-            true => FLANNELS_KEY.into(),
-            false => state_dir.join("wgkey"),
+        || match Path::new(wireguard_key::FLANNELS).exists() {
+            true => wireguard_key::FLANNELS.into(),
+            false => state_dir.join(wireguard_key::FILE),
         },
         PathBuf::from,
     )

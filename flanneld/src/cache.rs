@@ -14,7 +14,7 @@ use flannel_store::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{boot_id, since_boot, wall_seconds};
-pub use file::load;
+pub use file::{FILE, load};
 pub use writer::CacheWriter;
 
 /// What the file holds. Everything in it is checked again when it is used.

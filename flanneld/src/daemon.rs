@@ -256,7 +256,10 @@ impl<'a> Node<'a> {
         let position = cache.as_ref().map(Cache::position);
         let (_, events) = follow_since(store.clone(), options.prefix.leases(&pools), position);
         let (facts, facts_seen) = watch::channel(None);
-        let reports = reconciler::start(facts_seen.clone());
+        let reports = reconciler::start(
+            facts_seen.clone(),
+            options.run_dir().join(flannel_netlink::sysctl::NOTES),
+        );
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
         let udp = udp::start(&usable.backend, facts_seen, options.run_dir(), udp_counted);

@@ -2,6 +2,7 @@
 
 mod backends;
 mod cache;
+mod cleanup;
 mod config_wait;
 mod config_watch;
 mod daemon;
@@ -45,6 +46,11 @@ fn main() -> ExitCode {
         && command == udp::HOLDER_COMMAND
     {
         return hold(path);
+    }
+    if let Some((command, rest)) = args.split_first()
+        && command == cleanup::COMMAND
+    {
+        return cleanup::main(rest);
     }
     let typed = match flags::parse(&args, |name| std::env::var(name).ok()) {
         Ok(Parsed::Run(typed)) => typed,

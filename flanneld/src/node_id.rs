@@ -8,7 +8,7 @@ use std::path::Path;
 use flannel_model::NodeId;
 
 /// Name of the file in the state folder.
-const FILE: &str = "node-id";
+pub const FILE: &str = "node-id";
 
 /// Reads the identity that an earlier run drew, or draws one with `random` bits and keeps it. Without a place to keep it
 /// there is none: the node is known by its address alone then, as a node of flannel is.

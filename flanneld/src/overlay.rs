@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flannel_model::{Families, IpFamily, LeaseKey};
 use flannel_netlink::monitor::Change;
-use flannel_netlink::{NetlinkError, RouteConn, link};
-use flannel_plan::{DesiredOverlay, Device, Op, diff_overlay};
+use flannel_netlink::{NetlinkError, RouteConn, link, sysctl};
+use flannel_plan::{DesiredOverlay, Device, LinkKind, Op, diff_overlay};
 
 use crate::kernel;
 use crate::reconciler::Report;
@@ -45,6 +45,15 @@ impl Facts {
     }
 }
 
+/// What passes remember.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// What earlier passes wrote into WireGuard devices.
+    pub written: Written,
+    /// Where former values of kernel settings are noted.
+    pub notes: Option<PathBuf>,
+}
+
 /// What a pass found and did.
 #[derive(Debug)]
 pub struct Pass {
@@ -57,8 +66,8 @@ pub struct Pass {
 }
 
 /// Compares the kernel with the facts and writes the difference. A failed write stops no other, and the families do not wait
-/// for each other. `written` is what earlier passes wrote.
-pub fn reconcile(facts: &Facts, written: &mut Written) -> Pass {
+/// for each other.
+pub fn reconcile(facts: &Facts, memory: &mut Memory) -> Pass {
     let report = Report {
         own: facts.own,
         devices_up: true,
@@ -74,7 +83,7 @@ pub fn reconcile(facts: &Facts, written: &mut Written) -> Pass {
         problems: Vec::new(),
     };
     for overlay in facts.overlays() {
-        if let Err(error) = write_difference(overlay, written, &mut pass) {
+        if let Err(error) = write_difference(overlay, memory, &mut pass) {
             pass.problems.push(chain(&error));
             pass.report.devices_up = false;
         }
@@ -85,18 +94,19 @@ pub fn reconcile(facts: &Facts, written: &mut Written) -> Pass {
 
 fn write_difference(
     desired: &DesiredOverlay,
-    written: &mut Written,
+    memory: &mut Memory,
     pass: &mut Pass,
 ) -> Result<(), NetlinkError> {
     let mut conn = RouteConn::open()?;
     let mut observed = kernel::observe(&mut conn, desired)?;
-    observed.wireguard = wireguard::observe(desired, written)?;
+    observed.wireguard = wireguard::observe(desired, &memory.written)?;
     let ops = diff_overlay(desired, &observed);
+    note_side_effects(&ops, memory.notes.as_deref());
     let mut link_failed = false;
     for (op, result) in kernel::apply(&mut conn, &ops) {
         match result {
             Ok(()) => {
-                wireguard::remember(written, &op);
+                wireguard::remember(&mut memory.written, &op);
                 pass.done.push(op);
             }
             Err(error) => {
@@ -113,6 +123,20 @@ fn write_difference(
     pass.report.devices.extend(link.map(|link| link.ifindex));
     refuse_router_advertisements(device);
     Ok(())
+}
+
+/// The kernel turns redirects off for the whole host when a WireGuard device goes up (`wg_open`, drivers/net/wireguard/device.c).
+fn note_side_effects(ops: &[Op], notes: Option<&Path>) {
+    const REDIRECTS: &str = "net/ipv4/conf/all/send_redirects";
+    let makes_wireguard = |op: &Op| matches!(op, Op::LinkCreate(link) if link.kind == LinkKind::Wireguard);
+    let before = std::fs::read_to_string(Path::new("/proc/sys").join(REDIRECTS));
+    if let (Some(notes), Ok(before)) = (notes, before)
+        && ops.iter().any(makes_wireguard)
+        && before.trim() != "0"
+    {
+        // Without a note the setting has no way back, which is no reason to have no tunnel.
+        let _ = sysctl::note(notes, REDIRECTS, before.trim(), "0");
+    }
 }
 
 /// Router advertisements inside the overlay are nobody's business: a pod could give the node a default route by one.

@@ -1,5 +1,6 @@
 //! Keeps the kernel as the facts ask for: after each change of them, after a change in the kernel, and on a timer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,8 @@ use flannel_plan::Op;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::overlay::{Facts, Pass, concerns, reconcile};
+use crate::overlay::{Facts, Memory, Pass, concerns, reconcile};
 use crate::said::Said;
-use crate::wireguard::Written;
 
 /// Everything is compared at least this often, whatever the notifications said.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -39,11 +39,15 @@ pub struct Report {
     pub failed: usize,
 }
 
-/// Starts the task. It ends when the facts' sender is gone.
-pub fn start(facts: watch::Receiver<Option<Arc<Facts>>>) -> watch::Receiver<Option<Report>> {
+/// Starts the task. It ends when the facts' sender is gone. Former values of kernel settings go to the file `notes`.
+pub fn start(facts: watch::Receiver<Option<Arc<Facts>>>, notes: PathBuf) -> watch::Receiver<Option<Report>> {
     let (reports, receiver) = watch::channel(None);
     let changes = kernel_changes();
-    tokio::spawn(run(facts, changes, reports));
+    let memory = Memory {
+        notes: Some(notes),
+        ..Memory::default()
+    };
+    tokio::spawn(run(facts, changes, reports, memory));
     receiver
 }
 
@@ -65,12 +69,12 @@ async fn run(
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
     mut changes: mpsc::Receiver<Change>,
     reports: watch::Sender<Option<Report>>,
+    mut memory: Memory,
 ) {
     let mut due = Instant::now() + AUDIT;
     let mut burst = Vec::new();
     let mut log = PassLog::default();
     let mut devices = Vec::new();
-    let mut written = Written::new();
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
@@ -87,14 +91,14 @@ async fn run(
         let Some(now) = facts.borrow_and_update().clone() else {
             continue;
         };
-        let mut before = std::mem::take(&mut written);
+        let mut before = std::mem::take(&mut memory);
         let pass = move || {
             let pass = reconcile(&now, &mut before);
             (pass, before)
         };
         let pass = match tokio::task::spawn_blocking(pass).await {
             Ok((pass, after)) => {
-                written = after;
+                memory = after;
                 pass
             }
             Err(error) => {

@@ -8,6 +8,7 @@ mod node_status;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct ServiceFeed {
     source: Source,
     node_name: String,
     mode: ServiceMode,
+    /// Where former values of kernel settings are noted.
+    notes: PathBuf,
     etcd: Vec<String>,
     audience: Audience,
     /// Where this node tells others of its Services.
@@ -125,6 +128,7 @@ impl ServiceFeed {
             status_key: format!("{}{node_name}", options.prefix.service_nodes()),
             node_name,
             mode: options.service_mode,
+            notes: options.run_dir().join(flannel_netlink::sysctl::NOTES),
             etcd: options.etcd.endpoints.clone(),
             audience,
         })
@@ -160,7 +164,7 @@ impl ServiceFeed {
             audience: self.audience,
             look,
         };
-        let services = Services::new(programmer(self.mode));
+        let services = Services::new(programmer(self.mode, Some(self.notes)));
         tokio::spawn(Feed::new(self.node_name, self.etcd, account).run(services, inputs));
     }
 }

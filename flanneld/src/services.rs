@@ -20,6 +20,7 @@ use flannel_plan::{FrontendChanges, HealthCheck, ServiceFacts, ServiceNode, Serv
 use flannel_telemetry::ServiceCheck;
 
 use ipvs::IpvsProgrammer;
+pub use ipvs::leftovers;
 pub use mode::{ServiceMode, programmer};
 use nftables::NftProgrammer;
 pub use node::{etcd_addresses, service_node};

@@ -26,7 +26,7 @@ use crate::said::Said;
 use keeper::Keeper;
 use tally::DropLog;
 
-pub use keeper::{HOLDER_COMMAND, hold};
+pub use keeper::{HOLDER_COMMAND, HOLDER_SOCKET, hold};
 pub use tally::Current;
 
 /// flannel's name of the device.
@@ -43,6 +43,11 @@ pub struct UdpFacts {
     pub listen: SocketAddr,
     /// All other nodes; one with pods of both families is there twice.
     pub peers: Vec<UdpPeer>,
+}
+
+/// Ends the holder in `folder`, and with it the device of a daemon that does not run.
+pub fn forget(folder: &std::path::Path) {
+    Keeper::new(folder.to_owned()).forget();
 }
 
 /// Starts the task; it runs until the facts' sender is gone. What it gives back is what keeps the data path from working: nothing, with

@@ -9,6 +9,10 @@ use anyhow::{Context, ensure};
 use flannel_model::{WireguardPublicKey, WireguardSecret};
 use x25519_dalek::{PublicKey, StaticSecret};
 
+/// Name of the key file in the state folder.
+pub const FILE: &str = "wgkey";
+/// Where flannel keeps the key unless `WIREGUARD_KEY_FILE` says otherwise.
+pub const FLANNELS: &str = "/run/flannel/wgkey";
 /// A key file has 44 characters and a line end; anything much longer is another file.
 const LONGEST: u64 = 128;
 

@@ -155,10 +155,10 @@ fn collides(other: &IpOnLink, wanted: &IpOnLink) -> bool {
 
 fn forward(plan: &Plan) -> Result<(), CniError> {
     if plan.has_family(true) {
-        sysctl::set("ipv4/ip_forward", "1")?;
+        sysctl::set_host("ipv4/ip_forward", "1")?;
     }
     if plan.has_family(false) {
-        sysctl::set("ipv6/conf/all/forwarding", "1")?;
+        sysctl::set_host("ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ pub mod nftables;
 pub mod pod;
 pub mod route;
 mod route_conn;
+pub mod sysctl;
 mod wire;
 
 pub use conn::{Conn, Protocol, Reply, Request};

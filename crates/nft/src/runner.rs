@@ -120,6 +120,40 @@ impl Nft {
         Ok(elements_in_listing(&ended.stdout))
     }
 
+    /// The tables of the network namespace, by family and name, whoever made them.
+    ///
+    /// # Errors
+    /// When `nft` is missing, refuses or does not end in time.
+    pub fn tables(&self) -> Result<Vec<(String, String)>, NftError> {
+        let what = "list tables";
+        let ended = self.run(what, &["list", "tables"], "")?;
+        if !ended.success {
+            return Err(NftError::Refused {
+                what: what.to_owned(),
+                stderr: ended.stderr,
+            });
+        }
+        let lines = ended.stdout.lines();
+        let words = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+        Ok(words
+            .filter_map(|words| match words[..] {
+                ["table", family, name, ..] => Some((family.to_owned(), name.to_owned())),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Deletes a table by its family and name, whoever made it.
+    ///
+    /// # Errors
+    /// When there is none, or `nft` is missing, refuses or does not end in time.
+    pub fn delete(&self, family: &str, name: &str) -> Result<(), NftError> {
+        self.write(
+            &format!("delete table {family} {name}"),
+            &format!("delete table {family} {name}\n"),
+        )
+    }
+
     /// Removes the table; one that is not there is removed already. Tables that do not carry our hash are left alone.
     ///
     /// # Errors

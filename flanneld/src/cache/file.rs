@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Cache;
 
 /// Name of the file in the state folder.
-const FILE: &str = "peers.cache";
+pub const FILE: &str = "peers.cache";
 /// First word of the file; the number grows when an older daemon could not read it.
 const MAGIC: &str = "flannel-peers-1";
 

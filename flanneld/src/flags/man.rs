@@ -12,6 +12,10 @@ flanneld \- pod network of a node: subnet lease, VXLAN and Services
 .SH SYNOPSIS
 .B flanneld
 [\fIFLAGS\fR]
+.br
+.B flanneld cleanup
+[\fB\-\-dry\-run\fR] [\fB\-\-cni\fR] [\fB\-\-bridge\fR \fINAME\fR] [\fB\-\-state\fR] [\fB\-\-keep\-sysctls\fR]
+[\fB\-\-subnet\-file\fR \fIFILE\fR] [\fB\-\-state\-dir\fR \fIDIR\fR]
 .SH DESCRIPTION
 flanneld leases a pod subnet for its node from etcd, learns the subnets of all other nodes and carries pod traffic between them over
 VXLAN. It programs Services into the kernel's IPVS. A start takes over what stands in the kernel and applies the difference; stopping
@@ -21,7 +25,15 @@ Each flag is read as \-flag or \-\-flag, its value behind = or as the next argum
 A flag that is not given is read from the environment variable that stands beside it.
 "#;
 
-const TAIL: &str = r#".SH FILES
+const TAIL: &str = r#".SH CLEAN\-UP
+\fBflanneld cleanup\fR takes away what flanneld made on this host and nothing else: its devices, routes with protocol 70, its nftables
+tables, the virtual servers of Services and the files beside subnet.env; kernel settings that were changed get their former values
+back. The daemon must not be running. \-\-cni removes the containers' bridge as well, unless a container is attached; \-\-state removes
+what outlives a reboot; \-\-dry\-run only shows what would go.
+.SH FILES
+.TP
+.I /run/flannel/sysctls
+What kernel settings were before flanneld or the CNI plugin changed them, for the clean\-up.
 .TP
 .I /run/flannel/subnet.env
 The node's subnet and MTU, for the CNI plugin and container engines.

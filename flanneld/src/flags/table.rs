@@ -371,7 +371,7 @@ pub fn variable(name: &str) -> String {
 pub fn help() -> String {
     let mut text = String::from(
         "flanneld: gives this node a pod subnet from etcd and carries pod traffic between nodes\n\n\
-         Usage: flanneld [FLAGS]\n\n\
+         Usage: flanneld [FLAGS]\n       flanneld cleanup --help\n\n\
          Each flag is read as -flag or --flag, with its value behind = or as the next argument; true-or-false flags are\n\
          turned off only by =false. A flag that is not given is read from FLANNELD_<FLAG> in the environment.\n\n",
     );

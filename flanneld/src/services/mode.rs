@@ -1,6 +1,7 @@
 //! Which programmer a node uses, and what another one left.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_netlink::NetlinkError;
@@ -22,9 +23,11 @@ pub enum ServiceMode {
 }
 
 /// The programmer of a mode. Once its first pass has succeeded, it removes what the other programmer left on this node.
-pub fn programmer(mode: ServiceMode) -> Box<dyn Programmer> {
+/// Former values of kernel settings go to the file `notes`.
+pub fn programmer(mode: ServiceMode, notes: Option<PathBuf>) -> Box<dyn Programmer> {
     Box::new(ModeProgrammer {
         mode,
+        notes,
         chosen: None,
         leftovers: true,
         said: false,
@@ -33,6 +36,7 @@ pub fn programmer(mode: ServiceMode) -> Box<dyn Programmer> {
 
 struct ModeProgrammer {
     mode: ServiceMode,
+    notes: Option<PathBuf>,
     chosen: Option<Chosen>,
     leftovers: bool,
     said: bool,
@@ -51,7 +55,7 @@ impl Programmer for ModeProgrammer {
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
         let chosen = match self.chosen.take() {
             Some(chosen) => chosen,
-            None => match choose(self.mode) {
+            None => match choose(self.mode, self.notes.clone()) {
                 Ok(chosen) => chosen,
                 Err(error) => return status.fail(&error),
             },
@@ -83,15 +87,15 @@ impl Programmer for ModeProgrammer {
     }
 }
 
-fn choose(mode: ServiceMode) -> Result<Chosen, flannel_netlink::NetlinkError> {
+fn choose(mode: ServiceMode, notes: Option<PathBuf>) -> Result<Chosen, flannel_netlink::NetlinkError> {
     let mode = match mode {
         ServiceMode::Auto if Ipvs::open()?.is_none() => ServiceMode::Nftables,
         ServiceMode::Auto | ServiceMode::Ipvs => ServiceMode::Ipvs,
         ServiceMode::Nftables => ServiceMode::Nftables,
     };
     let programmer: Box<dyn Programmer> = match mode {
-        ServiceMode::Nftables => Box::new(NftProgrammer::default()),
-        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::new(true)),
+        ServiceMode::Nftables => Box::new(NftProgrammer::new(notes)),
+        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::new(true, notes)),
     };
     Ok(Chosen { mode, programmer })
 }
@@ -118,7 +122,7 @@ fn clear_other(chosen: ServiceMode, view: &View<'_>, status: &mut Status) -> boo
     match chosen {
         ServiceMode::Nftables => match Ipvs::open() {
             Ok(None) => {}
-            Ok(Some(_)) => IpvsProgrammer::new(true).programme(&empty, Scope::All, &mut of_other),
+            Ok(Some(_)) => IpvsProgrammer::new(true, None).programme(&empty, Scope::All, &mut of_other),
             Err(error) => of_other.fail(&error),
         },
         ServiceMode::Auto | ServiceMode::Ipvs => {

@@ -14,7 +14,8 @@ use flannel_tun::keep::{self, Descriptors};
 /// The first argument that makes this program a holder; the second is the path of its socket.
 pub const HOLDER_COMMAND: &str = "hold-descriptors";
 
-const SOCKET_FILE: &str = "udp-descriptors.sock";
+/// The holder's socket in the folder of subnet.env.
+pub const HOLDER_SOCKET: &str = "udp-descriptors.sock";
 /// Names in the service manager's store.
 const DEVICE_NAME: &str = "flannel-udp-device";
 const SOCKET_NAME: &str = "flannel-udp-socket";
@@ -39,7 +40,7 @@ impl Keeper {
     /// With a holder's socket in `folder`, which must not survive a reboot.
     pub fn new(folder: PathBuf) -> Self {
         Self {
-            holder: folder.join(SOCKET_FILE),
+            holder: folder.join(HOLDER_SOCKET),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod backend;
 mod bad_input;
+mod cleanup;
 mod clients;
 mod clock;
 mod cluster;
@@ -137,6 +138,11 @@ pub fn all() -> Vec<Case> {
         case!(plain udp::deleted_device_comes_back),
         case!(plain udp::hostile_datagrams_harm_nobody),
         case!(plain udp::another_backend_lets_the_device_go),
+        case!(plain cleanup::vxlan_leaves_a_virgin_host),
+        case!(plain cleanup::host_gw_leaves_a_virgin_host),
+        case!(plain cleanup::udp_leaves_a_virgin_host),
+        case!(ipip cleanup::ipip_leaves_a_virgin_host),
+        case!(wireguard cleanup::wireguard_leaves_a_virgin_host),
         case!(plain cni::add_wires_a_pod),
         case!(plain cni::results_have_the_layout_of_their_version),
         case!(plain cni::addresses_are_kept_as_host_local_keeps_them),

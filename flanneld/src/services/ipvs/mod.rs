@@ -3,12 +3,14 @@
 mod counts;
 mod drain;
 mod flows;
+mod leftovers;
 mod routes;
 mod servers;
 mod sysctls;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flannel_model::{ServerKey, VirtualAddress};
@@ -21,6 +23,7 @@ use flannel_plan::{FrontendChanges, FrontendKey};
 use super::counts::{FrontendCounts, Wanted};
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
+pub use leftovers::leftovers;
 use routes::Routes;
 use servers::Servers;
 use tables::{Tables, elements_of, shared_changes, shared_elements};
@@ -42,6 +45,8 @@ pub struct IpvsProgrammer {
     recorded: Option<BTreeSet<VirtualAddress>>,
     absent_since: Option<Instant>,
     sysctls_said: Said,
+    /// Where former values of kernel settings are noted.
+    notes: Option<PathBuf>,
 }
 
 impl Programmer for IpvsProgrammer {
@@ -72,9 +77,12 @@ impl Programmer for IpvsProgrammer {
 }
 
 impl IpvsProgrammer {
-    /// With or without random source ports where addresses are masqueraded.
-    pub fn new(fully_random: bool) -> Self {
-        let mut programmer = Self::default();
+    /// With or without random source ports where addresses are masqueraded. Former values of kernel settings go to the file `notes`.
+    pub fn new(fully_random: bool, notes: Option<PathBuf>) -> Self {
+        let mut programmer = Self {
+            notes,
+            ..Self::default()
+        };
         programmer.tables.fully_random = fully_random;
         programmer
     }
@@ -271,7 +279,7 @@ impl IpvsProgrammer {
 
     fn set_sysctls(&mut self, view: &View<'_>, status: &mut Status) {
         let ipv6 = tables::has_family(view.frontends, false);
-        let missing = sysctls::set(ipv6, &mut status.failed);
+        let missing = sysctls::set(ipv6, self.notes.as_deref(), &mut status.failed);
         if missing.is_empty() {
             self.sysctls_said.clear();
         } else if self.sysctls_said.is_news(&missing.join("; ")) {

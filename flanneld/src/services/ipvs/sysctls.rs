@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use flannel_netlink::sysctl;
+
 struct Setting {
     path: &'static str,
     /// What to do, and what happens otherwise, where the kernel has no such setting.
@@ -49,16 +51,15 @@ const IPV6_SETTINGS: [Setting; 2] = [
 ];
 
 /// Sets each to 1 where it exists. Answers a sentence for each that does not; what cannot be written goes to `failed`.
-pub(super) fn set(ipv6: bool, failed: &mut Vec<String>) -> Vec<String> {
+pub(super) fn set(ipv6: bool, notes: Option<&Path>, failed: &mut Vec<String>) -> Vec<String> {
     if ipv6 {
-        keep_router_advertisements(Path::new("/proc/sys/net/ipv6/conf"));
+        keep_router_advertisements(Path::new("/proc/sys/net/ipv6/conf"), notes);
     }
     let ipv6: &[Setting] = if ipv6 { &IPV6_SETTINGS } else { &[] };
     let mut missing = Vec::new();
     for setting in SETTINGS.iter().chain(ipv6) {
-        let path = Path::new("/proc/sys").join(setting.path);
-        match set_one(&path) {
-            Ok(()) => {}
+        match sysctl::set(setting.path, "1", notes) {
+            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 missing.push(format!(
                     "sysctl {} is missing: {}",
@@ -74,26 +75,25 @@ pub(super) fn set(ipv6: bool, failed: &mut Vec<String>) -> Vec<String> {
 
 /// A host that forwards IPv6 heeds router advertisements only with accept_ra 2 (Documentation/networking/ip-sysctl.rst): one that had its
 /// default route from them must not lose it when forwarding begins.
-fn keep_router_advertisements(folder: &Path) {
+fn keep_router_advertisements(folder: &Path, notes: Option<&Path>) {
     let forwards = std::fs::read_to_string(folder.join("all/forwarding"));
     if forwards.is_ok_and(|value| value.trim() != "0") {
         return;
     }
     for device in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let file = device.path().join("accept_ra");
-        if std::fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1")
-            && let Err(error) = std::fs::write(&file, "2\n")
-        {
+        if !std::fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1") {
+            continue;
+        }
+        if let Some(notes) = notes {
+            let name = format!("net/ipv6/conf/{}/accept_ra", device.file_name().display());
+            // A setting without a way back is better than a default route that is lost.
+            let _ = sysctl::note(notes, &name, "1", "2");
+        }
+        if let Err(error) = std::fs::write(&file, "2\n") {
             tracing::warn!(file = %file.display(), %error, "router advertisements will not be heeded any more");
         }
     }
-}
-
-fn set_one(path: &Path) -> std::io::Result<()> {
-    if std::fs::read_to_string(path)?.trim() == "1" {
-        return Ok(());
-    }
-    std::fs::write(path, "1\n")
 }
 
 /// `net.ipv4.ip_forward`
@@ -109,17 +109,24 @@ mod tests {
     fn routers_are_still_listened_to_when_forwarding_begins() {
         let folder = tempfile::tempdir().unwrap();
         let file = |device: &str, name: &str| folder.path().join(device).join(name);
+        let notes = folder.path().join(sysctl::NOTES);
         for (device, value) in [("all", "1"), ("eth0", "1"), ("eth1", "0")] {
             std::fs::create_dir(folder.path().join(device)).unwrap();
             std::fs::write(file(device, "accept_ra"), value).unwrap();
         }
         std::fs::write(file("all", "forwarding"), "0\n").unwrap();
-        keep_router_advertisements(folder.path());
+        keep_router_advertisements(folder.path(), Some(&notes));
         let read = |device| std::fs::read_to_string(file(device, "accept_ra")).unwrap();
         assert_eq!((read("eth0").trim(), read("eth1").trim()), ("2", "0"));
+        let noted = sysctl::changed(&notes).unwrap();
+        let names: Vec<&str> = noted.iter().map(|changed| changed.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["net/ipv6/conf/all/accept_ra", "net/ipv6/conf/eth0/accept_ra"]
+        );
         std::fs::write(file("all", "forwarding"), "1\n").unwrap();
         std::fs::write(file("eth0", "accept_ra"), "1").unwrap();
-        keep_router_advertisements(folder.path());
+        keep_router_advertisements(folder.path(), None);
         assert_eq!(read("eth0"), "1", "its owner's choice for a host that forwards");
     }
 }

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flannel_model::ServiceName;
@@ -42,6 +43,8 @@ pub struct NftProgrammer {
     bridge_said: Said,
     /// When everything was compared with the kernel, and how many transactions that had seen by then.
     compared: Option<(Instant, Option<u32>)>,
+    /// Where former values of kernel settings are noted.
+    notes_file: Option<PathBuf>,
 }
 
 impl Default for NftProgrammer {
@@ -55,6 +58,7 @@ impl Default for NftProgrammer {
             notes: BTreeMap::new(),
             bridge_said: Said::default(),
             compared: None,
+            notes_file: None,
         }
     }
 }
@@ -108,6 +112,14 @@ impl Programmer for NftProgrammer {
 }
 
 impl NftProgrammer {
+    /// Former values of kernel settings go to the file `notes`.
+    pub fn new(notes: Option<PathBuf>) -> Self {
+        Self {
+            notes_file: notes,
+            ..Self::default()
+        }
+    }
+
     /// Compares everything if it is time for that and anything was written since the last time, by whomever.
     fn audit(&mut self, view: &View<'_>, status: &mut Status) {
         let generation = self.generation();
@@ -165,7 +177,7 @@ impl NftProgrammer {
         if !view.frontends.cidrs.iter().any(|c| c.is_ipv4() == ipv4) {
             return false;
         }
-        let bridged = settings::set(ipv4, &mut status.failed);
+        let bridged = settings::set(ipv4, self.notes_file.as_deref(), &mut status.failed);
         let text = "the kernel does not filter bridged packets, so a pod that another pod of this node reaches through a Service \
                     sees the node's address instead of the pod's: load it with `modprobe br_netfilter`";
         if bridged && self.bridge_said.is_news(text) {

@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use flannel_netlink::sysctl;
+
 /// What one family needs, below /proc/sys: forwarding, and bridged frames in the packet filter.
 struct Settings {
     forward: &'static str,
@@ -20,30 +22,22 @@ const IPV6: Settings = Settings {
 
 /// Sets what a family needs. Answers whether frames between pods of this node pass by the packet filter, because the kernel
 /// lacks br_netfilter.
-pub(super) fn set(ipv4: bool, failed: &mut Vec<String>) -> bool {
+pub(super) fn set(ipv4: bool, notes: Option<&Path>, failed: &mut Vec<String>) -> bool {
     let settings = if ipv4 { IPV4 } else { IPV6 };
-    if let Err(error) = set_one(settings.forward) {
+    if let Err(error) = sysctl::set(settings.forward, "1", notes) {
         failed.push(format!(
             "set sysctl {} to 1: {error}; without it Services reach no pod",
             name(settings.forward)
         ));
     }
-    match set_one(settings.bridge) {
-        Ok(()) => false,
+    match sysctl::set(settings.bridge, "1", notes) {
+        Ok(_) => false,
         Err(error) if error.kind() == ErrorKind::NotFound => true,
         Err(error) => {
             failed.push(format!("set sysctl {} to 1: {error}", name(settings.bridge)));
             true
         }
     }
-}
-
-fn set_one(setting: &str) -> std::io::Result<()> {
-    let path = Path::new("/proc/sys").join(setting);
-    if std::fs::read_to_string(&path)?.trim() == "1" {
-        return Ok(());
-    }
-    std::fs::write(path, "1\n")
 }
 
 /// `net.ipv4.ip_forward`
