@@ -5,7 +5,7 @@ use flannel_netlink::link::{self, released};
 use flannel_netlink::{Netns, RouteConn};
 
 use crate::address::Given;
-use crate::config::Network;
+use crate::config::{Bridge, Network, Vlans};
 use crate::guard;
 use crate::masq;
 use crate::order::Order;
@@ -14,6 +14,7 @@ use crate::reserve::{Wish, reserve};
 use crate::scratch::Scratch;
 use crate::subnet_file;
 use crate::undo::{Reserved, Undo};
+use crate::wiring::bridge::Shared;
 use crate::wiring::plan::{HostEnd, Plan};
 use crate::wiring::{self, bridge, handover, kernel, pod, target, veth};
 
@@ -100,9 +101,9 @@ fn build(
     let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
     let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
-    let link = bridge::ensure(conn, &plan, random_mac()?)?;
+    let shared = bridge::ensure(conn, &plan, random_mac()?)?;
     fence(job, conn, &plan, &others, warn)?;
-    veth::make(conn, &plan, &link, &job.target)?;
+    veth::make(conn, &plan, &shared.bridge, &job.target)?;
     undo.veth = Some(plan.host_end.clone());
     pod::configure(&job.target, &plan)?;
     if plan.bridge.ip_masq {
@@ -111,7 +112,7 @@ fn build(
     veth::await_running(conn, &plan.host_end)?;
     let finished = reservation.pending.finish();
     finished.map_err(|e| CniError::caused(Code::Io, "the record cannot be finished", &e))?;
-    Ok(result(job, &plan, link.mac, link.mtu))
+    Ok(result(job, &plan, &shared))
 }
 
 fn wish<'a>(job: &'a Job<'_>, end: &'a HostEnd, mac: Mac) -> Wish<'a> {
@@ -188,6 +189,7 @@ fn fence(
         name: plan.host_end.name.clone(),
         mac: plan.pod_mac,
         addresses: plan.addresses.iter().map(|given| given.address).collect(),
+        tagged: tagged(&plan.bridge),
     };
     let siblings = match others.is_empty() {
         true => Vec::new(),
@@ -208,6 +210,11 @@ fn fence(
     }
 }
 
+/// VLANs whose frames the container may send with a tag.
+pub fn tagged(bridge: &Bridge) -> Vec<u16> {
+    bridge.vlans.iter().flat_map(Vlans::tagged).collect()
+}
+
 /// Other ports of the container, with the hardware addresses that its devices have.
 fn siblings(job: &Job<'_>, conn: &mut RouteConn, own: &str) -> Result<Vec<guard::Port>, CniError> {
     let found = wiring::siblings(conn, job.attachment, own)?;
@@ -220,6 +227,7 @@ fn siblings(job: &Job<'_>, conn: &mut RouteConn, own: &str) -> Result<Vec<guard:
                 name: sibling.name,
                 mac,
                 addresses: sibling.addresses,
+                tagged: Vec::new(),
             });
         }
     }
@@ -233,7 +241,8 @@ fn random_mac() -> Result<Mac, CniError> {
     Ok(Mac::local_unicast(bytes))
 }
 
-fn result(job: &Job<'_>, plan: &Plan, bridge_mac: Option<Mac>, bridge_mtu: u32) -> AddResult {
+fn result(job: &Job<'_>, plan: &Plan, shared: &Shared) -> AddResult {
+    let Shared { bridge, gateway } = shared;
     let device = |name: &str, mac, mtu, sandbox: Option<&str>| Interface {
         name: name.to_owned(),
         mac,
@@ -247,12 +256,18 @@ fn result(job: &Job<'_>, plan: &Plan, bridge_mac: Option<Mac>, bridge_mtu: u32) 
         gateway: Some(given.range.gateway()),
         interface: Some(2),
     };
+    let mut interfaces = vec![
+        device(&bridge.name, bridge.mac, bridge.mtu, None),
+        device(&plan.host_end.name, Some(plan.host_mac), plan.mtu, None),
+        device(&plan.ifname, Some(plan.pod_mac), plan.mtu, Some(job.netns)),
+    ];
+    interfaces.extend(
+        gateway
+            .iter()
+            .map(|link| device(&link.name, link.mac, link.mtu, None)),
+    );
     let own = AddResult {
-        interfaces: vec![
-            device(plan.bridge.name.as_str(), bridge_mac, bridge_mtu, None),
-            device(&plan.host_end.name, Some(plan.host_mac), plan.mtu, None),
-            device(&plan.ifname, Some(plan.pod_mac), plan.mtu, Some(job.netns)),
-        ],
+        interfaces,
         ips: plan.addresses.iter().map(ip).collect(),
         routes: plan.routes.clone(),
         dns: job.dns.clone(),

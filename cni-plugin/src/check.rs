@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 
 use flannel_model::SubnetEnv;
-use flannel_netlink::link::{self, Link};
+use flannel_netlink::link::{self, Link, PortVlan};
 use flannel_netlink::{Netns, RouteConn};
 
+use crate::add::tagged;
 use crate::address::{Holder, Store};
 use crate::config::Network;
 use crate::guard::{self, Scope};
@@ -18,7 +19,7 @@ use crate::protocol::{
     AddResult, Attachment, CniArgs, CniError, Code, Interface, IpConfig, SpecVersion, previous,
 };
 use crate::subnet_file;
-use crate::wiring::{inside, kernel, target};
+use crate::wiring::{inside, kernel, target, vlan};
 
 /// One CHECK.
 struct Check<'a> {
@@ -74,8 +75,12 @@ impl Check<'_> {
         for interface in told.filter(|i| i.sandbox.is_none() && i.name == name) {
             same(name, "MAC", &bridge.mac, &interface.mac.or(bridge.mac))?;
         }
+        let bearer = self.gateway_device(conn, &bridge)?;
         if options.is_gateway {
-            let present = flannel_netlink::pod::addresses(conn, bridge.ifindex).map_err(|e| kernel(&e))?;
+            let (name, index) = bearer
+                .as_ref()
+                .map_or((name, bridge.ifindex), |link| (&link.name, link.ifindex));
+            let present = flannel_netlink::pod::addresses(conn, index).map_err(|e| kernel(&e))?;
             for gateway in self.ips().filter_map(|ip| ip.gateway) {
                 if !present.iter().any(|ip| ip.address == gateway) {
                     return Err(differs(format!("{name} lacks the gateway address {gateway}")));
@@ -83,6 +88,29 @@ impl Check<'_> {
             }
         }
         Ok(bridge)
+    }
+
+    /// The gateway's device of a VLAN, in its VLAN.
+    fn gateway_device(&self, conn: &mut RouteConn, bridge: &Link) -> Result<Option<Link>, CniError> {
+        let Some(vlans) = &self.order.bridge.vlans else {
+            return Ok(None);
+        };
+        same(
+            &bridge.name,
+            "VLAN filtering",
+            &bridge.vlan_filtering,
+            &Some(true),
+        )?;
+        let Some((access, name)) = vlans.access().zip(self.order.bridge.gateway_device()) else {
+            return Ok(None);
+        };
+        let Some((device, port)) = vlan::pair(conn, &name)? else {
+            return Err(differs(format!("{name} is gone")));
+        };
+        same(&name, "up", &device.up, &true)?;
+        same(&port.name, "bridge", &port.master, &Some(bridge.ifindex))?;
+        members(conn, &port, vlans.of_gateway(access))?;
+        Ok(Some(device))
     }
 
     /// The host's end: the device of `prevResult` that is neither the bridge nor inside a namespace.
@@ -102,6 +130,9 @@ impl Check<'_> {
         same(name, "hairpin", &port.hairpin, &Some(options.hairpin))?;
         let isolated = port.isolated.unwrap_or_default();
         same(name, "isolated", &isolated, &options.port_isolation)?;
+        if let Some(vlans) = &options.vlans {
+            members(conn, &port, vlans.of_port())?;
+        }
         Ok(port)
     }
 
@@ -195,6 +226,7 @@ impl Check<'_> {
             name: port.name.clone(),
             mac,
             addresses: self.ips().map(|ip| ip.address).collect(),
+            tagged: tagged(&self.order.bridge),
         };
         match guard::is_in_place(&fenced, scope)? {
             true => Ok(()),
@@ -241,6 +273,22 @@ impl Check<'_> {
         let ours = move |ip: &&IpConfig| all || ip.interface.is_none() || ip.interface == index;
         self.previous.ips.iter().filter(ours)
     }
+}
+
+/// That a port is in its VLANs, and in no other but the bridge's default one where it was left there.
+fn members(
+    conn: &mut RouteConn,
+    port: &Link,
+    (mut wanted, unwanted): (Vec<PortVlan>, Option<PortVlan>),
+) -> Result<(), CniError> {
+    let mut found = link::vlans(conn, port.ifindex).map_err(|e| kernel(&e))?;
+    if unwanted.is_none() {
+        let stays = |vlan: &PortVlan| (vlan.first, vlan.last, vlan.native) == (1, 1, false);
+        found.retain(|vlan| !stays(vlan) || wanted.contains(vlan));
+    }
+    found.sort_unstable();
+    wanted.sort_unstable();
+    same(&port.name, "VLANs", &found, &wanted)
 }
 
 fn find(conn: &mut RouteConn, name: &str) -> Result<Link, CniError> {

@@ -169,12 +169,17 @@ fn meta(key: u32, to: Register) -> Attributes {
 pub fn masked(like: IpAddr, length: u8, register: Register) -> Attributes {
     let bytes = octets(like).len();
     let mask: Vec<u8> = (0..bytes).map(|index| mask_byte(length, index)).collect();
+    and(register, &mask)
+}
+
+/// Clears the bits of a loaded value that are not in `mask`, in place.
+pub fn and(register: Register, mask: &[u8]) -> Attributes {
     let data = Attributes::new()
         .number(1, register.0) // NFTA_BITWISE_SREG
         .number(2, register.0) // NFTA_BITWISE_DREG
-        .number(3, width(like)) // NFTA_BITWISE_LEN
-        .nest(4, &value(&mask)) // NFTA_BITWISE_MASK
-        .nest(5, &value(&vec![0; bytes])); // NFTA_BITWISE_XOR
+        .number(3, u32::try_from(mask.len()).unwrap_or(u32::MAX)) // NFTA_BITWISE_LEN
+        .nest(4, &value(mask)) // NFTA_BITWISE_MASK
+        .nest(5, &value(&vec![0; mask.len()])); // NFTA_BITWISE_XOR
     expression("bitwise", &data)
 }
 

@@ -28,6 +28,14 @@ pub fn has_wireguard() -> bool {
     makes("ip link add probe type wireguard")
 }
 
+/// Whether the running kernel has bridges that keep VLANs apart, and VLAN devices.
+pub fn has_vlans() -> bool {
+    makes(
+        "ip link add probe type bridge vlan_filtering 1 && bridge vlan add vid 5 dev probe self \
+         && ip link add link probe name tagged type vlan id 5",
+    )
+}
+
 /// Whether a script succeeds in a network namespace of its own.
 fn makes(script: &str) -> bool {
     Command::new("unshare")

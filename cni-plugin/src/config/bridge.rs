@@ -3,6 +3,7 @@
 use flannel_model::Mac;
 use serde_json::{Map, Value};
 
+use super::Vlans;
 use crate::guard::Scope;
 use crate::protocol::args::{address, unicast};
 use crate::protocol::keys::Keys;
@@ -35,6 +36,10 @@ pub struct Bridge {
     pub promisc: bool,
     /// `portIsolation`: the container reaches the node, and what is beyond it, but no other isolated container.
     pub port_isolation: bool,
+    /// `vlan`, `vlanTrunk` and `preserveDefaultVlan`: the VLANs of the container's port.
+    pub vlans: Option<Vlans>,
+    /// `enabledad`: ADD waits until the kernel found the container's IPv6 addresses to be nobody else's.
+    pub enable_dad: bool,
     /// `antiSpoof` and `macspoofchk`: how much of what the container sends is checked.
     pub guard: Scope,
     /// Whether a kernel that cannot check makes ADD fail, because somebody asked for it.
@@ -51,10 +56,10 @@ impl Bridge {
     /// Reads the rendered delegate.
     ///
     /// # Errors
-    /// Code 2 for what is not built yet, code 7 for values out of range and contradictions.
+    /// Code 2 for a way of masquerading that there is not, code 7 for values out of range and contradictions.
     pub fn read(delegate: &Map<String, Value>, args: &CniArgs) -> Result<Self, CniError> {
         let keys = Keys::new("delegate", delegate);
-        refuse_unbuilt(&keys)?;
+        refuse(&keys)?;
         let flag = |name: &str| keys.boolean(name).map(Option::unwrap_or_default);
         let runtime = keys.object("runtimeConfig")?.cloned().unwrap_or_default();
         let runtime = Keys::new("runtimeConfig", &runtime);
@@ -77,63 +82,66 @@ impl Bridge {
             hairpin: flag("hairpinMode")?,
             promisc: flag("promiscMode")?,
             port_isolation: flag("portIsolation")?,
+            vlans: Vlans::read(&keys)?,
+            enable_dad: flag("enabledad")?,
             guard,
             guard_required,
             dns: dns(&keys)?,
             mac: mac(&runtime)?.or(mac(&conventional)?).or(args.mac),
             requested: requested(&[conventional, runtime], args)?,
         };
-        match bridge.hairpin && bridge.promisc {
-            true => Err(contradiction()),
-            false => Ok(bridge),
+        bridge.agrees().map(|()| bridge)
+    }
+
+    /// The device that bears the gateway addresses of a VLAN, as the bridge plugin names it. `None`: the bridge itself does.
+    pub fn gateway_device(&self) -> Option<String> {
+        let access = self.vlans.as_ref().and_then(Vlans::access)?;
+        Some(format!("{}.{access}", self.name.as_str())).filter(|_| self.is_gateway)
+    }
+
+    fn agrees(&self) -> Result<(), CniError> {
+        if self.hairpin && self.promisc {
+            return Err(contradiction(
+                "delegate.hairpinMode and delegate.promiscMode cannot both be true",
+                "each makes a container reach itself by its Service address, and together every frame arrives twice; keep hairpinMode",
+            ));
+        }
+        match self.gateway_device() {
+            Some(name) if IfName::parse(&name).is_err() => Err(contradiction(
+                format!(
+                    "delegate.bridge and delegate.vlan make the gateway's device {name}, which is too long for a name"
+                ),
+                "a device name has 15 characters at most: give the bridge a shorter one",
+            )),
+            _ => Ok(()),
         }
     }
 }
 
-fn contradiction() -> CniError {
-    CniError::new(
-        Code::BadConfig,
-        "delegate.hairpinMode and delegate.promiscMode cannot both be true",
-    )
-    .with("each makes a container reach itself by its Service address, and together every frame arrives twice; keep hairpinMode")
+/// The error of values of which each alone is fine.
+pub fn contradiction(msg: impl Into<String>, advice: &str) -> CniError {
+    CniError::new(Code::BadConfig, msg).with(advice)
 }
 
-/// Keys whose behaviour is missing: silence would leave a container less fenced, or otherwise different, than its owner thinks.
-fn refuse_unbuilt(keys: &Keys<'_>) -> Result<(), CniError> {
-    for name in ["enabledad", "disableContainerInterface"] {
-        if keys.boolean(name)? == Some(true) {
-            return Err(unbuilt(keys, name, "true", "leave it out or set it to false"));
-        }
-    }
-    if let Some(vlan) = keys.number("vlan", 0, 4094)?.filter(|vlan| *vlan != 0) {
-        return Err(unbuilt(
-            keys,
-            "vlan",
-            &vlan.to_string(),
-            "leave it out or set it to 0",
+/// Silence would leave a container otherwise than its owner thinks.
+fn refuse(keys: &Keys<'_>) -> Result<(), CniError> {
+    if keys.boolean("disableContainerInterface")? == Some(true) {
+        return Err(contradiction(
+            "delegate.disableContainerInterface is true, but the container gets addresses of the node's subnet",
+            "an interface that is down cannot have them: leave the key out",
         ));
     }
-    if !keys.list("vlanTrunk")?.is_empty() {
-        return Err(unbuilt(keys, "vlanTrunk", "a list", "leave it out"));
-    }
-    let backend = keys.text("ipMasqBackend")?.unwrap_or_default();
-    match backend {
+    match keys.text("ipMasqBackend")?.unwrap_or_default() {
         "" | "nftables" => Ok(()),
-        other => Err(unbuilt(
-            keys,
-            "ipMasqBackend",
-            &format!("{other:?}"),
-            "leave it out or set it to \"nftables\"",
-        )),
+        other => Err(CniError::new(
+            Code::UnsupportedField,
+            format!(
+                "{} = {other:?} is not built into this plugin",
+                keys.full("ipMasqBackend")
+            ),
+        )
+        .with("leave it out or set it to \"nftables\"")),
     }
-}
-
-fn unbuilt(keys: &Keys<'_>, name: &str, value: &str, advice: &str) -> CniError {
-    CniError::new(
-        Code::UnsupportedField,
-        format!("{} = {value} is not built into this plugin yet", keys.full(name)),
-    )
-    .with(advice)
 }
 
 /// The bridge's device name.
@@ -216,6 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn the_gateway_of_a_vlan_has_a_device_of_its_own() {
+        let device = |text: &str| read(text).unwrap().gateway_device();
+        assert_eq!(
+            device(r#"{"vlan":100,"isDefaultGateway":true}"#).as_deref(),
+            Some("cni0.100")
+        );
+        for text in [
+            r#"{"vlan":100}"#,
+            r#"{"isGateway":true}"#,
+            r#"{"vlanTrunk":[{"id":5}],"isGateway":true}"#,
+        ] {
+            assert_eq!(device(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn the_default_gateway_is_a_gateway() {
         let bridge =
             read(r#"{"isGateway":false,"IsDefaultGateway":true,"mtu":1450,"vlan":0,"macspoofchk":false}"#)
@@ -241,15 +265,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        for (name, value) in [
-            ("vlan", "100"),
-            ("vlanTrunk", "[{\"id\":5}]"),
-            ("enabledad", "true"),
-            ("disableContainerInterface", "true"),
-            ("ipMasqBackend", "\"iptables\""),
+        for (name, value, code) in [
+            ("disableContainerInterface", "true", Code::BadConfig),
+            ("ipMasqBackend", "\"iptables\"", Code::UnsupportedField),
         ] {
             let error = read(&format!("{{\"{name}\":{value}}}")).unwrap_err();
-            assert_eq!(error.code, Code::UnsupportedField, "{name}");
+            assert_eq!(error.code, code, "{name}");
             assert!(error.msg.contains(&format!("delegate.{name}")), "{error}");
             assert!(!error.details.is_empty(), "{name}");
         }
@@ -267,6 +288,8 @@ mod tests {
             r#"{"mtu":65536}"#,
             r#"{"mtu":1450.5}"#,
             r#"{"vlan":5000}"#,
+            r#"{"vlan":100,"vlanTrunk":[{"id":100}]}"#,
+            r#"{"bridge":"a23456789012","vlan":100,"isGateway":true}"#,
             r#"{"hairpinMode":"yes"}"#,
             r#"{"runtimeConfig":{"mac":"01:00:00:00:00:00"}}"#,
             r#"{"runtimeConfig":{"ips":["10.0.0.0/99"]}}"#,

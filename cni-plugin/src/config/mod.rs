@@ -7,12 +7,14 @@ mod network;
 mod ranges;
 pub mod render;
 mod resolv;
+mod vlan;
 
-pub use bridge::{Bridge, bridge_name};
+pub use bridge::{Bridge, bridge_name, contradiction};
 pub use ipam::Ipam;
 pub use known::unread_keys;
 pub use network::{Network, lease_root};
 pub use resolv::read_resolv_conf;
+pub use vlan::Vlans;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! What a pod may send: frames from its own hardware address, with its own addresses in IP, ARP and neighbour discovery, and
-//! no router advertisements, redirects, DHCP answers, VLAN tags or protocols other than ARP, IPv4 and IPv6.
+//! no router advertisements, redirects, DHCP answers, packets to the nodes' tunnels, VLAN tags but those of its own trunk, or
+//! protocols other than ARP, IPv4 and IPv6.
 //!
 //! One table of the family bridge, `flannel-cni-guard`: a fixed number of rules that look into sets, so that the work for a
 //! frame does not grow with the number of pods, and a pod's ADD and DEL change elements only. The interfaces of one container
@@ -37,6 +38,8 @@ pub struct Port {
     pub mac: Mac,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// VLANs whose frames it may send with their tag; what is in them is not looked at.
+    pub tagged: Vec<u16>,
 }
 
 /// Fences `port` before it carries its first frame. `siblings` are the other ports of the same container. `false` when the
@@ -87,10 +90,11 @@ fn take_out(name: &str, mac: Option<Mac>, addresses: &[IpAddr]) -> Result<(), Ne
         name: name.to_owned(),
         mac,
         addresses: addresses.to_vec(),
+        tagged: Vec::new(),
     });
     let has = |set: Set| has_element(Family::Bridge, TABLE, set.name(), &rules::name_key(name));
     if let Some(port) = exact {
-        // A port that shares addresses with others has more elements than these; one without a guard has none, and a transaction
+        // A port with a trunk, or one that shares addresses, has more elements than these; one without a guard has none, and a transaction
         // that fails makes the kernel wait for all its processors.
         if has(Set::Pods)? && !has(Set::Shared)? {
             let usual = rules::elements(&port, &[], Scope::All);

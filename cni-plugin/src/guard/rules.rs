@@ -16,6 +16,12 @@ const FROM_POD: &str = "from-pod";
 const ARP: &str = "arp";
 const IPV4: &str = "ipv4";
 const IPV6: &str = "ipv6";
+const TRUNK: &str = "trunk";
+/// The set of UDP ports at which nodes take each other's packets of pods.
+const TUNNELS: &str = "tunnels";
+/// flannel's ports by default: VXLAN's in the Linux kernel, and that of the udp backend. Who could send to them from a container
+/// would send as any other container of any node.
+const TUNNEL_PORTS: [u16; 2] = [8472, 8285];
 /// NF_BR_PRE_ROUTING
 const PRE_ROUTING: u32 = 0;
 /// NF_BR_PRI_NAT_DST_BRIDGED, nft's `dstnat`: before anybody acts upon the frame.
@@ -36,18 +42,22 @@ pub enum Set {
     Ipv6,
     /// Ports of which only the hardware address is checked: name.
     MacOnly,
-    /// Ports that share addresses with other ports of their container: name.
+    /// VLANs whose frames have a tag: name, number.
+    Tagged,
+    /// Ports with more elements than one for each of their addresses, because they share those of other ports of their container
+    /// or have a trunk: name.
     Shared,
 }
 
 impl Set {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Pods,
         Self::Macs,
         Self::Ipv4,
         Self::Ipv6,
         Self::MacOnly,
+        Self::Tagged,
         Self::Shared,
     ];
 
@@ -59,6 +69,7 @@ impl Set {
             Self::Ipv4 => "ipv4",
             Self::Ipv6 => "ipv6",
             Self::MacOnly => "mac-only",
+            Self::Tagged => "tagged",
             Self::Shared => "shared",
         }
     }
@@ -68,18 +79,20 @@ impl Set {
         match self {
             Self::Pods | Self::MacOnly | Self::Shared => 0,
             Self::Macs => 8,
-            Self::Ipv4 => 4,
+            Self::Ipv4 | Self::Tagged => 4,
             Self::Ipv6 => 16,
         }
     }
 
     fn message(self) -> Message {
-        // TYPE_IFNAME of the program nft, and behind it, 6 bits to the right, TYPE_ETHERADDR, TYPE_IPADDR or TYPE_IP6ADDR.
+        // TYPE_IFNAME of the program nft, and behind it, 6 bits to the right, TYPE_ETHERADDR, TYPE_IPADDR,
+        // TYPE_IP6ADDR or, to show a number, TYPE_INET_SERVICE.
         let data_type = match self {
             Self::Pods | Self::MacOnly | Self::Shared => 41,
             Self::Macs => 41 << 6 | 9,
             Self::Ipv4 => 41 << 6 | 7,
             Self::Ipv6 => 41 << 6 | 8,
+            Self::Tagged => 41 << 6 | 13,
         };
         let length = u32::try_from(NAME + self.second()).unwrap_or(u32::MAX);
         expression::set(TABLE, self.name(), data_type, length, ByteOrder::Host)
@@ -90,6 +103,7 @@ impl Set {
 pub fn table() -> Vec<Message> {
     let mut messages = vec![expression::table(TABLE)];
     messages.extend(Set::ALL.map(Set::message));
+    messages.extend(tunnels());
     messages.push(expression::base_chain(
         TABLE,
         BASE,
@@ -97,16 +111,28 @@ pub fn table() -> Vec<Message> {
         PRE_ROUTING,
         PRIORITY,
     ));
-    let inner = [FROM_POD, ARP, IPV4, IPV6];
+    let inner = [FROM_POD, ARP, IPV4, IPV6, TRUNK];
     messages.extend(inner.map(|name| expression::chain(TABLE, name)));
     // Rules are made anew, in the same transaction, so that each is there once.
-    messages.extend([BASE, FROM_POD, ARP, IPV4, IPV6].map(|name| expression::empty_chain(TABLE, name)));
+    messages
+        .extend([BASE, FROM_POD, ARP, IPV4, IPV6, TRUNK].map(|name| expression::empty_chain(TABLE, name)));
     let rule = |(chain, expressions): (&str, Vec<Attributes>)| expression::rule(TABLE, chain, &expressions);
     messages.extend(base_rules().into_iter().map(rule));
     messages.extend(arp_rules().into_iter().map(rule));
     messages.extend(ipv4_rules().into_iter().map(rule));
     messages.extend(ipv6_rules().into_iter().map(rule));
+    messages.extend(vlan_rules().into_iter().map(rule));
     messages
+}
+
+/// A set of its own, so that a node with other ports can name them there.
+fn tunnels() -> [Message; 2] {
+    let ports = TUNNEL_PORTS.map(|port| port.to_be_bytes().to_vec());
+    [
+        // TYPE_INET_SERVICE
+        expression::set(TABLE, TUNNELS, 13, 2, ByteOrder::Big),
+        expression::elements(Kind::NewElement, TABLE, TUNNELS, &ports),
+    ]
 }
 
 type Rule = (&'static str, Vec<Attributes>);
@@ -133,6 +159,7 @@ fn base_rules() -> Vec<Rule> {
         (FROM_POD, of_type(0x0806, ARP)),
         (FROM_POD, of_type(0x0800, IPV4)),
         (FROM_POD, of_type(0x86dd, IPV6)),
+        (FROM_POD, of_type(0x8100, TRUNK)),
         (FROM_POD, dropped(Vec::new())),
     ]
 }
@@ -157,11 +184,36 @@ fn arp_rules() -> Vec<Rule> {
 }
 
 fn ipv4_rules() -> Vec<Rule> {
+    let redirect = vec![
+        expression::load_protocol(Register::FIRST),
+        // IPPROTO_ICMP
+        expression::compare(Register::FIRST, Match::Is, &[1]),
+        expression::load(field(Base::Transport, 0, 1), Register::FIRST),
+        // RFC 792
+        expression::compare(Register::FIRST, Match::Is, &[5]),
+    ];
     vec![
         (IPV4, foreign(field(Base::Network, 12, 4), Set::Ipv4)),
         // A DHCP server (RFC 2131).
         (IPV4, dropped(from_port(67))),
+        (IPV4, dropped(to_tunnel())),
+        (IPV4, dropped(redirect)),
     ]
+}
+
+/// Frames with the tag of a VLAN that is the container's, and nothing else: a tag 0, or that of the untagged frames' own VLAN,
+/// would carry a false address past the other rules.
+fn vlan_rules() -> Vec<Rule> {
+    vec![(
+        TRUNK,
+        dropped(vec![
+            expression::load_device(Register::FIRST),
+            expression::load(field(Base::Link, 14, 2), Register::BEHIND_NAME),
+            // Beside the number, there are priority bits.
+            expression::and(Register::BEHIND_NAME, &[0x0f, 0xff, 0, 0]),
+            expression::lookup(Register::FIRST, Match::IsNot, Set::Tagged.name()),
+        ]),
+    )]
 }
 
 fn ipv6_rules() -> Vec<Rule> {
@@ -187,6 +239,7 @@ fn ipv6_rules() -> Vec<Rule> {
         (IPV6, advertisement),
         // A DHCPv6 server (RFC 8415).
         (IPV6, dropped(from_port(547))),
+        (IPV6, dropped(to_tunnel())),
     ]
 }
 
@@ -214,12 +267,28 @@ fn icmp(kind: u8) -> Vec<Attributes> {
 }
 
 fn from_port(number: u16) -> Vec<Attributes> {
+    let mut list = udp(0);
+    list.push(expression::compare(
+        Register::FIRST,
+        Match::Is,
+        &number.to_be_bytes(),
+    ));
+    list
+}
+
+fn to_tunnel() -> Vec<Attributes> {
+    let mut list = udp(2);
+    list.push(expression::lookup(Register::FIRST, Match::Is, TUNNELS));
+    list
+}
+
+/// Loads a port number of UDP, whose place in the header is `offset`.
+fn udp(offset: u32) -> Vec<Attributes> {
     vec![
         expression::load_protocol(Register::FIRST),
         // IPPROTO_UDP
         expression::compare(Register::FIRST, Match::Is, &[17]),
-        expression::load(field(Base::Transport, 0, 2), Register::FIRST),
-        expression::compare(Register::FIRST, Match::Is, &number.to_be_bytes()),
+        expression::load(field(Base::Transport, offset, 2), Register::FIRST),
     ]
 }
 
@@ -253,7 +322,12 @@ pub fn elements(port: &Port, siblings: &[Port], scope: Scope) -> Vec<(Set, Vec<V
         allow(&sibling.name, port, scope, &mut put);
         allow(&port.name, sibling, scope, &mut put);
     }
-    if !siblings.is_empty() {
+    if scope == Scope::All {
+        let number = |id: &u16| key(Set::Tagged, &port.name, &id.to_be_bytes());
+        port.tagged.iter().for_each(|id| put(Set::Tagged, number(id)));
+    }
+    let more = !siblings.is_empty() || (scope == Scope::All && !port.tagged.is_empty());
+    if more {
         put(Set::Shared, name_key(&port.name));
     }
     lists.retain(|(_, keys)| !keys.is_empty());
@@ -319,7 +393,7 @@ pub fn concerns(set: Set, element: &[u8], name: &str, mac: Option<Mac>, addresse
                 .any(|ip| ip.is_ipv6() && is(&expression::octets(*ip)))
                 || mac.is_some_and(|mac| is(&link_local(mac).octets()))
         }
-        Set::Pods | Set::MacOnly | Set::Shared => false,
+        Set::Pods | Set::MacOnly | Set::Tagged | Set::Shared => false,
     };
     port == name_key(name) || its_address
 }
@@ -333,6 +407,7 @@ mod tests {
             name: name.to_owned(),
             mac: Mac::new([2, 0, 0, 0, 0, last]),
             addresses: vec![IpAddr::from([10, 1, 17, last]), "fc00::2".parse().unwrap()],
+            tagged: Vec::new(),
         }
     }
 
@@ -345,9 +420,9 @@ mod tests {
     fn a_port_has_an_element_for_each_of_its_addresses() {
         let all = elements(&port("veth0", 2), &[], Scope::All);
         let counts = Set::ALL.map(|set| count(&all, set));
-        assert_eq!(counts, [1, 1, 1, 2, 0, 0]);
+        assert_eq!(counts, [1, 1, 1, 2, 0, 0, 0]);
         let mac = elements(&port("veth0", 2), &[], Scope::Mac);
-        assert_eq!(Set::ALL.map(|set| count(&mac, set)), [1, 1, 0, 0, 1, 0]);
+        assert_eq!(Set::ALL.map(|set| count(&mac, set)), [1, 1, 0, 0, 1, 0, 0]);
         assert!(elements(&port("veth0", 2), &[], Scope::Nothing).is_empty());
     }
 
@@ -355,7 +430,20 @@ mod tests {
     fn siblings_share_their_addresses() {
         let all = elements(&port("veth0", 2), &[port("veth1", 3)], Scope::All);
         // The sibling's own elements are there already.
-        assert_eq!(Set::ALL.map(|set| count(&all, set)), [1, 3, 3, 6, 0, 2]);
+        assert_eq!(Set::ALL.map(|set| count(&all, set)), [1, 3, 3, 6, 0, 0, 2]);
+    }
+
+    #[test]
+    fn a_trunk_has_an_element_for_each_vlan() {
+        let trunk = Port {
+            tagged: vec![5, 260],
+            ..port("veth0", 2)
+        };
+        let all = elements(&trunk, &[], Scope::All);
+        assert_eq!(Set::ALL.map(|set| count(&all, set)), [1, 1, 1, 2, 0, 2, 1]);
+        let (_, keys) = all.iter().find(|(set, _)| *set == Set::Tagged).unwrap();
+        assert_eq!(&keys[1][16..], [1, 4, 0, 0]);
+        assert!(concerns(Set::Tagged, &keys[0], "veth0", None, &[]));
     }
 
     #[test]

@@ -8,17 +8,29 @@ use flannel_netlink::pod::{self, IpOnLink};
 use flannel_netlink::{NetlinkError, RouteConn};
 
 use super::plan::Plan;
-use super::{kernel, sysctl};
+use super::{kernel, sysctl, vlan};
+use crate::config::contradiction;
 use crate::protocol::{CniError, Code};
 
 /// "Address set using dev_set_mac_address()" (include/uapi/linux/netdevice.h).
 const NET_ADDR_SET: u32 = 3;
 
-/// Sees to it that the bridge is there, up, and bears the gateway addresses. `mac` is for a bridge that must be made.
+/// The node's side, as far as containers share it.
+#[derive(Debug)]
+pub struct Shared {
+    /// The bridge.
+    pub bridge: Link,
+    /// What bears the gateway addresses where a VLAN has a gateway of its own.
+    pub gateway: Option<Link>,
+}
+
+/// Sees to it that the bridge is there and up, and the gateway addresses on it or on its VLAN's device. `mac` is for a bridge that
+/// must be made.
 ///
 /// # Errors
-/// Code 102 when a device of another kind has its name, 100 when the kernel refuses.
-pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniError> {
+/// Code 7 when the gateway address cannot be on the VLAN's device, 102 when a device of another kind has the name of either, 100
+/// when the kernel refuses.
+pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Shared, CniError> {
     let name = plan.bridge.name.as_str();
     let mut bridge = match find(conn, name)? {
         Some(bridge) => bridge,
@@ -45,11 +57,57 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Link, CniEr
         conn.run(&link::set_up(bridge.ifindex)).map_err(|e| kernel(&e))?;
         bridge.up = true;
     }
-    if plan.bridge.is_gateway {
-        address(conn, &bridge, plan)?;
-        forward(plan)?;
+    if plan.bridge.vlans.is_some() {
+        vlan::filter(conn, &bridge)?;
     }
-    Ok(bridge)
+    let gateway = vlan_gateway(conn, &bridge, plan)?;
+    if plan.bridge.is_gateway {
+        let bearer = gateway.as_ref().unwrap_or(&bridge);
+        if gateway.is_some() || bridge.vlan_filtering == Some(true) {
+            alone(conn, bearer, plan)?;
+        }
+        address(conn, bearer, plan)?;
+        forward(plan)?;
+        // It is enough that either of the two allows them (`IN_DEV_TX_REDIRECTS`); every other device has a setting of its own.
+        sysctl::set("ipv4/conf/all/send_redirects", "0")?;
+    }
+    Ok(Shared { bridge, gateway })
+}
+
+/// The device of a VLAN with a gateway of its own.
+fn vlan_gateway(conn: &mut RouteConn, bridge: &Link, plan: &Plan) -> Result<Option<Link>, CniError> {
+    let vlans = plan.bridge.vlans.as_ref();
+    let Some((vlans, name)) = vlans.zip(plan.bridge.gateway_device()) else {
+        return Ok(None);
+    };
+    match vlans.access() {
+        Some(access) => vlan::gateway(conn, plan, bridge, (vlans, access), &name).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The kernel sends what is for the subnet to one device only: containers of one subnet inside and outside of a VLAN, or in two,
+/// would never get all their answers. Only on a bridge that knows VLANs can that be.
+fn alone(conn: &mut RouteConn, bearer: &Link, plan: &Plan) -> Result<(), CniError> {
+    for (gateway, _) in plan.gateways() {
+        let bearers = pod::bearers(conn, gateway).map_err(|e| kernel(&e))?;
+        let other = bearers.into_iter().find(|index| *index != bearer.ifindex);
+        let other = match other {
+            Some(index) => link::by_index(conn, index).map_err(|e| kernel(&e))?,
+            None => None,
+        };
+        if let Some(other) = other {
+            let msg = format!(
+                "delegate.vlan: {} is to bear the gateway address {gateway}, which {} bears already",
+                bearer.name, other.name
+            );
+            return Err(contradiction(
+                msg,
+                "the containers of a node's subnet are all in one VLAN, or in none: give all their networks the same delegate.vlan, or, when the containers behind the other device are gone, take the address off it",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The bridge called `name`, if there is one.

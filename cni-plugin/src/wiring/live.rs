@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use flannel_netlink::RouteConn;
 use flannel_netlink::link::{self, Link, released};
 
-use super::kernel;
 use super::plan::HostEnd;
+use super::{kernel, vlan};
 use crate::address::{Live, LiveEnd};
 use crate::protocol::{Attachment, CniError, ContainerId, IfName, NetworkName};
 
@@ -16,10 +16,11 @@ use crate::protocol::{Attachment, CniError, ContainerId, IfName, NetworkName};
 /// Code 100 when the kernel refuses.
 pub fn live(conn: &mut RouteConn, network: &NetworkName, bridge: &str) -> Result<Live, CniError> {
     let links = link::dump(conn).map_err(|e| kernel(&e))?;
-    let bridge = links.iter().find(|link| link.name == bridge);
-    let port = |link: &&Link| bridge.is_some_and(|bridge| link.master == Some(bridge.ifindex));
+    let found = links.iter().find(|link| link.name == bridge);
+    let port = |link: &&Link| found.is_some_and(|bridge| link.master == Some(bridge.ifindex));
+    let stranger = |link: &Link| !is_ours(link) && !vlan::is_gateway_port(link, bridge, &links);
     Ok(Live {
-        strangers: links.iter().filter(port).any(|link| !is_ours(link)),
+        strangers: links.iter().filter(port).any(stranger),
         ends: links.iter().filter_map(|link| end(link, network)).collect(),
     })
 }

@@ -7,6 +7,7 @@ pub mod plan;
 pub mod pod;
 mod sysctl;
 pub mod veth;
+pub mod vlan;
 
 pub use live::{live, siblings};
 

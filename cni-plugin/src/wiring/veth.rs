@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use flannel_model::Mac;
-use flannel_netlink::link::{self, Link, VethSpec};
+use flannel_netlink::link::{self, Ipv4Setting, Link, VethSpec};
 use flannel_netlink::{Netns, RouteConn};
 
 use super::plan::{HostEnd, Plan};
-use super::{kernel, sysctl};
+use super::{kernel, sysctl, vlan};
 use crate::protocol::{CniError, Code};
 
 /// Longest wait for a link whose both ends are up; it takes milliseconds.
@@ -35,22 +35,36 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
     conn.run(&link::create_veth(&spec)).map_err(|e| kernel(&e))?;
     // Only a bridge's port, but nobody's router either (CVE-2020-10749).
     sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    let mut marks = vec![link::set_alias(name, &alias)];
+    let redirects = [
+        (Ipv4Setting::AcceptRedirects, false),
+        (Ipv4Setting::SendRedirects, false),
+    ];
+    let mut marks = vec![link::set_alias(name, &alias), link::set_ipv4(name, &redirects)];
     if plan.bridge.hairpin {
         marks.push(link::set_hairpin(name, true));
     }
     if plan.bridge.port_isolation {
         marks.push(link::set_isolated(name, true));
     }
-    let failed = conn.batch(&marks).into_iter().find_map(Result::err);
-    match failed {
-        None => Ok(()),
-        Some(e) => {
-            // The caller knows of no pair yet, so that nobody else would remove it.
-            let _ = conn.run(&link::delete(name));
-            Err(kernel(&e))
-        }
+    // A port has nobody to talk to by IPv6: an address would only cost questions and reports of groups for each container. Where
+    // the kernel has no IPv6, there is nothing to prevent.
+    marks.push(link::set_no_link_local(name));
+    let required = marks.len() - 1;
+    let marked = conn
+        .batch(&marks)
+        .into_iter()
+        .take(required)
+        .find_map(Result::err);
+    let done = match (marked, &plan.bridge.vlans) {
+        (Some(e), _) => Err(kernel(&e)),
+        (None, Some(vlans)) => vlan::join(conn, name, vlans),
+        (None, None) => Ok(()),
+    };
+    if done.is_err() {
+        // The caller knows of no pair yet, so that nobody else would remove it.
+        let _ = conn.run(&link::delete(name));
     }
+    done
 }
 
 /// Waits until the host's end carries packets, so that the container's first one is not lost.

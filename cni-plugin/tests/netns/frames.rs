@@ -101,16 +101,59 @@ pub fn udp4(to: Mac, from: Mac, source: Ipv4Addr, target: Ipv4Addr, port: u16, m
     let mut ip = vec![0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0];
     ip.extend(source.octets());
     ip.extend(target.octets());
-    let sum: u32 = ip
-        .chunks(2)
-        .map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])))
-        .sum();
-    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
     ip.extend(port.to_be_bytes());
     ip.extend([0x30, 0x39, 0, 26, 0, 0]);
     ip.extend([mark; 18]);
-    ethernet(to, from, 0x0800, &ip)
+    rechecked(ethernet(to, from, 0x0800, &ip))
+}
+
+/// An ICMP message of `kind`, without what should follow.
+pub fn icmp4(to: Mac, from: Mac, source: Ipv4Addr, target: Ipv4Addr, kind: u8) -> Vec<u8> {
+    let mut frame = udp4(to, from, source, target, 0, 7);
+    frame[14 + 9] = 1;
+    frame[34] = kind;
+    rechecked(frame)
+}
+
+/// Puts the right checksum into the IPv4 header.
+pub fn rechecked(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[24..26].fill(0);
+    let sum = internet_sum(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// RFC 1071.
+fn internet_sum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|two| u32::from(u16::from_be_bytes([two[0], two[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap()
+}
+
+/// The same UDP packet, to another port.
+pub fn to_port(mut frame: Vec<u8>, port: u16) -> Vec<u8> {
+    let ip = if frame[12..14] == [0x86, 0xdd] { 40 } else { 20 };
+    frame[14 + ip + 2..14 + ip + 4].copy_from_slice(&port.to_be_bytes());
+    frame
+}
+
+/// A router advertisement that makes `source` a default router for half an hour (RFC 4861).
+pub fn advertisement(from: Mac, source: Ipv6Addr) -> Vec<u8> {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    let all: Ipv6Addr = "ff02::1".parse().unwrap();
+    // RFC 8200, 8.1: addresses, length and protocol count.
+    let pseudo = [
+        &source.octets()[..],
+        &all.octets(),
+        &[0, 0, 0, 16, 0, 0, 0, 58],
+        &message,
+    ]
+    .concat();
+    message[2..4].copy_from_slice(&internet_sum(&pseudo).to_be_bytes());
+    ip6(from, source, 58, &message)
 }
 
 pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod conn;
 pub mod conntrack;
+pub mod duplicate;
 mod error;
 mod family;
 pub mod fdb;
@@ -26,6 +27,7 @@ pub mod pod;
 pub mod route;
 mod route_conn;
 pub mod sysctl;
+mod watch;
 mod wire;
 
 pub use conn::{Conn, Protocol, Reply, Request};

@@ -4,6 +4,8 @@ mod change;
 pub mod create;
 mod read;
 pub mod released;
+mod settings;
+mod vlan;
 mod wait;
 
 use std::fmt;
@@ -20,6 +22,8 @@ pub use create::{
     create_wireguard,
 };
 pub use read::{by_index, by_name, dump, get_request, read_link};
+pub use settings::{Ipv4Setting, set_ipv4, set_no_link_local};
+pub use vlan::{PortVlan, add_vlan, remove_vlan, set_vlan_filtering, vlans};
 pub use wait::await_running;
 
 /// A network device as the kernel shows it.
@@ -61,6 +65,8 @@ pub struct Link {
     pub hairpin: Option<bool>,
     /// Isolation from other isolated ports, where the device is a port of a bridge.
     pub isolated: Option<bool>,
+    /// VLANs are kept apart, where the device is a bridge of a kernel that can do so.
+    pub vlan_filtering: Option<bool>,
 }
 
 /// What makes a VXLAN device what it is.

@@ -97,19 +97,30 @@ pub fn delete_address(ip: &IpOnLink) -> RouteRequest {
 /// # Errors
 /// When the kernel refuses.
 pub fn addresses(conn: &mut RouteConn, ifindex: u32) -> Result<Vec<IpOnLink>, NetlinkError> {
-    let mut message = AddressMessage::default();
-    message.header.index = ifindex;
-    let what = format!("list addresses of link {ifindex}");
-    let listed = conn.dump(&RouteRequest::new(
-        RouteNetlinkMessage::GetAddress(message),
-        0,
-        what,
-    ))?;
+    let listed = conn.dump(&list_request(ifindex))?;
     Ok(listed
         .iter()
         .filter_map(read)
         .filter(|ip| ip.ifindex == ifindex)
         .collect())
+}
+
+/// The links that bear an address.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn bearers(conn: &mut RouteConn, address: IpAddr) -> Result<Vec<u32>, NetlinkError> {
+    let listed = conn.dump(&list_request(0))?;
+    let bearing = listed.iter().filter_map(read).filter(|ip| ip.address == address);
+    Ok(bearing.map(|ip| ip.ifindex).collect())
+}
+
+/// The request for the addresses of a link. The kernel may tell those of others too.
+pub(crate) fn list_request(ifindex: u32) -> RouteRequest {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    let what = format!("list addresses of link {ifindex}");
+    RouteRequest::new(RouteNetlinkMessage::GetAddress(message), 0, what)
 }
 
 /// All unicast routes of the namespace, both families and all tables.
@@ -210,7 +221,7 @@ pub fn set_promiscuous<'a>(link: impl Into<LinkRef<'a>>, on: bool) -> RouteReque
     RouteRequest::new(RouteNetlinkMessage::SetLink(message), 0, what)
 }
 
-fn message(ip: &IpOnLink) -> AddressMessage {
+pub(crate) fn message(ip: &IpOnLink) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = number(IpFamily::of(ip.address));
     message.header.prefix_len = ip.length;
@@ -225,7 +236,7 @@ fn message(ip: &IpOnLink) -> AddressMessage {
     message
 }
 
-fn read(message: &RouteNetlinkMessage) -> Option<IpOnLink> {
+pub(crate) fn read(message: &RouteNetlinkMessage) -> Option<IpOnLink> {
     let RouteNetlinkMessage::NewAddress(message) = message else {
         return None;
     };

@@ -30,6 +30,7 @@ mod service;
 mod service_view;
 mod services;
 mod udp;
+mod vlan;
 mod wireguard;
 
 use crate::runner::Case;
@@ -44,8 +45,8 @@ macro_rules! case {
     };
 }
 
-/// Every test. `plain` runs on any kernel; `ipvs`, `ipip` and `wireguard` need those (and run in the guest where this machine has none);
-/// `no_ipvs` and `no_wireguard` are about kernels without.
+/// Every test. `plain` runs on any kernel; `ipvs`, `ipip`, `wireguard` and `vlans` need those (and run in the guest where this machine has
+/// none); `no_ipvs`, `no_wireguard` and `no_vlans` are about kernels without.
 pub fn all() -> Vec<Case> {
     let mut all = vec![
         case!(plain selftest::underlay_is_reachable),
@@ -153,6 +154,10 @@ pub fn all() -> Vec<Case> {
         case!(plain cni::exhausted_subnet_is_said),
         case!(plain cni::many_adds_at_once),
         case!(plain cni::del_is_finished_by_the_daemon),
+        case!(vlans vlan::containers_are_in_their_vlan_with_a_gateway_of_its_own),
+        case!(vlans vlan::a_trunk_carries_its_tags_and_no_others),
+        case!(vlans vlan::a_subnet_is_in_one_vlan),
+        case!(no_vlans vlan::a_kernel_without_them_is_named),
         case!(plain crash::add_killed_anywhere_is_undone_by_del),
         case!(plain crash::del_killed_anywhere_is_finished_by_del),
         case!(plain crash::add_killed_anywhere_is_undone_by_gc),

@@ -26,10 +26,14 @@ pub enum Needs {
     Ipip,
     /// WireGuard besides.
     Wireguard,
+    /// Bridges that keep VLANs apart, and VLAN devices, besides.
+    Vlans,
     /// A kernel without IPVS: what happens there cannot be shown on one that has it.
     NoIpvs,
     /// A kernel without WireGuard, likewise.
     NoWireguard,
+    /// A kernel whose bridges know no VLANs, likewise.
+    NoVlans,
 }
 
 impl Needs {
@@ -40,8 +44,10 @@ impl Needs {
             Self::Ipvs => kernel::has_ipvs(),
             Self::Ipip => kernel::has_ipip(),
             Self::Wireguard => kernel::has_wireguard(),
+            Self::Vlans => kernel::has_vlans(),
             Self::NoIpvs => !kernel::has_ipvs(),
             Self::NoWireguard => !kernel::has_wireguard(),
+            Self::NoVlans => !kernel::has_vlans(),
         }
     }
 }
@@ -78,6 +84,16 @@ impl Case {
     /// A test that needs WireGuard.
     pub const fn wireguard(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self::new(name, Needs::Wireguard, run)
+    }
+
+    /// A test that needs VLANs.
+    pub const fn vlans(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self::new(name, Needs::Vlans, run)
+    }
+
+    /// A test of what happens where the kernel's bridges know no VLANs.
+    pub const fn no_vlans(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self::new(name, Needs::NoVlans, run)
     }
 
     /// A test of what happens where the kernel has no IPVS.

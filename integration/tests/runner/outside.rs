@@ -19,7 +19,7 @@ pub fn run() -> ExitCode {
         cases::all().into_iter().partition(|case| case.needs.are_met());
     let (impossible, guest): (Vec<Case>, Vec<Case>) = elsewhere
         .into_iter()
-        .partition(|case| matches!(case.needs, Needs::NoIpvs | Needs::NoWireguard));
+        .partition(|case| matches!(case.needs, Needs::NoIpvs | Needs::NoWireguard | Needs::NoVlans));
     let mut trials: Vec<Trial> = here.into_iter().map(native).collect();
     trials.extend(impossible.into_iter().map(left_out));
     if arguments.list {

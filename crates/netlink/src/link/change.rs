@@ -139,7 +139,7 @@ fn change_vxlan(link: LinkRef<'_>, attribute: InfoVxlan, what: &str) -> RouteReq
 }
 
 /// Details of a kind are changed by RTM_NEWLINK without the flag CREATE; RTM_SETLINK would leave them as they are.
-fn change_info(link: LinkRef<'_>, info: Vec<LinkInfo>, what: &str) -> RouteRequest {
+pub(super) fn change_info(link: LinkRef<'_>, info: Vec<LinkInfo>, what: &str) -> RouteRequest {
     let mut message = message_for(link);
     message.attributes.push(LinkAttribute::LinkInfo(info));
     RouteRequest::new(

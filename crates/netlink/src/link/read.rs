@@ -3,8 +3,8 @@
 use flannel_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData, InfoVxlan, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::change::message_for;
@@ -97,6 +97,7 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         ipip: None,
         hairpin: None,
         isolated: None,
+        vlan_filtering: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -120,6 +121,12 @@ fn read_info(info: &LinkInfo, link: &mut Link) {
     match info {
         LinkInfo::Kind(kind) => link.kind = kind.to_string(),
         LinkInfo::Data(InfoData::Vxlan(attributes)) => link.vxlan = Some(read_vxlan(attributes)),
+        LinkInfo::Data(InfoData::Bridge(attributes)) => {
+            link.vlan_filtering = attributes.iter().find_map(|a| match a {
+                InfoBridge::VlanFiltering(on) => Some(*on),
+                _ => None,
+            });
+        }
         LinkInfo::Data(InfoData::IpTunnel(attributes)) if link.kind == "ipip" => {
             link.ipip = Some(read_ipip(attributes));
         }
