@@ -4,7 +4,9 @@ mod account;
 mod checks;
 mod etcd;
 mod kube;
+mod news;
 mod node_status;
+mod status_log;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,15 +28,15 @@ use checks::Checks;
 #[cfg(test)]
 pub use etcd::etcd_record;
 use kube::KubeSource;
+use news::News;
+use status_log::StatusLog;
 
 use crate::flags::{Options, ServiceSource};
 use crate::overlay::Facts;
-use crate::rejects::RejectLog;
-use crate::said::Said;
-use crate::services::{Record, ServiceMode, Services, Status, etcd_addresses, programmer, service_node};
+use crate::services::{Record, ServiceMode, Services, etcd_addresses, programmer, service_node};
 
-/// IPVS has no notifications: what stands is compared this often.
-const AUDIT: Duration = Duration::from_secs(10);
+/// IPVS has no notifications: a part of what stands is compared this often.
+const AUDIT: Duration = Duration::from_secs(1);
 /// Where the kernel does tell of changes by others, it is asked this often whether there were any.
 const LOOK: Duration = Duration::from_millis(50);
 /// After a failed pass.
@@ -49,34 +51,6 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 const BURST: usize = 4096;
 /// News that wait for a pass to end before the source itself is held up.
 const QUEUE: usize = 1024;
-
-/// What a source tells.
-#[derive(Debug)]
-pub enum News {
-    /// A record came or changed.
-    Put(Box<Record>, Stamp),
-    /// The record of this name is gone.
-    Gone(String, Stamp),
-    /// Everything that there is was told once: absence means something from now on.
-    Complete,
-    /// The zone of this node.
-    Zone(Option<String>),
-    /// The source cannot be followed, and why; what is known stays.
-    Lost(String),
-    /// It can be followed again.
-    Resumed,
-}
-
-/// Where and when a change happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stamp {
-    /// Revision of the source.
-    pub revision: u64,
-    /// When the cause of the change happened, in milliseconds since 1970, where the source says so.
-    pub triggered: Option<i64>,
-    /// When it was heard of here.
-    pub heard: Option<Instant>,
-}
 
 /// The source of Services that the options name, ready to be followed.
 pub struct ServiceFeed {
@@ -294,12 +268,12 @@ impl Feed {
             self.audit = Instant::now() + AUDIT;
         }
         self.due = self.audit;
-        if self.complete {
+        if self.complete || !self.changes.is_empty() {
             self.look_up_etcd().await;
         }
         let facts = inputs.facts.borrow_and_update().clone();
         let node = facts.as_deref().map(|facts| self.node(facts));
-        let node = node.filter(|_| self.complete);
+        let complete = self.complete;
         let changes = std::mem::take(&mut self.changes);
         self.passed = Some(Instant::now());
         let pass = tokio::task::spawn_blocking(move || {
@@ -310,7 +284,15 @@ impl Feed {
                     Change::Gone(name) => services.gone(&name),
                 }
             }
-            let status = node.map(|node| services.pass(&node));
+            let status = match node {
+                Some(node) if complete => Some(services.pass(&node)),
+                // the source has more to tell: what is known so far can be worked out meanwhile
+                Some(node) => {
+                    services.prepare(node);
+                    None
+                }
+                None => None,
+            };
             (services, status, start.elapsed())
         });
         let (services, status, took) = pass.await?;
@@ -399,37 +381,5 @@ impl Feed {
         node.zone.clone_from(&self.zone);
         node.reserved.clone_from(&self.reserved);
         node
-    }
-}
-
-/// Says what a pass did.
-#[derive(Default)]
-struct StatusLog {
-    rejects: RejectLog,
-    failures: Said,
-}
-
-impl StatusLog {
-    fn tell(&mut self, status: &Status, revision: u64) {
-        self.rejects.update(
-            "service record",
-            "is not, or not wholly, programmed",
-            status.rejects.iter().cloned(),
-        );
-        if status.added + status.removed > 0 {
-            tracing::info!(
-                added = status.added,
-                removed = status.removed,
-                unchanged = status.unchanged,
-                revision,
-                "virtual servers are programmed"
-            );
-        }
-        let text = status.failed.join("; ");
-        if text.is_empty() {
-            self.failures.clear();
-        } else if self.failures.is_news(&text) {
-            tracing::error!("{text}; trying again");
-        }
     }
 }

@@ -111,19 +111,30 @@ impl Services {
         status
     }
 
-    fn programme(&mut self, node: ServiceNode, status: &mut Status) {
+    /// Works out what the records of so far ask for, and leaves the kernel alone.
+    pub fn prepare(&mut self, mut node: ServiceNode) {
+        if node::add_kernel_addresses(&mut node).is_ok() && self.memory.is_usable() {
+            self.refresh(node);
+        }
+    }
+
+    fn refresh(&mut self, node: ServiceNode) {
         self.table.set_node(node);
         let changes = self.table.refresh();
+        if let Some(due) = &mut self.due {
+            due.merge(changes);
+        }
+    }
+
+    fn programme(&mut self, node: ServiceNode, status: &mut Status) {
+        self.refresh(node);
         let notes = self.table.notes().into_iter().map(|n| (n.subject, n.text));
         status.rejects.extend(notes);
         let view = View {
             frontends: self.table.frontends(),
             node: &self.table.facts().node,
         };
-        let due = self.due.take().map(|mut due| {
-            due.merge(changes);
-            due
-        });
+        let due = self.due.take();
         let scope = due.as_ref().map_or(Scope::All, Scope::Changed);
         self.programmer.programme(&view, scope, status);
         if std::mem::take(&mut self.audit) && due.is_some() && status.failed.is_empty() {

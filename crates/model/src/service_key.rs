@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Longest DNS label (RFC 1123 section 2.1), in bytes.
 const LABEL: usize = 63;
@@ -10,11 +11,11 @@ const SUBDOMAIN: usize = 253;
 /// Stands in a key for a port without a name; a DNS label cannot be a lone dash.
 const UNNAMED: &str = "-";
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service. Shared, because many things of one Service carry it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
 }
 
 /// Why a text is no key of ours.
@@ -68,8 +69,8 @@ impl ServiceName {
         check("namespace", namespace, is_label)?;
         check("service name", name, is_label)?;
         Ok(Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: namespace.into(),
+            name: name.into(),
         })
     }
 

@@ -5,6 +5,7 @@
 //! lives for milliseconds and has none.
 
 mod pending;
+mod quiet;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -93,15 +94,6 @@ pub struct Reply {
 /// What became of one request: the first message that answered it, if it had one besides the acknowledgement.
 pub type Outcome = Result<Option<Reply>, NetlinkError>;
 
-/// Which requests of a send the kernel is asked to answer when they succeed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asking {
-    /// Every one.
-    Each,
-    /// The last.
-    Last,
-}
-
 /// A connection to the kernel in the network namespace in which it was opened; it stays bound to that namespace.
 #[derive(Debug)]
 pub struct Conn {
@@ -161,21 +153,11 @@ impl Conn {
 
     /// Sends many requests in few system calls. The results are in the order of the requests; no failure stops the rest.
     pub fn batch(&mut self, requests: &[Request]) -> Vec<Outcome> {
-        self.chunks(requests, Asking::Each)
-    }
-
-    /// The same where the kernel answers only failures and the last request of a send. It carries requests out in their order,
-    /// so that the others succeeded then; that spares it an answer each. For requests without a message for an answer.
-    pub fn batch_quietly(&mut self, requests: &[Request]) -> Vec<Outcome> {
-        self.chunks(requests, Asking::Last)
-    }
-
-    fn chunks(&mut self, requests: &[Request], asking: Asking) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(requests.len());
         let mut rest = requests;
         while !rest.is_empty() {
             let (chunk, later) = rest.split_at(self.chunk_length(rest));
-            outcomes.extend(self.chunk(chunk, asking));
+            outcomes.extend(self.chunk(chunk));
             rest = later;
         }
         outcomes
@@ -186,7 +168,7 @@ impl Conn {
     /// # Errors
     /// When the kernel refuses or does not answer in time.
     pub fn request(&mut self, request: &Request) -> Outcome {
-        self.chunk(std::slice::from_ref(request), Asking::Each)
+        self.chunk(std::slice::from_ref(request))
             .pop()
             .unwrap_or(Ok(None))
     }
@@ -227,22 +209,20 @@ impl Conn {
         fitting.count().max(1)
     }
 
-    fn chunk(&mut self, requests: &[Request], asking: Asking) -> Vec<Outcome> {
+    fn chunk(&mut self, requests: &[Request]) -> Vec<Outcome> {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::with_capacity(requests.len() * 64);
-        for (index, request) in requests.iter().enumerate() {
+        for request in requests {
             self.sequence = self.sequence.wrapping_add(1);
-            let asked = asking == Asking::Each || index + 1 == requests.len();
-            let flags = request.flags | REQUEST | if asked { ACK } else { 0 };
             wire::append(
                 &mut datagram,
                 request.kind,
-                flags,
+                request.flags | REQUEST | ACK,
                 self.sequence,
                 &request.payload,
             );
         }
-        let mut pending = Pending::new(first, requests.len(), asking);
+        let mut pending = Pending::new(first, requests.len());
         let failure = match self.send(&datagram) {
             Ok(()) => self.collect(&mut pending).err().unwrap_or(Failure::Lost),
             Err(failure) => failure,

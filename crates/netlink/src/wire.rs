@@ -162,15 +162,35 @@ pub(crate) fn attributes(bytes: &[u8]) -> Attributes<'_> {
 
 /// Appends one request to a datagram under construction.
 pub(crate) fn append(datagram: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
-    let length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
-    datagram.extend_from_slice(&length.to_ne_bytes());
+    let whole = std::mem::take(datagram);
+    *datagram = append_with(whole, kind, flags, sequence, |mut d| {
+        d.extend_from_slice(payload);
+        d
+    });
+}
+
+/// The same with a payload that `write` appends.
+pub(crate) fn append_with(
+    mut datagram: Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    write: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> Vec<u8> {
+    let begin = datagram.len();
+    datagram.extend_from_slice(&[0; 4]);
     datagram.extend_from_slice(&kind.to_ne_bytes());
     datagram.extend_from_slice(&flags.to_ne_bytes());
     datagram.extend_from_slice(&sequence.to_ne_bytes());
     // Port 0: the kernel.
     datagram.extend_from_slice(&0u32.to_ne_bytes());
-    datagram.extend_from_slice(payload);
+    let mut datagram = write(datagram);
+    let length = u32::try_from(datagram.len().saturating_sub(begin)).unwrap_or(u32::MAX);
+    if let Some(field) = datagram.get_mut(begin..begin + 4) {
+        field.copy_from_slice(&length.to_ne_bytes());
+    }
     datagram.resize(align(datagram.len()), 0);
+    datagram
 }
 
 /// Rounds up to the four bytes on which messages and attributes begin.

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::table::{Table, TableName, hash_in_listing};
 
 /// Longest wait for one `nft`. A transaction takes milliseconds; the kernel's lock for them is shared by all namespaces.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// How often a running `nft` is looked at.
+/// Longest pause between two looks at a running `nft`.
 const POLL: Duration = Duration::from_millis(2);
 
 /// What became of a table.
@@ -217,9 +218,12 @@ impl Nft {
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(self.run_error(io::Error::other("a pipe is missing")));
         };
-        let (stdout, stderr) = (read_aside(stdout), read_aside(stderr));
+        let (end, ended) = mpsc::channel();
+        let (stdout, stderr) = (read_aside(stdout, Some(end)), read_aside(stderr, None));
         let input = input.to_owned();
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+        // It closes its output when it ends, or somewhat before.
+        let _ = ended.recv_timeout(self.deadline);
         let success = self.wait(what, &mut child)?;
         // A failed write shows in what nft says about it.
         let _ = writer.join();
@@ -247,10 +251,14 @@ impl Nft {
 
     fn wait(&self, what: &str, child: &mut Child) -> Result<bool, NftError> {
         let begin = Instant::now();
+        let mut pause = Duration::from_micros(50);
         loop {
             match child.try_wait() {
                 Ok(Some(status)) => return Ok(status.success()),
-                Ok(None) if begin.elapsed() < self.deadline => std::thread::sleep(POLL),
+                Ok(None) if begin.elapsed() < self.deadline => {
+                    std::thread::sleep(pause);
+                    pause = POLL.min(2 * pause);
+                }
                 Ok(None) => {
                     kill(child);
                     return Err(NftError::Deadline {
@@ -290,10 +298,13 @@ fn kill(child: &mut Child) {
 }
 
 /// Reads a pipe on a thread of its own, so that a child with much to say is not blocked by us.
-fn read_aside(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+fn read_aside(mut pipe: impl Read + Send + 'static, end: Option<Sender<()>>) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = pipe.read_to_end(&mut bytes);
+        if let Some(end) = end {
+            let _ = end.send(());
+        }
         String::from_utf8_lossy(&bytes).trim().to_owned()
     })
 }

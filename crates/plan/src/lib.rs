@@ -29,7 +29,7 @@ pub use overlay::{
 pub mod ipvs {
     pub use crate::service::{
         KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks, RealServer, ServiceOp, Settings, Surroundings,
-        VirtualServer, VirtualServers, diff_server, drains, servers_of,
+        VirtualServer, VirtualServers, carry_out, diff_server, drains, servers_of,
     };
 }
 pub use service::nft;

@@ -7,7 +7,7 @@ use flannel_telemetry::{LoadRequest, ServiceMetrics, StatusRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{News, Stamp};
+use super::news::{News, Stamp};
 use crate::services::{Services, Status};
 
 /// Where the feed tells how it stands, and where it is asked.

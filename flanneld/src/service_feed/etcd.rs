@@ -7,7 +7,7 @@ use flannel_store::{Event, KeyValue, Store, follow};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{News, Stamp};
+use super::news::{News, Stamp};
 use crate::said::chain;
 use crate::services::Record;
 

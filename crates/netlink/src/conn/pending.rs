@@ -1,6 +1,6 @@
 //! Which answer belongs to which request.
 
-use super::{Asking, Outcome, Reply, Request};
+use super::{Outcome, Reply, Request};
 use crate::error::{Failure, NetlinkError};
 use crate::wire::{Answer, Frame};
 
@@ -9,7 +9,6 @@ pub(super) struct Pending {
     first: u32,
     slots: Vec<Slot>,
     open: usize,
-    asking: Asking,
 }
 
 #[derive(Default)]
@@ -19,12 +18,11 @@ struct Slot {
 }
 
 impl Pending {
-    pub(super) fn new(first: u32, count: usize, asking: Asking) -> Self {
+    pub(super) fn new(first: u32, count: usize) -> Self {
         Self {
             first,
             slots: std::iter::repeat_with(Slot::default).take(count).collect(),
             open: count,
-            asking,
         }
     }
 
@@ -35,7 +33,6 @@ impl Pending {
     /// Files a message under its request; answers to requests of earlier calls match none.
     pub(super) fn take(&mut self, frame: &Frame<'_>) {
         let index = usize::try_from(frame.sequence.wrapping_sub(self.first)).unwrap_or(usize::MAX);
-        let last = index + 1 == self.slots.len();
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
@@ -51,22 +48,16 @@ impl Pending {
         if slot.result.replace(result).is_none() {
             self.open -= 1;
         }
-        // Failures of the others came before.
-        if last && self.asking == Asking::Last {
-            self.open = 0;
-        }
     }
 
     /// The outcomes in order; what has no answer failed for the reason that ended the wait.
     pub(super) fn finish(self, requests: &[Request], unanswered: &Failure) -> Vec<Outcome> {
-        let quiet = self.asking == Asking::Last && self.slots.last().is_some_and(|s| s.result.is_some());
         let outcome = |(slot, request): (Slot, &Request)| match slot.result {
             Some(Ok(())) => Ok(slot.reply),
             Some(Err(failure)) => Err(NetlinkError {
                 what: request.what.clone(),
                 failure,
             }),
-            None if quiet => Ok(None),
             None => Err(NetlinkError {
                 what: request.what.clone(),
                 failure: unanswered.clone(),
@@ -100,7 +91,7 @@ mod tests {
 
     #[test]
     fn answers_find_their_request_by_sequence_number_even_around_the_wrap() {
-        let mut pending = Pending::new(u32::MAX, 3, Asking::Each);
+        let mut pending = Pending::new(u32::MAX, 3);
         for bytes in [status(0, -17), status(u32::MAX, 0), status(40, -1), status(0, 0)] {
             pending.take(&Frames(&bytes).next().unwrap().unwrap());
         }
@@ -114,26 +105,5 @@ mod tests {
         assert!(outcomes[1].is_ok(), "the later answer stands");
         assert_eq!(outcomes[2].as_ref().unwrap_err().failure, Failure::Lost);
         assert_eq!(outcomes[2].as_ref().unwrap_err().what, "c");
-    }
-
-    #[test]
-    fn the_last_answer_stands_for_all_that_did_not_fail() {
-        let requests = [request("a"), request("b"), request("c")];
-        let mut pending = Pending::new(5, 3, Asking::Last);
-        pending.take(&Frames(&status(6, -17)).next().unwrap().unwrap());
-        assert!(!pending.complete());
-        pending.take(&Frames(&status(7, -2)).next().unwrap().unwrap());
-        assert!(pending.complete());
-        let outcomes = pending.finish(&requests, &Failure::Lost);
-        let errnos: Vec<_> = outcomes
-            .iter()
-            .map(|o| o.as_ref().err().and_then(NetlinkError::errno))
-            .collect();
-        assert_eq!(errnos, [None, Some(17), Some(2)]);
-        let unanswered = Pending::new(5, 3, Asking::Last).finish(&requests, &Failure::Lost);
-        assert!(
-            unanswered.iter().all(Result::is_err),
-            "without the last answer nothing is known"
-        );
     }
 }

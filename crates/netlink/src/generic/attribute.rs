@@ -12,7 +12,13 @@ pub(crate) struct Message(Vec<u8>);
 
 impl Message {
     pub(crate) fn new(command: u8, version: u8) -> Self {
-        Self(vec![command, version, 0, 0])
+        Self::behind(Vec::new(), command, version)
+    }
+
+    /// One that is appended to what is there already, which ends aligned.
+    pub(crate) fn behind(mut bytes: Vec<u8>, command: u8, version: u8) -> Self {
+        bytes.extend_from_slice(&[command, version, 0, 0]);
+        Self(bytes)
     }
 
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
@@ -33,8 +39,14 @@ impl Message {
     }
 
     /// A text with its closing zero.
-    pub(crate) fn text(self, kind: u16, value: &str) -> Self {
-        self.bytes(kind, &[value.as_bytes(), &[0]].concat())
+    pub(crate) fn text(mut self, kind: u16, value: &str) -> Self {
+        let length = u16::try_from(value.len() + 5).unwrap_or(u16::MAX);
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.push(0);
+        self.0.resize(align(self.0.len()), 0);
+        self
     }
 
     /// An attribute that holds whatever `fill` writes.

@@ -175,9 +175,9 @@ pub enum IpvsRequest {
 }
 
 impl IpvsRequest {
-    /// All that follows `struct nlmsghdr`.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let message = |command| Message::new(command, VERSION);
+    /// Appends all that follows `struct nlmsghdr`.
+    pub(crate) fn encode(&self, datagram: Vec<u8>) -> Vec<u8> {
+        let message = |command| Message::behind(datagram, command, VERSION);
         match self {
             Self::AddVirtual(server) => virtual_server(message(command::NEW_SERVICE), server),
             Self::SetVirtual(server) => virtual_server(message(command::SET_SERVICE), server),
@@ -222,7 +222,8 @@ fn identity(message: Message, key: &IpvsKey) -> Message {
 fn virtual_server(message: Message, server: &VirtualServer) -> Message {
     message.nest(attr::SERVICE, |m| {
         // struct ip_vs_flags: the flags, then the mask of those that are meant: all
-        let flags = [server.flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+        let mut flags = [0xff; 8];
+        flags[..4].copy_from_slice(&server.flags.to_ne_bytes());
         identity(m, &server.key)
             .text(attr::SVC_SCHED_NAME, &server.scheduler)
             .bytes(attr::SVC_FLAGS, &flags)

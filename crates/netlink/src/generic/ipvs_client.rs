@@ -35,14 +35,15 @@ impl Ipvs {
     /// When the kernel refuses or an entry cannot be read.
     pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServer>, NetlinkError> {
         let what = "list virtual servers";
-        let replies = self
-            .conn
-            .dump(&self.request(ipvs::list_virtual(), what.to_owned()))?;
-        let read = |payload: &[u8]| ipvs_parse::virtual_server(payload);
-        replies
-            .iter()
-            .map(|r| read(&r.payload).ok_or_else(|| unreadable(what, &r.payload)))
-            .collect()
+        let request = self.request(ipvs::list_virtual(), what.to_owned());
+        let mut servers = Vec::new();
+        let mut unread = None;
+        self.conn
+            .each(&request, |payload| match ipvs_parse::virtual_server(payload) {
+                Some(server) => servers.push(server),
+                None => unread = Some(unreadable(what, payload)),
+            })?;
+        unread.map_or(Ok(servers), Err)
     }
 
     /// What every virtual server of the namespace has carried. One that cannot be read is left out.
@@ -80,19 +81,20 @@ impl Ipvs {
 
     /// Carries out all requests in their order, many a system call. One result each; no failure stops the rest.
     pub fn apply(&mut self, requests: &[IpvsRequest]) -> Vec<Result<(), NetlinkError>> {
+        let failures = self
+            .conn
+            .quietly(self.family, requests, |r, datagram| r.encode(datagram));
+        let mut outcomes: Vec<Result<(), NetlinkError>> = requests.iter().map(|_| Ok(())).collect();
         // The words for an error are made when there is one: of a hundred thousand requests hardly any fails.
-        let serialised: Vec<Request> = requests
-            .iter()
-            .map(|r| self.request(r.encode(), String::new()))
-            .collect();
-        let outcomes = self.conn.batch_quietly(&serialised).into_iter().zip(requests);
-        let named = outcomes.map(|(outcome, request)| {
-            outcome.map(drop).map_err(|error| NetlinkError {
-                what: request.to_string(),
-                ..error
-            })
-        });
-        named.collect()
+        for (place, failure) in failures {
+            if let (Some(outcome), Some(request)) = (outcomes.get_mut(place), requests.get(place)) {
+                *outcome = Err(NetlinkError {
+                    what: request.to_string(),
+                    failure,
+                });
+            }
+        }
+        outcomes
     }
 
     fn request(&self, payload: Vec<u8>, what: String) -> Request {

@@ -49,7 +49,7 @@ fn virtual_servers_are_written_as_ipvsadm_does() {
         b"\x07\0\x06\0rr\0\0\x0c\0\x07\0\0\0\0\0\xff\xff\xff\xff\x08\0\x08\0\0\0\0\0\x08\0\x09\0\xff\xff\xff\xff",
     ];
     assert_eq!(
-        IpvsRequest::AddVirtual(server(web(), "rr", 0)).encode(),
+        IpvsRequest::AddVirtual(server(web(), "rr", 0)).encode(Vec::new()),
         added.concat()
     );
     // recorded: ipvsadm -E -t 10.96.0.10:80 -s wlc
@@ -59,7 +59,7 @@ fn virtual_servers_are_written_as_ipvsadm_does() {
         b"\x08\0\x06\0wlc\0\x0c\0\x07\0\0\0\0\0\xff\xff\xff\xff\x08\0\x08\0\0\0\0\0\x08\0\x09\0\xff\xff\xff\xff",
     ];
     assert_eq!(
-        IpvsRequest::SetVirtual(server(web(), "wlc", 0)).encode(),
+        IpvsRequest::SetVirtual(server(web(), "wlc", 0)).encode(Vec::new()),
         changed.concat()
     );
 }
@@ -70,7 +70,7 @@ fn an_ipv6_virtual_server_is_written_as_ipvsadm_does() {
     let expected = b"\x01\x01\0\0\x54\0\x01\x80\x06\0\x01\0\x0a\0\0\0\x06\0\x02\0\x11\0\0\0\x14\0\x03\0\xfd\0\0\x96\0\0\0\0\0\0\0\0\0\0\0\x0a\x06\0\x04\0\0\x35\0\0\x07\0\x06\0mh\0\0\x0c\0\x07\0\x10\0\0\0\xff\xff\xff\xff\x08\0\x08\0\0\0\0\0\x08\0\x09\0\x80\0\0\0";
     let dns = key(ServiceProtocol::Udp, "[fd00:96::a]:53");
     assert_eq!(
-        IpvsRequest::AddVirtual(server(dns, "mh", 0x10)).encode(),
+        IpvsRequest::AddVirtual(server(dns, "mh", 0x10)).encode(Vec::new()),
         expected
     );
 }
@@ -85,7 +85,7 @@ fn keys_alone_name_a_virtual_server() {
     );
     assert_eq!(ipvs::list_virtual(), b"\x04\x01\0\0");
     assert_eq!(
-        IpvsRequest::RemoveVirtual(web()).encode(),
+        IpvsRequest::RemoveVirtual(web()).encode(Vec::new()),
         [b"\x03\x01\0\0", WEB_KEY, WEB].concat()
     );
 }
@@ -93,7 +93,7 @@ fn keys_alone_name_a_virtual_server() {
 #[test]
 fn real_servers_are_written_as_the_abi_asks() {
     let pod: SocketAddr = "10.244.1.2:8080".parse().unwrap();
-    let added = IpvsRequest::AddReal(web(), RealServer::masquerade(pod, 1)).encode();
+    let added = IpvsRequest::AddReal(web(), RealServer::masquerade(pod, 1)).encode(Vec::new());
     let values = b"\x08\0\x03\0\0\0\0\0\x08\0\x04\0\x01\0\0\0\x08\0\x05\0\0\0\0\0\x08\0\x06\0\0\0\0\0";
     assert_eq!(
         added,
@@ -102,12 +102,12 @@ fn real_servers_are_written_as_the_abi_asks() {
     let mut direct = RealServer::masquerade(pod, 5);
     direct.forward = Forward::DirectRoute;
     let values = b"\x08\0\x03\0\x03\0\0\0\x08\0\x04\0\x05\0\0\0\x08\0\x05\0\0\0\0\0\x08\0\x06\0\0\0\0\0";
-    let changed = IpvsRequest::SetReal(web(), direct).encode();
+    let changed = IpvsRequest::SetReal(web(), direct).encode(Vec::new());
     assert_eq!(
         changed,
         [b"\x06\x01\0\0", WEB_KEY, WEB, b"\x48\0\x02\x80", POD, values].concat()
     );
-    let removed = IpvsRequest::RemoveReal(web(), pod).encode();
+    let removed = IpvsRequest::RemoveReal(web(), pod).encode(Vec::new());
     assert_eq!(
         removed,
         [b"\x07\x01\0\0", WEB_KEY, WEB, b"\x28\0\x02\x80", POD].concat()
@@ -241,11 +241,11 @@ proptest! {
     fn what_is_written_is_read_back(protocol in any_protocol(), address: IpAddr, port: u16, flags: u32, timeout: u32, real: SocketAddr, weight: u32) {
         let key = IpvsKey::Address(VirtualAddress { protocol, address, port });
         let server = VirtualServer { key, scheduler: "wlc".into(), flags: flags & !2, timeout };
-        let bytes = IpvsRequest::AddVirtual(server.clone()).encode();
+        let bytes = IpvsRequest::AddVirtual(server.clone()).encode(Vec::new());
         prop_assert_eq!(ipvs_parse::virtual_server(&bytes), Some(server));
         let real = SocketAddr::new(real.ip(), real.port());
         let real = RealServer::masquerade(real, weight);
-        let bytes = IpvsRequest::AddReal(key, real).encode();
+        let bytes = IpvsRequest::AddReal(key, real).encode(Vec::new());
         prop_assert_eq!(ipvs_parse::real_server(&bytes, address.is_ipv6()), Some(real));
     }
 

@@ -1,6 +1,6 @@
 //! Which endpoints take a port's traffic on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use flannel_model::{EndpointSlice, EndpointState, ServicePort};
@@ -39,11 +39,9 @@ pub(super) fn choose(
 ) -> Choice {
     let mut candidates = candidates(facts, port, ipv4, node);
     if unready_too {
-        candidates
-            .values_mut()
-            .for_each(|c| c.state = EndpointState::Ready);
+        candidates.iter_mut().for_each(|c| c.state = EndpointState::Ready);
     }
-    let of = |state: EndpointState| candidates.values().filter(move |c| c.state == state);
+    let of = |state: EndpointState| candidates.iter().filter(move |c| c.state == state);
     let ready: Vec<&Candidate<'_>> = of(EndpointState::Ready).collect();
     let local_ready = ready.iter().filter(|c| c.backend.local).count();
     let cluster: Vec<Backend> = if ready.is_empty() {
@@ -94,15 +92,15 @@ pub(super) fn unused(
     node: &ServiceNode,
 ) -> Vec<(SocketAddr, Why)> {
     let candidates = candidates(facts, port, ipv4, node).into_iter();
-    let left = candidates.filter(|(address, _)| !used.contains(address));
-    left.map(|(address, candidate)| {
+    let left = candidates.filter(|candidate| !used.contains(&candidate.backend.address));
+    left.map(|candidate| {
         let local = candidate.backend.local;
         let why = match candidate.state {
             EndpointState::NotReady => Why::NotReady,
             EndpointState::Terminating => Why::Terminating,
             EndpointState::Ready => Why::Elsewhere { local },
         };
-        (address, why)
+        (candidate.backend.address, why)
     })
     .collect()
 }
@@ -129,15 +127,14 @@ fn hinted<'a>(
     (!fitting.is_empty()).then_some(fitting)
 }
 
-/// Every endpoint of `port` and family once, in its best state: a slice and its successor may both hold it for a while. Among
-/// equals the one with a key of its own counts, for its weight.
+/// Every endpoint of `port` and family once, in the order of their addresses and in its best state: a slice and its successor may both
+/// hold it for a while. Among equals the one with a key of its own counts, for its weight.
 fn candidates<'a>(
     facts: &'a EndpointFacts,
     port: &'a ServicePort,
     ipv4: bool,
     node: &'a ServiceNode,
-) -> BTreeMap<SocketAddr, Candidate<'a>> {
-    let mut out: BTreeMap<SocketAddr, Candidate<'a>> = BTreeMap::new();
+) -> Vec<Candidate<'a>> {
     let single = facts.single.iter().filter(|((name, _), _)| *name == port.name);
     let single = single.map(|((_, at), endpoint)| Candidate {
         state: endpoint.state,
@@ -153,18 +150,11 @@ fn candidates<'a>(
         .slices
         .values()
         .flat_map(|slice| of_slice(slice, port, node));
-    for candidate in single.chain(sliced) {
-        let at = candidate.backend.address;
-        if at.is_ipv4() != ipv4 {
-            continue;
-        }
-        match out.get(&at) {
-            Some(known) if known.state <= candidate.state => {}
-            Some(_) | None => {
-                out.insert(at, candidate);
-            }
-        }
-    }
+    let of_family = |c: &Candidate<'_>| c.backend.address.is_ipv4() == ipv4;
+    let mut out: Vec<Candidate<'a>> = single.chain(sliced).filter(of_family).collect();
+    // stable: among equals the first stays
+    out.sort_by_key(|c| (c.backend.address, c.state));
+    out.dedup_by_key(|c| c.backend.address);
     out
 }
 

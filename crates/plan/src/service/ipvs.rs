@@ -49,8 +49,7 @@ pub struct Surroundings<'a> {
 /// The virtual servers of one frontend: one for each of its addresses, with who answers from inside, and where outside is
 /// another matter, one for the mark that packets from outside get before IPVS sees them.
 pub fn servers_of(key: &FrontendKey, frontend: &Frontend, around: Surroundings<'_>) -> VirtualServers {
-    let inside = virtual_server(frontend, &frontend.inside);
-    let address = |at: VirtualAddress| (ServerKey::Address(at), inside.clone());
+    let address = |at: VirtualAddress| (ServerKey::Address(at), virtual_server(frontend, &frontend.inside));
     let mut servers: VirtualServers = match key {
         FrontendKey::Address(at) => [address(*at)].into(),
         FrontendKey::NodePort(port) => {

@@ -62,20 +62,48 @@ impl ServiceOp {
         }
     }
 
+    /// Whether it changes a real server.
+    fn is_real(&self) -> bool {
+        !matches!(
+            self,
+            Self::AddVirtual(..) | Self::SetVirtual(..) | Self::RemoveVirtual(_)
+        )
+    }
+
     /// Whether something goes away.
     pub fn is_removal(&self) -> bool {
         matches!(self, Self::RemoveVirtual(_) | Self::RemoveReal(..))
     }
 
-    /// Does to `servers` what the kernel does to its own.
-    pub fn carry_out(&self, servers: &mut VirtualServers) {
+    /// Does to the real servers of one virtual server what the kernel does to its own.
+    fn change_real(&self, real: &mut BTreeMap<SocketAddr, RealServer>) {
         let masqueraded = |weight| RealServer {
             weight,
             masquerade: true,
         };
         match self {
-            Self::AddVirtual(at, settings) | Self::SetVirtual(at, settings) => {
-                let server = servers.entry(*at).or_insert_with(|| VirtualServer {
+            Self::AddReal(_, address, weight) | Self::SetReal(_, address, weight) => {
+                real.insert(*address, masqueraded(*weight));
+            }
+            Self::DrainReal(_, address) => {
+                real.insert(*address, masqueraded(0));
+            }
+            Self::RemoveReal(_, address) => {
+                real.remove(address);
+            }
+            Self::AddVirtual(..) | Self::SetVirtual(..) | Self::RemoveVirtual(_) => {}
+        }
+    }
+}
+
+/// Does to `servers` what the kernel does to its own, in the order of `ops`.
+pub fn carry_out<'a>(ops: impl Iterator<Item = &'a ServiceOp>, servers: &mut VirtualServers) {
+    let mut ops = ops.peekable();
+    while let Some(op) = ops.next() {
+        let at = op.server();
+        match op {
+            ServiceOp::AddVirtual(_, settings) | ServiceOp::SetVirtual(_, settings) => {
+                let server = servers.entry(at).or_insert_with(|| VirtualServer {
                     scheduler: String::new(),
                     flags: 0,
                     timeout: 0,
@@ -84,22 +112,20 @@ impl ServiceOp {
                 server.scheduler.clone_from(&settings.scheduler);
                 (server.flags, server.timeout) = (settings.flags, settings.timeout);
             }
-            Self::RemoveVirtual(at) => {
-                servers.remove(at);
+            ServiceOp::RemoveVirtual(_) => {
+                servers.remove(&at);
             }
-            Self::AddReal(at, real, weight) | Self::SetReal(at, real, weight) => {
-                if let Some(server) = servers.get_mut(at) {
-                    server.real.insert(*real, masqueraded(*weight));
-                }
-            }
-            Self::DrainReal(at, real) => {
-                if let Some(server) = servers.get_mut(at) {
-                    server.real.insert(*real, masqueraded(0));
-                }
-            }
-            Self::RemoveReal(at, real) => {
-                if let Some(server) = servers.get_mut(at) {
-                    server.real.remove(real);
+            ServiceOp::AddReal(..)
+            | ServiceOp::SetReal(..)
+            | ServiceOp::DrainReal(..)
+            | ServiceOp::RemoveReal(..) => {
+                let Some(server) = servers.get_mut(&at) else {
+                    continue;
+                };
+                op.change_real(&mut server.real);
+                // those that follow are mostly of the same virtual server
+                while let Some(next) = ops.next_if(|next| next.is_real() && next.server() == at) {
+                    next.change_real(&mut server.real);
                 }
             }
         }
@@ -235,7 +261,7 @@ mod tests {
             let both = |s: &Option<VirtualServer>| s.as_ref().is_some_and(|s| !s.real.is_empty());
             for op in &ops {
                 check_possible(&kernel, op);
-                op.carry_out(&mut kernel);
+                carry_out(std::iter::once(op), &mut kernel);
                 let empty = kernel.get(&at()).is_none_or(|s| s.real.is_empty());
                 prop_assert!(!(both(&wanted) && both(&before) && empty), "{op} leaves no real server");
             }

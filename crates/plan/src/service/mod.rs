@@ -28,7 +28,7 @@ pub use frontend::{
     Backend, Backends, Frontend, FrontendKey, FrontendKind, Frontends, HealthCheck, NodePort, ServiceNote,
 };
 pub use ipvs::{RealServer, Surroundings, VirtualServer, VirtualServers, drains, servers_of};
-pub use ipvs_diff::{ServiceOp, Settings, diff_server};
+pub use ipvs_diff::{ServiceOp, Settings, carry_out, diff_server};
 pub use ipvs_marks::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 pub use node::ServiceNode;
 pub use status::frontend_status;

@@ -30,8 +30,10 @@ use tables::{Tables, elements_of, shared_changes, shared_elements};
 
 /// How often a kernel without IPVS is asked again.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
-/// Virtual servers whose real servers are looked at in one audit: at some 40 µs each that is 20 ms.
-const LOOKED_AT: usize = 512;
+/// Virtual servers whose real servers are looked at in one audit: at some 40 µs each that is 2 ms, for which a change may have to wait.
+const LOOKED_AT: usize = 50;
+/// So many audits look at real servers before one looks at everything else: the list of virtual servers takes 20 ms where there are 10,000.
+const AUDITS: u32 = 10;
 
 /// Programs IPVS.
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ pub struct IpvsProgrammer {
     /// Virtual servers on addresses of the node that a former process had, read once.
     recorded: Option<BTreeSet<VirtualAddress>>,
     absent_since: Option<Instant>,
+    /// Audits since the last one that looked at everything but real servers.
+    audits: u32,
     sysctls_said: Said,
     /// Where former values of kernel settings are noted.
     notes: Option<PathBuf>,
@@ -89,7 +93,15 @@ impl IpvsProgrammer {
 
     fn pass(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) -> Result<(), NetlinkError> {
         let mut conn = RouteConn::open()?;
-        if !matches!(scope, Scope::Changed(_)) {
+        if matches!(scope, Scope::Audit) {
+            self.audits = (self.audits + 1) % AUDITS;
+        }
+        let is_thorough = match scope {
+            Scope::All => true,
+            Scope::Audit => self.audits == 0,
+            Scope::Changed(_) => false,
+        };
+        if is_thorough {
             self.routes = routes::observe(&mut conn)?;
         }
         if view.frontends.cidrs.is_empty() && self.routes.is_empty() {
@@ -216,14 +228,18 @@ impl IpvsProgrammer {
         view: &View<'_>,
         status: &mut Status,
     ) -> Result<(), NetlinkError> {
-        self.set_sysctls(view, status);
-        let wanted = routes::wanted(view);
-        let guarded = |ipv4| self.tables.stands(ipv4);
-        routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
-        routes::remove_stale(conn, &wanted, &mut self.routes, status);
-        let none = BTreeSet::new();
-        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &none);
-        let (changed, orphans) = self.servers.look(ipvs, ours, LOOKED_AT)?;
+        let (changed, orphans) = if self.audits == 0 {
+            self.set_sysctls(view, status);
+            let wanted = routes::wanted(view);
+            let guarded = |ipv4| self.tables.stands(ipv4);
+            routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
+            routes::remove_stale(conn, &wanted, &mut self.routes, status);
+            let none = BTreeSet::new();
+            let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &none);
+            self.servers.look_at_all(ipvs, ours)?
+        } else {
+            self.servers.look_at_some(ipvs, LOOKED_AT)?
+        };
         if !orphans.is_empty() {
             let none = BTreeSet::new();
             let gone = self

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_model::IpSubnet;
 use flannel_netlink::NetlinkError;
-use flannel_netlink::nftables::{Draw, DrawBy, Family, NftConn, TableWatch, draw_chain, remember_chain};
+use flannel_netlink::nftables::{
+    Draw, DrawBy, Family, NftConn, TableWatch, draw_chain, has_table, remember_chain,
+};
 use flannel_nft::{Applied, Nft, NftError, ServiceNat};
 use flannel_plan::nft::{
     self, AFFINITY, KernelElements, NftElement, NftSet, OUTSIDE_SLOTS, PickChain, Place, Spread, TABLE,
@@ -140,7 +142,8 @@ impl FamilyTable {
     ) -> anyhow::Result<()> {
         if !self.is_wanted(view) {
             let name = self.nat(view, false).name();
-            if tools.nft.remove(name)? == Applied::Written {
+            // asking the kernel spares a run of nft where there is nothing
+            if has_table(self.family(), TABLE)? && tools.nft.remove(name)? == Applied::Written {
                 status.removed += 1;
                 tools.watch.touched(tools.conn.port());
             }
