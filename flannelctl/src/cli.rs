@@ -130,8 +130,9 @@ impl EtcdArguments {
 pub enum Command {
     /// Shows the lease of every node: its subnet, address, owner, backend, state, age and when it expires
     ///
-    /// NODE is the beginning of the identity that a node of ours publishes; a node of flannel has none. RENEWED is the time since the
-    /// lease was renewed for the last time. STATE is one of: held; reserved (waits for its node); expiring (not renewed in time:
+    /// NODE is the beginning of the identity that a node of ours publishes; a node of flannel has none. AGE is the time since the node
+    /// took the subnet; nodes of flannel do not write that down, and then it is more (>) than what is shown. RENEWED is the
+    /// time since the lease was renewed for the last time, EXPIRES what is left of it. STATE is one of: held; reserved (waits for its node); expiring (not renewed in time:
     /// its node is down or cut off); duplicate (its node holds another one as well); overlap (shares addresses with an older
     /// lease); outside (the network config does not offer it). Records that no flanneld can use are listed below the table, with
     /// the reason. They do not change the exit code.

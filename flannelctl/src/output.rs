@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use comfy_table::{Row, Table, presets};
@@ -124,14 +125,21 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// A time span in its two largest units: `23h12m`, `4m5s`, `7s`.
-pub fn span(secs: u32) -> String {
+/// A time span in its two largest units: `12d3h`, `23h12m`, `4m5s`, `7s`. Up to three days are told in hours, as leases are.
+pub fn span(secs: u64) -> String {
     let (hours, minutes, seconds) = (secs / 3600, secs / 60 % 60, secs % 60);
     match (hours, minutes) {
         (0, 0) => format!("{seconds}s"),
         (0, _) => format!("{minutes}m{seconds}s"),
-        (_, _) => format!("{hours}h{minutes}m"),
+        (0..72, _) => format!("{hours}h{minutes}m"),
+        (_, _) => format!("{}d{}h", hours / 24, hours % 24),
     }
+}
+
+/// Seconds since 1970 by this machine's clock.
+pub fn wall_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -160,8 +168,8 @@ mod tests {
     #[test]
     fn spans() {
         assert_eq!(
-            [span(7), span(245), span(83_520), span(0)],
-            ["7s", "4m5s", "23h12m", "0s"]
+            [span(7), span(245), span(83_520), span(0), span(1_047_600)],
+            ["7s", "4m5s", "23h12m", "0s", "12d3h"]
         );
     }
 }

@@ -14,6 +14,9 @@ pub struct UsedNote {
     /// When somebody held the subnet for the last time that is known, in seconds since 1970.
     #[serde(rename = "LastHeld")]
     pub last_held: u64,
+    /// Since when that node holds it without a gap, in seconds since 1970; `None` in notes of earlier versions.
+    #[serde(rename = "HeldSince", default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<u64>,
     /// Who that was.
     #[serde(rename = "PublicIP")]
     pub public_ip: Ipv4Addr,
@@ -33,6 +36,11 @@ impl UsedNote {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Whether both are about the same holder.
+    pub fn same_holder(&self, other: &Self) -> bool {
+        (self.public_ip, self.public_ipv6) == (other.public_ip, other.public_ipv6)
+    }
+
     /// How long ago that was, for somebody whose clock shows `now` seconds since 1970. A time to come counts as now.
     pub fn idle(&self, now: u64) -> Duration {
         Duration::from_secs(now.saturating_sub(self.last_held))
@@ -47,11 +55,14 @@ mod tests {
     fn a_note_round_trips_and_junk_is_none() {
         let note = UsedNote {
             last_held: 1_000,
+            held_since: Some(900),
             public_ip: Ipv4Addr::new(192, 168, 50, 11),
             public_ipv6: None,
         };
         assert_eq!(UsedNote::parse(note.to_json().as_bytes()), Some(note.clone()));
         assert_eq!(UsedNote::parse(b"junk"), None);
+        let earlier = UsedNote::parse(br#"{"LastHeld":1000,"PublicIP":"192.168.50.11","PublicIPv6":null}"#);
+        assert_eq!(earlier.and_then(|note| note.held_since), None);
         assert_eq!((note.idle(1_060).as_secs(), note.idle(5).as_secs()), (60, 0));
     }
 }

@@ -41,7 +41,7 @@ pub async fn run<S: Store>(
     if let Some(config) = &config {
         found.extend(config_and_leases(config, &listing));
         found.push(services_apart(store, prefix, config).await?);
-        found.extend(fullness(store, prefix, &listing).await?);
+        found.extend(fullness(&listing));
         found.extend(node::findings(subnet_file, config, &listing));
     }
     show(&found, output, |errors| {
@@ -148,13 +148,8 @@ pub async fn services_apart<S: Store>(
     })
 }
 
-async fn fullness<S: Store>(
-    store: &S,
-    prefix: &EtcdPrefix,
-    listing: &Listing,
-) -> Result<Vec<Finding>, Failure> {
-    let usage = subnets::usage(store, prefix, listing).await?;
-    Ok(usage
+fn fullness(listing: &Listing) -> Vec<Finding> {
+    subnets::usage(listing)
         .iter()
         .map(|usage| {
             let taken = usage.used + usage.reserved;
@@ -170,7 +165,7 @@ async fn fullness<S: Store>(
                 _ => Finding::ok("room", text),
             }
         })
-        .collect())
+        .collect()
 }
 
 /// A finding about those that `bad` are, or one that says `good`.

@@ -324,6 +324,7 @@ mod tests {
             records: Vec::new(),
             rejected: Vec::new(),
             pools: None,
+            notes: std::collections::BTreeMap::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("subnet.env");

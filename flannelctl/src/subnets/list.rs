@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::record::{Listing, Record, read};
 use super::state::{State, states};
 use crate::failure::Failure;
-use crate::output::{Output, Rejected, columns, rejected_lines, span};
+use crate::output::{Output, Rejected, columns, rejected_lines, span, wall_seconds};
 
 /// The leases as they are shown.
 #[derive(Debug, Serialize)]
@@ -39,6 +39,10 @@ pub struct Subnet {
     state: State,
     /// The key hangs on no lease and never expires.
     reservation: bool,
+    /// Since when its node holds it, in seconds since 1970; `null` for a node of flannel, which does not write that down.
+    held_since: Option<u64>,
+    /// The same as a time span.
+    age_seconds: Option<u64>,
     /// `null` for a reservation, and when etcd did not say.
     renewed_seconds_ago: Option<u32>,
     /// The same.
@@ -65,6 +69,10 @@ impl Subnet {
             backend_v6_data: json(&value.backend_v6_data),
             state,
             reservation: record.is_reservation(),
+            held_since: record.held_since,
+            age_seconds: record
+                .held_since
+                .map(|since| wall_seconds().saturating_sub(since)),
             renewed_seconds_ago: record.lifetime.map(|life| life.granted.saturating_sub(life.left)),
             expires_in_seconds: record.lifetime.map(|life| life.left),
             key: record.kv.key.clone(),
@@ -82,10 +90,20 @@ impl Subnet {
         both(ipv4, self.public_ipv6.as_deref())
     }
 
-    fn renewed(&self) -> String {
+    /// How long its node has it; where nobody wrote that down, what is known of it: at least since it was renewed.
+    pub fn age(&self) -> String {
+        match (self.age_seconds, self.renewed_seconds_ago) {
+            (Some(secs), _) => span(secs),
+            (None, Some(secs)) if !self.reservation => format!(">{}", span(secs.into())),
+            (None, _) => "-".to_owned(),
+        }
+    }
+
+    /// How long ago it was renewed.
+    pub fn renewed(&self) -> String {
         match (self.reservation, self.renewed_seconds_ago) {
             (true, _) => "-".to_owned(),
-            (false, Some(secs)) => format!("{} ago", span(secs)),
+            (false, Some(secs)) => span(secs.into()),
             (false, None) => "unknown".to_owned(),
         }
     }
@@ -94,9 +112,14 @@ impl Subnet {
     pub fn expires(&self) -> String {
         match (self.reservation, self.expires_in_seconds) {
             (true, _) => "never".to_owned(),
-            (false, Some(secs)) => span(secs),
+            (false, Some(secs)) => span(secs.into()),
             (false, None) => "unknown".to_owned(),
         }
+    }
+
+    /// The backend's name.
+    pub fn backend(&self) -> String {
+        self.backend.clone().unwrap_or_else(|| "-".to_owned())
     }
 
     /// VNI and MAC of a VXLAN lease; the JSON itself of another.
@@ -153,21 +176,23 @@ fn table(view: &View) -> String {
         "PUBLIC IP",
         "NODE",
         "BACKEND",
-        "DATA",
         "STATE",
+        "AGE",
         "RENEWED",
         "EXPIRES",
+        "DATA",
     ];
     let rows = view.subnets.iter().map(|subnet| {
         [
             subnet.subnets(),
             subnet.addresses(),
             subnet.owner(),
-            subnet.backend.clone().unwrap_or_else(|| "-".to_owned()),
-            subnet.data(),
+            subnet.backend(),
             subnet.state.to_string(),
+            subnet.age(),
             subnet.renewed(),
             subnet.expires(),
+            subnet.data(),
         ]
     });
     columns(header, rows) + &rejected_lines(&view.rejected)

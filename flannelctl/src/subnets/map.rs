@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use flannel_lease::HOLD_DOWN;
 use flannel_model::{
@@ -13,7 +12,7 @@ use serde::Serialize;
 
 use super::record::{Listing, Record, read};
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, wall_seconds};
 
 /// Cells in a line.
 const WIDTH: u128 = 64;
@@ -64,8 +63,7 @@ struct View {
 
 /// Shows the picture of each family.
 pub async fn show<S: Store>(store: &S, prefix: &EtcdPrefix, output: &mut Output) -> Result<(), Failure> {
-    let listing = read(store, prefix).await?;
-    let networks = usage(store, prefix, &listing).await?;
+    let networks = usage(&read(store, prefix).await?);
     if networks.is_empty() {
         return Err(Failure::NotFound(format!(
             "there is no network config at {} that can be used; see flannelctl check-config --etcd",
@@ -76,30 +74,16 @@ pub async fn show<S: Store>(store: &S, prefix: &EtcdPrefix, output: &mut Output)
 }
 
 /// How full each family is; empty when the config cannot be used.
-pub async fn usage<S: Store>(
-    store: &S,
-    prefix: &EtcdPrefix,
-    listing: &Listing,
-) -> Result<Vec<Usage>, Failure> {
+pub fn usage(listing: &Listing) -> Vec<Usage> {
     let Some(pools) = &listing.pools else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
-    let range = prefix.used();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let notes = store.list(&range).await?.kvs;
-    let resting: Vec<LeaseKey> = notes
-        .iter()
-        .filter_map(|kv| {
-            let note = UsedNote::parse(&kv.value)?;
-            let key = kv.key.strip_prefix(&range)?.parse().ok()?;
-            (note.idle(now) < HOLD_DOWN).then_some(key)
-        })
-        .collect();
+    let now = wall_seconds();
+    let rests = |(key, note): (&LeaseKey, &UsedNote)| (note.idle(now) < HOLD_DOWN).then_some(*key);
+    let resting: Vec<LeaseKey> = listing.notes.iter().filter_map(rests).collect();
     let ipv4 = pools.ipv4().map(|pool| of_ipv4(pool, &listing.records, &resting));
     let ipv6 = pools.ipv6().map(|pool| of_ipv6(pool, &listing.records, &resting));
-    Ok([ipv4, ipv6].into_iter().flatten().collect())
+    [ipv4, ipv6].into_iter().flatten().collect()
 }
 
 fn of_ipv4(pool: &Ipv4Pool, records: &[Record], resting: &[LeaseKey]) -> Usage {

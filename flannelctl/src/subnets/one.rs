@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use flannel_model::{EtcdPrefix, UsedNote};
+use flannel_model::EtcdPrefix;
 use flannel_store::Store;
 use serde::Serialize;
 
@@ -52,16 +52,14 @@ pub async fn show<S: Store>(
             printable(text)
         )));
     };
-    let note = store.get(&prefix.used_note(&record.key)).await?.0;
+    let note = listing.notes.get(&record.key);
     let view = View {
         subnet: Subnet::new(record, state),
         value: String::from_utf8_lossy(&record.kv.value).into_owned(),
         etcd_lease: (!record.is_reservation()).then(|| format!("{:x}", record.kv.lease.0)),
         create_revision: record.kv.create_revision,
         mod_revision: record.kv.mod_revision,
-        last_held: note
-            .and_then(|kv| UsedNote::parse(&kv.value))
-            .map(|note| note.last_held),
+        last_held: note.map(|note| note.last_held),
         owner: record.owner(),
         state: state.to_string(),
     };
@@ -75,6 +73,9 @@ fn table(view: &View) -> String {
         ("Public IP", view.subnet.addresses()),
         ("Owner", view.owner.clone()),
         ("State", view.state.clone()),
+        ("Backend", view.subnet.backend()),
+        ("Age", view.subnet.age()),
+        ("Renewed", view.subnet.renewed()),
         ("Expires", view.subnet.expires()),
         (
             "etcd lease",

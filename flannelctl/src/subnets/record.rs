@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flannel_model::{
-    EtcdPrefix, Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, NetworkConfig, VxlanLeaseData,
+    EtcdPrefix, Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, NetworkConfig, UsedNote, VxlanLeaseData,
 };
 use flannel_store::{KeyValue, LeaseId, Store, TimeToLive};
 use futures::StreamExt;
@@ -30,6 +30,9 @@ pub struct Record {
     pub kv: KeyValue,
     /// How long it lives; `None` for a reservation, and when etcd did not say.
     pub lifetime: Option<Lifetime>,
+    /// Since when its node holds it, in seconds since 1970 by the clock of that node; `None` where nobody wrote that down, as
+    /// nodes of flannel do not.
+    pub held_since: Option<u64>,
 }
 
 /// Time of an etcd lease, in seconds.
@@ -78,6 +81,8 @@ pub struct Listing {
     pub rejected: Vec<Rejected>,
     /// How the network is cut, if its config can be used.
     pub pools: Option<Families<Ipv4Pool, Ipv6Pool>>,
+    /// Which subnets are or were in use.
+    pub notes: BTreeMap<LeaseKey, UsedNote>,
 }
 
 /// Reads the leases of the network, and when they end.
@@ -86,6 +91,7 @@ pub async fn read<S: Store>(store: &S, prefix: &EtcdPrefix) -> Result<Listing, F
         records: Vec::new(),
         rejected: Vec::new(),
         pools: pools(store, prefix).await?,
+        notes: notes(store, prefix).await?,
     };
     for range in [prefix.subnets(), prefix.ipv6_subnets()] {
         for kv in store.list(&range).await?.kvs {
@@ -100,8 +106,25 @@ pub async fn read<S: Store>(store: &S, prefix: &EtcdPrefix) -> Result<Listing, F
     let lifetimes = lifetimes(store, &listing.records).await;
     for record in &mut listing.records {
         record.lifetime = lifetimes.get(&record.kv.lease).copied();
+        record.held_since = held_since(record, listing.notes.get(&record.key));
     }
     Ok(listing)
+}
+
+async fn notes<S: Store>(store: &S, prefix: &EtcdPrefix) -> Result<BTreeMap<LeaseKey, UsedNote>, Failure> {
+    let range = prefix.used();
+    let read = |kv: &KeyValue| {
+        let key = kv.key.strip_prefix(&range)?.parse().ok()?;
+        Some((key, UsedNote::parse(&kv.value)?))
+    };
+    Ok(store.list(&range).await?.kvs.iter().filter_map(read).collect())
+}
+
+/// What a note says of its subnet's holder counts only while the same node holds it.
+fn held_since(record: &Record, note: Option<&UsedNote>) -> Option<u64> {
+    let holder = (record.value.public_ip, record.value.public_ipv6);
+    let note = note.filter(|note| (note.public_ip, note.public_ipv6) == holder)?;
+    note.held_since.filter(|_| record.is_in_use())
 }
 
 async fn pools<S: Store>(
@@ -129,6 +152,7 @@ fn record(prefix: &EtcdPrefix, range: &str, kv: &KeyValue) -> Result<Record, Str
         value,
         kv: kv.clone(),
         lifetime: None,
+        held_since: None,
     })
 }
 

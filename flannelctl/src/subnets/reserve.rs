@@ -146,7 +146,10 @@ pub async fn release<S: Store>(
 
 fn in_use(record: &Record) -> String {
     let renewed = record.lifetime.map_or_else(String::new, |life| {
-        format!(", renewed {} ago", span(life.granted.saturating_sub(life.left)))
+        format!(
+            ", renewed {} ago",
+            span(life.granted.saturating_sub(life.left).into())
+        )
     });
     format!(
         "{} is in use by {}{renewed}: a node that runs claims it again at once. Stop the node first, or wait until it expires; \

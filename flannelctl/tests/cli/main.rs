@@ -106,27 +106,31 @@ fn subnets_good_and_bad() {
     let setup = Setup::new();
     assert_eq!(
         setup.run(&["subnets"]).ok(),
-        "SUBNET   PUBLIC IP   NODE   BACKEND   DATA   STATE   RENEWED   EXPIRES\n"
+        "SUBNET   PUBLIC IP   NODE   BACKEND   STATE   AGE   RENEWED   EXPIRES   DATA\n"
     );
     setup.lease("10.5.1.0-24", VXLAN);
     setup.put(
         "subnets/10.5.2.0-24",
         &VXLAN.replace("192.168.50.11", "192.168.50.12"),
     );
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() - 7_500;
+    let note = format!(r#"{{"LastHeld":{since},"HeldSince":{since},"PublicIP":"192.168.50.11"}}"#);
+    setup.put("used/10.5.1.0-24", &note);
     setup.put("subnets/0.0.0.0-0", VXLAN);
     setup.put("subnets/10.5.3.0-24", &"j".repeat(1 << 20));
     let text = setup.run(&["subnets"]).ok();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "SUBNET        PUBLIC IP       NODE   BACKEND   DATA                      STATE   RENEWED   EXPIRES"
+        "SUBNET        PUBLIC IP       NODE   BACKEND   STATE   AGE    RENEWED   EXPIRES   DATA"
     );
     assert!(
-        lines[1].starts_with("10.5.1.0/24   192.168.50.11   -      vxlan     VNI 1 8a:55:6f:01:02:03   "),
+        lines[1].starts_with("10.5.1.0/24   192.168.50.11   -      vxlan     held    2h5m   ")
+            && lines[1].ends_with("   VNI 1 8a:55:6f:01:02:03"),
         "{text}"
     );
     assert!(
-        lines[2].starts_with("10.5.2.0/24") && lines[2].ends_with("never"),
+        lines[2].starts_with("10.5.2.0/24") && lines[2].contains(" -      -         never     VNI 1"),
         "{text}"
     );
     assert_eq!(lines[4], "Rejected records:");
@@ -138,6 +142,9 @@ fn subnets_good_and_bad() {
     assert_eq!(subnet["publicIP"], "192.168.50.11");
     assert_eq!(subnet["backendData"]["VtepMAC"], "8a:55:6f:01:02:03");
     assert!((86_000..=86_400).contains(&subnet["expiresInSeconds"].as_u64().unwrap()));
+    assert_eq!(subnet["heldSince"], since);
+    assert!((7_500..7_600).contains(&subnet["ageSeconds"].as_u64().unwrap()));
+    assert_eq!(json["subnets"][1]["ageSeconds"], serde_json::Value::Null);
     assert_eq!(json["subnets"][1]["reservation"], true);
     assert_eq!(json["subnets"][1]["expiresInSeconds"], serde_json::Value::Null);
     assert_eq!(json["rejected"].as_array().unwrap().len(), 2);

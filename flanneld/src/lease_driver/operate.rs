@@ -107,7 +107,7 @@ impl<S: Store> Operator<S> {
                 Box::pin(async move {
                     let event = keep_alive(&store, lease).await?;
                     if let (Event::KeptAlive(_), Some((key, note))) = (&event, note)
-                        && let Err(error) = store.put(&key, &note).await
+                        && let Err(error) = refresh_note(&store, &key, note).await
                     {
                         tracing::debug!(%error, "the note about our subnet's use was not brought up to date");
                     }
@@ -117,7 +117,7 @@ impl<S: Store> Operator<S> {
         }
     }
 
-    fn due_note(&mut self) -> Option<(String, String)> {
+    fn due_note(&mut self) -> Option<(String, UsedNote)> {
         let now = since_boot();
         let due = self.noted.is_none_or(|at| now >= at + NOTE_INTERVAL);
         let key = self.held.filter(|_| due)?;
@@ -147,7 +147,9 @@ impl Claim {
                 return Ok(Event::Claimed(ClaimOutcome::Won { lease, modified }));
             }
             (Expected::Absent, LeaseTerms::Grant { lease, ttl }) => {
-                let notes = [(prefix.used_note(&self.key), used_note(&self.value))];
+                let mut note = used_note(&self.value);
+                note.held_since = Some(note.last_held);
+                let notes = [(prefix.used_note(&self.key), note.to_json())];
                 match store.create(&full, &text, new_lease(lease, ttl), &notes).await? {
                     Created::Won { lease, revision } => won(lease, revision),
                     Created::Lost => ClaimOutcome::Lost,
@@ -199,6 +201,16 @@ async fn read_used<S: Store>(store: &S, range: &str) -> Result<Event, StoreError
     ))
 }
 
+/// Brings a note up to date. Since when the subnet is held stands in the one that is there: an earlier run may have written it.
+async fn refresh_note<S: Store>(store: &S, key: &str, note: UsedNote) -> Result<(), StoreError> {
+    let known = store.get(key).await?.0.and_then(|kv| UsedNote::parse(&kv.value));
+    let held_since = known
+        .filter(|known| known.same_holder(&note))
+        .and_then(|known| known.held_since);
+    let note = UsedNote { held_since, ..note };
+    store.put(key, &note.to_json()).await.map(drop)
+}
+
 async fn keep_alive<S: Store>(store: &S, lease: i64) -> Result<Event, StoreError> {
     match store.keep_alive(LeaseId(lease)).await? {
         KeptAlive::Alive { ttl_secs } => {
@@ -229,13 +241,13 @@ pub fn record(range: &str, kv: KeyValue) -> Option<Record> {
     })
 }
 
-fn used_note(value: &LeaseValue) -> String {
+fn used_note(value: &LeaseValue) -> UsedNote {
     UsedNote {
         last_held: wall_seconds(),
+        held_since: None,
         public_ip: value.public_ip,
         public_ipv6: value.public_ipv6,
     }
-    .to_json()
 }
 
 fn new_lease(lease: i64, ttl: Duration) -> NewLease {
