@@ -164,8 +164,10 @@ pub enum Command {
 
     /// Checks whether leases and peers are as they should be, and says what to do where they are not
     ///
-    /// Looks at etcd, the network config, every lease, how full the network is and, on a node, at its lease, its tunnel devices and
-    /// the routes and entries of every peer in the kernel. Nothing is changed. Warnings do not change the exit code; an error is
+    /// Looks at etcd and each of its members, the network config, every lease, the clocks of the nodes, how full the network is and, on
+    /// a node, at its lease, its tunnel devices, what it keeps for a boot without etcd, and at what the kernel has for every
+    /// peer: the route, with VXLAN the neighbour and the forwarding entry, with WireGuard the key and its addresses. Nothing
+    /// is changed. Warnings do not change the exit code; an error is
     /// exit code 6.
     Doctor {
         /// Where flanneld writes the subnet of this node
@@ -176,6 +178,15 @@ pub enum Command {
             default_value = "/run/flannel/subnet.env"
         )]
         subnet_file: PathBuf,
+
+        /// Where flanneld keeps what outlives a reboot
+        #[arg(
+            long,
+            env = "FLANNELD_STATE_DIR",
+            value_name = "DIR",
+            default_value = "/var/lib/flannel"
+        )]
+        state_dir: PathBuf,
     },
 
     /// Shows the network config as it resolves, or sets it

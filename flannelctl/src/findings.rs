@@ -128,8 +128,20 @@ fn table(view: &View<'_>) -> String {
         count(view.findings, Level::Error),
         count(view.findings, Level::Warning),
     );
-    let _ = writeln!(text, "{errors} errors, {warnings} warnings");
+    let _ = writeln!(
+        text,
+        "{}, {}",
+        number(errors, "error"),
+        number(warnings, "warning")
+    );
     text
+}
+
+fn number(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
 }
 
 /// Some of many names, and how many there are besides.
@@ -165,7 +177,7 @@ mod tests {
         .unwrap_err();
         assert!(matches!(failure, Failure::Findings(text) if text == "1"));
         let text = format!("{output:?}");
-        for part in ["ok       one    fine", "→ mend", "1 errors, 1 warnings"] {
+        for part in ["ok       one    fine", "→ mend", "1 error, 1 warning"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains('\u{1b}'));

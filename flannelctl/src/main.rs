@@ -73,7 +73,16 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         Command::CheckConfig { file, ipv6_only, .. } => {
             check_config::with_etcd(&store, &prefix, file.as_deref(), *ipv6_only, output).await
         }
-        Command::Doctor { subnet_file } => doctor::run(&store, &prefix, subnet_file, output).await,
+        Command::Doctor {
+            subnet_file,
+            state_dir,
+        } => {
+            let paths = doctor::Paths {
+                subnet_file,
+                state_dir,
+            };
+            doctor::run(&store, &prefix, paths, output).await
+        }
         Command::Config { command: None } => config::show(&store, &prefix, output).await,
         Command::Config {
             command: Some(ConfigCommand::Set { file, force }),

@@ -23,7 +23,7 @@ pub mod fixture;
 pub mod memory;
 
 pub use error::{ErrorKind, StoreError};
-pub use etcd::{CALL_DEADLINE, EtcdStore};
+pub use etcd::{CALL_DEADLINE, EtcdStore, MemberStatus};
 pub use follow::{Event, LostReason, follow, follow_since};
 pub use leased::{Kept, LeasedKey};
 pub use options::{EtcdOptions, Password, Secret};

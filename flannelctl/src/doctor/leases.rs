@@ -7,10 +7,15 @@ use flannel_model::{BackendSettings, Mac, NetworkConfig, VxlanLeaseData};
 
 use super::judge;
 use crate::findings::{Finding, Level};
+use crate::output::span;
 use crate::subnets::{Listing, Record, State, states};
 
 /// Backends whose nodes publish no type, as in flannel.
 const NAMELESS: [&str; 3] = ["udp", "alloc", "tencent-vpc"];
+
+/// A node that is cut off from etcd for longer than its lease lives loses its subnet. An hour is what a node of flannel has in the
+/// worst case, which renews a lease of a day an hour before its end.
+const SHORT: u32 = 3600;
 
 /// What can be said without a network config.
 pub fn alone(listing: &Listing) -> Vec<Finding> {
@@ -61,9 +66,32 @@ pub fn alone(listing: &Listing) -> Vec<Finding> {
             "every lease was renewed in time".to_owned(),
             "look at these nodes: is flanneld running, does it reach etcd? They lose their subnet when the lease expires",
         ),
+        lifetimes(listing),
         addresses(listing),
         vtep_addresses(listing),
     ]
+}
+
+fn lifetimes(listing: &Listing) -> Finding {
+    let granted = |record: &Record| record.lifetime.map(|life| life.granted).filter(|granted| *granted > 0);
+    let short: Vec<String> = listing
+        .records
+        .iter()
+        .filter_map(|record| Some((record, granted(record).filter(|granted| *granted < SHORT)?)))
+        .map(|(record, granted)| format!("{} ({})", named(record), span(granted.into())))
+        .collect();
+    let shortest = listing.records.iter().filter_map(granted).min();
+    let good = shortest.map_or("there is no lease that ends".to_owned(), |shortest| {
+        format!("every lease lives {} or longer without etcd", span(shortest.into()))
+    });
+    judge(
+        "lease-lifetimes",
+        Level::Warning,
+        &short,
+        "leases that live less than an hour",
+        good,
+        "start these nodes with a longer --subnet-lease-ttl: one that is cut off from etcd for longer loses its subnet",
+    )
 }
 
 fn named(record: &Record) -> String {
@@ -275,6 +303,7 @@ mod tests {
             ("lease-overlaps", Level::Error, "10.5.1.128-25"),
             ("lease-duplicates", Level::Warning, "10.5.6.0-24"),
             ("lease-renewals", Level::Ok, ""),
+            ("lease-lifetimes", Level::Ok, "24h0m or longer"),
             (
                 "lease-addresses",
                 Level::Error,

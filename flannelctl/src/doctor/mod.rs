@@ -1,40 +1,46 @@
 //! `flannelctl doctor`: whether leases and peers are as they should be, and what to do where they are not.
 
+mod expected;
+mod host;
 mod kernel;
 mod leases;
+mod members;
 mod node;
+mod ways;
 
-use std::path::Path;
 use std::time::Instant;
 
 use flannel_model::{EtcdPrefix, IpSubnet, LeaseKey, NetworkConfig};
-use flannel_store::Store;
+use flannel_store::{EtcdStore, Store};
 
 use crate::check_config::findings;
 use crate::failure::Failure;
 use crate::findings::{Finding, Level, show, some};
-use crate::output::Output;
+use crate::output::{Output, wall_seconds};
 use crate::services::stored::Stored;
 use crate::subnets::{self, Listing};
 
 pub use leases::config_and_leases;
+pub use node::Paths;
 
 /// etcd that takes longer for one read by a quorum is named, in milliseconds: ten times its own disk's usual 10 ms
 /// (etcd's tuning guide).
 const SLOW: u128 = 100;
 
 /// Looks at everything.
-pub async fn run<S: Store>(
-    store: &S,
+pub async fn run(
+    store: &EtcdStore,
     prefix: &EtcdPrefix,
-    subnet_file: &Path,
+    paths: Paths<'_>,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let start = Instant::now();
     // Without etcd nothing else can be told apart.
     store.position().await?;
     let mut found = vec![answers(start.elapsed().as_millis())];
+    found.extend(members::findings(&store.members().await));
     let listing = subnets::read(store, prefix).await?;
+    found.push(host::clock(&listing, wall_seconds()));
     found.push(keys(store, prefix).await?);
     let config = config(store, prefix, &mut found).await?;
     found.extend(leases::alone(&listing));
@@ -42,7 +48,7 @@ pub async fn run<S: Store>(
         found.extend(config_and_leases(config, &listing));
         found.push(services_apart(store, prefix, config).await?);
         found.extend(fullness(&listing));
-        found.extend(node::findings(subnet_file, config, &listing));
+        found.extend(node::findings(paths, config, &listing));
     }
     show(&found, output, |errors| {
         let noun = if errors == 1 { "check" } else { "checks" };

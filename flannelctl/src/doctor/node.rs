@@ -1,23 +1,32 @@
 //! This host as a node of the network: its subnet.env, its lease, its devices and the way to every peer.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
+use std::time::SystemTime;
 
-use flannel_model::{
-    BackendSettings, Families, IpSubnet, LeaseKey, Mac, NetworkConfig, SubnetEnv, VxlanLeaseData,
-};
+use flannel_model::{Families, LeaseKey, NetworkConfig, SubnetEnv, WireguardLeaseData};
+use flannel_plan::{Device, Tunnel as Wanted};
 
-use super::judge;
-use super::kernel::{Seen, look};
+use super::expected::{self, Expected, expected};
+use super::kernel::{Seen, Tunnel, look};
+use super::{host, judge, ways};
 use crate::findings::{Finding, Level};
 use crate::output::with_causes;
 use crate::subnets::{Listing, Record};
 
+/// Where a node keeps what belongs to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Paths<'a> {
+    /// `--subnet-file`.
+    pub subnet_file: &'a Path,
+    /// `--state-dir`.
+    pub state_dir: &'a Path,
+}
+
 /// Reads the host and judges it. Where there is no subnet.env, this host is taken for none of the nodes.
-pub fn findings(file: &Path, config: &NetworkConfig, listing: &Listing) -> Vec<Finding> {
-    let shown = file.display();
-    let env = match std::fs::read_to_string(file) {
+pub fn findings(paths: Paths<'_>, config: &NetworkConfig, listing: &Listing) -> Vec<Finding> {
+    let shown = paths.subnet_file.display();
+    let env = match std::fs::read_to_string(paths.subnet_file) {
         Ok(text) => SubnetEnv::parse(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text =
@@ -25,12 +34,8 @@ pub fn findings(file: &Path, config: &NetworkConfig, listing: &Listing) -> Vec<F
             return vec![Finding::skipped("node", text)];
         }
         Err(error) => {
-            let fix = "run this as root";
-            return vec![Finding::warning(
-                "node",
-                format!("{shown} cannot be read: {error}"),
-                fix,
-            )];
+            let text = format!("{shown} cannot be read: {error}");
+            return vec![Finding::warning("node", text, "run this as root")];
         }
     };
     let env = match env {
@@ -40,46 +45,60 @@ pub fn findings(file: &Path, config: &NetworkConfig, listing: &Listing) -> Vec<F
             return vec![Finding::error("node", format!("{shown} {error}"), fix)];
         }
     };
-    match look(&tunnels(config)) {
-        Ok(seen) => judge_node(&env, config, listing, &seen),
-        Err(error) => {
-            let text = format!("the kernel cannot be asked: {}", with_causes(&error));
-            vec![Finding::warning("node", text, "run this on the node itself")]
-        }
-    }
-}
-
-/// The names of the VXLAN devices of a node, IPv4 first; none for other backends.
-fn tunnels(config: &NetworkConfig) -> Vec<String> {
-    let BackendSettings::Vxlan(vxlan) = config.backend.settings else {
+    let Some(key) = own_key(&env) else {
         return Vec::new();
     };
-    let ipv4 = config.pools.ipv4().map(|_| format!("flannel.{}", vxlan.vni));
-    let ipv6 = config.pools.ipv6().map(|_| format!("flannel-v6.{}", vxlan.vni));
-    ipv4.into_iter().chain(ipv6).collect()
+    let own = listing.records.iter().find(|record| record.key == key);
+    let mut found = vec![host::cache(paths.state_dir, own, SystemTime::now())];
+    match look(&expected::devices(config)) {
+        Ok(seen) => found.extend(judge_node(&env, config, listing, &seen)),
+        Err(error) => {
+            let text = format!("the kernel cannot be asked: {}", with_causes(&error));
+            found.push(Finding::warning("node", text, "run this on the node itself"));
+        }
+    }
+    found
 }
 
-fn judge_node(env: &SubnetEnv, config: &NetworkConfig, listing: &Listing, seen: &Seen) -> Vec<Finding> {
+fn own_key(env: &SubnetEnv) -> Option<LeaseKey> {
     let subnets = Families::new(
         env.ipv4.as_ref().map(|(_, own)| *own),
         env.ipv6.as_ref().map(|(_, own)| *own),
     );
-    let Some(key) = subnets.map(LeaseKey::new) else {
+    subnets.map(LeaseKey::new)
+}
+
+fn judge_node(env: &SubnetEnv, config: &NetworkConfig, listing: &Listing, seen: &Seen) -> Vec<Finding> {
+    let Some(key) = own_key(env) else {
         return Vec::new();
     };
     let own = listing.records.iter().find(|record| record.key == key);
     let mut found = vec![own_lease(&key, own, seen)];
-    let peers: Vec<&Record> = listing
-        .records
-        .iter()
-        .filter(|record| record.key != key && record.is_in_use())
-        .collect();
-    let tunnels = tunnels(config);
-    found.extend(tunnels.iter().map(|name| device(name, own, seen)));
-    found.push(routes(config, &peers, seen));
-    if !tunnels.is_empty() {
-        found.push(vxlan_entries(&tunnels, &peers, seen));
-    }
+    let Some(own) = own else {
+        return found;
+    };
+    let devices = expected::devices(config);
+    found.extend(devices.iter().filter_map(|device| missing(*device, seen)));
+    let expected = match expected(config, own, listing, seen) {
+        Ok(expected) => expected,
+        Err(reason) => {
+            found.push(Finding::skipped(
+                "peer-routes",
+                format!("not looked at: {reason}"),
+            ));
+            return found;
+        }
+    };
+    found.extend(expected.overlays.iter().filter_map(|overlay| {
+        let wanted = overlay.tunnel.as_ref()?;
+        Some(device(
+            wanted,
+            seen.tunnels.get(&wanted.link.device)?,
+            own,
+            &expected,
+        ))
+    }));
+    found.extend(peers(config, &expected, seen));
     found
 }
 
@@ -90,10 +109,10 @@ fn own_lease(key: &LeaseKey, own: Option<&Record>, seen: &Seen) -> Finding {
         return Finding::error("own-lease", text, fix);
     };
     let address = record.address();
-    match seen.addresses.contains(&address) {
-        true => Finding::ok("own-lease", format!("{key} belongs to this host ({address})")),
+    match seen.holder(address) {
+        Some(_) => Finding::ok("own-lease", format!("{key} belongs to this host ({address})")),
         // --public-ip may name an address that is translated on the way.
-        false => Finding::warning(
+        None => Finding::warning(
             "own-lease",
             format!("{key} is published with the address {address}, which is none of this host's"),
             "fine behind address translation (--public-ip); otherwise another node has taken this subnet: \
@@ -102,234 +121,90 @@ fn own_lease(key: &LeaseKey, own: Option<&Record>, seen: &Seen) -> Finding {
     }
 }
 
-fn device(name: &str, own: Option<&Record>, seen: &Seen) -> Finding {
+const RESTART: &str =
+    "restart flanneld; what deletes or changes the device (NetworkManager, systemd-networkd) should leave it";
+
+fn missing(device: Device, seen: &Seen) -> Option<Finding> {
+    let there = seen.tunnels.contains_key(&device);
+    (!there).then(|| Finding::error("tunnel-device", format!("there is no device {device}"), RESTART))
+}
+
+fn device(wanted: &Wanted, there: &Tunnel, own: &Record, expected: &Expected) -> Finding {
     let check = "tunnel-device";
-    let restart = "restart flanneld; what deletes or changes the device (NetworkManager, systemd-networkd) should leave it";
-    let Some(device) = seen.devices.get(name) else {
-        return Finding::error(check, format!("there is no device {name}"), restart);
-    };
-    if !device.up {
-        return Finding::error(check, format!("{name} is down"), restart);
+    let name = wanted.link.device;
+    let error = |text: String| Finding::error(check, text, RESTART);
+    if !there.up {
+        return error(format!("{name} is down"));
     }
-    let published = own.and_then(|record| vtep(record, name.starts_with("flannel-v6")));
-    match (published, device.mac) {
-        (Some(published), Some(mac)) if published != mac => Finding::error(
-            check,
-            format!(
-                "{name} has the Ethernet address {mac}, but the lease says {published}: peers send to nobody"
-            ),
-            restart,
+    if let Some(published) = other_identity(name, there, own) {
+        return error(format!("{name} {published}: peers send to nobody"));
+    }
+    if !there.addresses.contains(&wanted.address) {
+        return error(format!("{name} does not have its address {}", wanted.address));
+    }
+    if expected.sure && there.mtu > wanted.link.mtu {
+        let text = format!(
+            "{name} takes packets of {} bytes, but the interface below carries {}: large packets are lost",
+            there.mtu, wanted.link.mtu
+        );
+        return Finding::warning(check, text, RESTART);
+    }
+    Finding::ok(check, format!("{name} is up, MTU {}", there.mtu))
+}
+
+/// The device's Ethernet address or key, where the lease says another.
+fn other_identity(name: Device, there: &Tunnel, own: &Record) -> Option<String> {
+    if let Device::Vxlan { family, .. } = name {
+        let published = expected::published_mac(own, family == flannel_model::IpFamily::V6)?;
+        let mac = there.mac.filter(|mac| *mac != published)?;
+        return Some(format!(
+            "has the Ethernet address {mac}, but the lease says {published}"
+        ));
+    }
+    let data = own
+        .value
+        .backend_data
+        .as_ref()
+        .or(own.value.backend_v6_data.as_ref())?;
+    let published = WireguardLeaseData::parse(data).ok()?.public_key;
+    let key = there
+        .wireguard
+        .as_ref()?
+        .public_key
+        .filter(|key| *key != published)?;
+    Some(format!("has the key {key}, but the lease says {published}"))
+}
+
+fn peers(config: &NetworkConfig, expected: &Expected, seen: &Seen) -> Vec<Finding> {
+    let left = expected::stranded(&expected.peers, seen);
+    let shown: Vec<String> = left.iter().map(ToString::to_string).collect();
+    let mut found = vec![
+        judge(
+            "peers",
+            Level::Warning,
+            &expected.skipped,
+            "records that this node does not use",
+            format!("every record but the own is a peer: {}", expected.peers.len()),
+            "see what each says; a node that is skipped is not reached from here",
         ),
-        (_, _) => Finding::ok(check, format!("{name} is up, MTU {}", device.mtu)),
-    }
-}
-
-/// What a lease says of its VXLAN device in a family.
-fn vtep(record: &Record, ipv6: bool) -> Option<Mac> {
-    let data = if ipv6 {
-        &record.value.backend_v6_data
-    } else {
-        &record.value.backend_data
-    };
-    let vxlan = record.value.backend_type.as_deref() == Some("vxlan");
-    let data = data.as_ref().filter(|_| vxlan)?;
-    Some(VxlanLeaseData::parse(data).ok()?.vtep_mac)
-}
-
-fn subnets_of(record: &Record) -> impl Iterator<Item = IpSubnet> {
-    let ipv4 = record.key.ipv4().map(IpSubnet::from);
-    ipv4.into_iter().chain(record.key.ipv6().map(IpSubnet::from))
-}
-
-const REPAIR: &str =
-    "is flanneld running? It repairs what is missing at once, and names peers that it skips in its log";
-
-fn routes(config: &NetworkConfig, peers: &[&Record], seen: &Seen) -> Finding {
-    if matches!(config.backend.settings, BackendSettings::Alloc) {
-        return Finding::skipped("peer-routes", "routes are not flanneld's in the backend alloc");
-    }
-    let offered = |subnet: &IpSubnet| match subnet {
-        IpSubnet::V4(subnet) => config.pools.ipv4().is_some_and(|pool| pool.offers(subnet)),
-        IpSubnet::V6(subnet) => config.pools.ipv6().is_some_and(|pool| pool.offers(subnet)),
-    };
-    let wanted: Vec<IpSubnet> = peers
-        .iter()
-        .flat_map(|peer| subnets_of(peer))
-        .filter(offered)
-        .collect();
-    // A device that knows its peers itself, as WireGuard's does, has one route for the whole network.
-    let networks = [
-        config.pools.ipv4().map(|pool| IpSubnet::from(pool.network)),
-        config.pools.ipv6().map(|pool| IpSubnet::from(pool.network)),
+        judge(
+            "stranded-pods",
+            Level::Error,
+            &shown,
+            "subnets that another node has by now, with pods here",
+            "no pod lives in a subnet of another node".to_owned(),
+            "create these pods anew: they reach each other, but nobody elsewhere",
+        ),
     ];
-    let whole = |subnet: &IpSubnet| {
-        let of_subnet = networks.iter().flatten().find(|network| network.contains(subnet));
-        of_subnet.is_some_and(|network| seen.routes.contains(network))
-    };
-    let missing: Vec<String> = wanted
-        .iter()
-        .filter(|subnet| !seen.routes.contains(subnet) && !whole(subnet))
-        .map(ToString::to_string)
-        .collect();
-    let good = format!("{} subnets of {} peers have routes", wanted.len(), peers.len());
-    judge(
-        "peer-routes",
-        Level::Error,
-        &missing,
-        "subnets of peers without a route",
-        good,
-        REPAIR,
-    )
-}
-
-/// The neighbour and the forwarding entry of each peer on the VXLAN devices.
-fn vxlan_entries(tunnels: &[String], peers: &[&Record], seen: &Seen) -> Finding {
-    let mut missing = Vec::new();
-    let mut number = 0;
-    for peer in peers {
-        for subnet in subnets_of(peer) {
-            let ipv6 = !subnet.is_ipv4();
-            let name = tunnels.iter().find(|name| name.starts_with("flannel-v6") == ipv6);
-            let device = name.and_then(|name| seen.devices.get(name));
-            let (Some(device), Some(mac), Some(address)) = (device, vtep(peer, ipv6), tunnel_end(peer, ipv6))
-            else {
-                continue;
-            };
-            number += 1;
-            if device.neighbours.get(&subnet.network()) != Some(&mac)
-                || device.fdb.get(&mac) != Some(&address)
-            {
-                missing.push(format!("{subnet} of {address}"));
-            }
-        }
+    match config.backend.kind.as_str() {
+        "alloc" => found.push(Finding::skipped(
+            "peer-routes",
+            "routes are not flanneld's in the backend alloc",
+        )),
+        _ => found.extend(ways::findings(expected, &left, seen)),
     }
-    let good = format!("{number} peers have their neighbour and forwarding entries");
-    let what = "peers whose entries on the VXLAN device are missing or others (fine where DirectRouting serves them)";
-    judge("peer-entries", Level::Warning, &missing, what, good, REPAIR)
-}
-
-fn tunnel_end(peer: &Record, ipv6: bool) -> Option<IpAddr> {
-    match ipv6 {
-        false => Some(peer.value.public_ip.into()),
-        true => peer.value.public_ipv6.map(IpAddr::from),
-    }
+    found
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::doctor::kernel::Device;
-    use flannel_model::EtcdPrefix;
-    use flannel_store::memory::MemoryStore;
-    use flannel_store::{NewLease, Store};
-
-    const ENV: &str =
-        "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
-
-    fn mac(n: u8) -> Mac {
-        format!("8a:55:6f:01:02:{n:02x}").parse().unwrap()
-    }
-
-    async fn network() -> (NetworkConfig, Listing) {
-        let store = MemoryStore::new();
-        for n in [1, 2] {
-            let value = format!(
-                r#"{{"PublicIP":"192.168.50.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{}"}}}}"#,
-                mac(n)
-            );
-            let key = format!("/n/subnets/10.5.{n}.0-24");
-            store
-                .create(&key, &value, NewLease::any(86_400), &[])
-                .await
-                .unwrap();
-        }
-        let listing = crate::subnets::read(&store, &EtcdPrefix::new("/n"))
-            .await
-            .unwrap();
-        let config =
-            NetworkConfig::parse(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
-        (config, listing)
-    }
-
-    fn good() -> Seen {
-        let device = Device {
-            mac: Some(mac(1)),
-            mtu: 1450,
-            up: true,
-            neighbours: [("10.5.2.0".parse().unwrap(), mac(2))].into(),
-            fdb: [(mac(2), "192.168.50.2".parse().unwrap())].into(),
-        };
-        Seen {
-            addresses: ["192.168.50.1".parse().unwrap()].into(),
-            devices: [("flannel.1".to_owned(), device)].into(),
-            routes: ["10.5.2.0/24".parse().unwrap()].into(),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sound_node_has_no_findings_and_each_loss_has_one() {
-        let (config, listing) = network().await;
-        let env = SubnetEnv::parse(ENV).unwrap();
-        let bad = |seen: &Seen| -> Vec<&'static str> {
-            let found = judge_node(&env, &config, &listing, seen);
-            found
-                .iter()
-                .filter(|found| found.level > Level::Ok)
-                .map(|found| found.check)
-                .collect()
-        };
-        assert_eq!(bad(&good()), [""; 0]);
-        let with = |change: fn(&mut Seen)| {
-            let mut seen = good();
-            change(&mut seen);
-            bad(&seen)
-        };
-        assert_eq!(with(|seen| seen.addresses.clear()), ["own-lease"]);
-        assert_eq!(with(|seen| seen.routes.clear()), ["peer-routes"]);
-        let whole: fn(&mut Seen) = |seen| seen.routes = ["10.5.0.0/16".parse().unwrap()].into();
-        assert_eq!(with(whole), [""; 0]);
-        assert_eq!(with(|seen| seen.devices.clear()), ["tunnel-device"]);
-        assert_eq!(
-            with(|seen| seen.devices.values_mut().for_each(|d| d.up = false)),
-            ["tunnel-device"]
-        );
-        assert_eq!(
-            with(|seen| seen.devices.values_mut().for_each(|d| d.mac = Some(mac(9)))),
-            ["tunnel-device"]
-        );
-        assert_eq!(
-            with(|seen| seen.devices.values_mut().for_each(|d| d.fdb.clear())),
-            ["peer-entries"]
-        );
-        assert_eq!(
-            with(|seen| seen.devices.values_mut().for_each(|d| d.neighbours.clear())),
-            ["peer-entries"]
-        );
-        let gone = Listing {
-            records: Vec::new(),
-            ..listing
-        };
-        assert_eq!(
-            judge_node(&env, &config, &gone, &good())[0].level,
-            Level::Error,
-            "a lease that is gone"
-        );
-    }
-
-    #[test]
-    fn a_host_without_subnet_env_is_no_node() {
-        let config =
-            NetworkConfig::parse(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
-        let listing = Listing {
-            records: Vec::new(),
-            rejected: Vec::new(),
-            pools: None,
-            notes: std::collections::BTreeMap::new(),
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("subnet.env");
-        assert_eq!(findings(&file, &config, &listing)[0].level, Level::Skipped);
-        std::fs::write(&file, "FLANNEL_NETWORK=10.5.0.0/16\n").unwrap();
-        assert_eq!(findings(&file, &config, &listing)[0].level, Level::Error);
-    }
-}
+mod tests;

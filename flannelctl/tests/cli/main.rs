@@ -86,8 +86,12 @@ impl Setup {
     }
 
     fn lease(&self, key: &str, value: &str) {
+        self.lease_for(key, value, 86_400);
+    }
+
+    fn lease_for(&self, key: &str, value: &str, ttl: u32) {
         let key = format!("{PREFIX}/subnets/{key}");
-        let lease = NewLease::any(86_400);
+        let lease = NewLease::any(ttl);
         let created = self.runtime.block_on(self.store.create(&key, value, lease, &[]));
         assert!(matches!(created.unwrap(), Created::Won { .. }));
     }

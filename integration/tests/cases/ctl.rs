@@ -25,13 +25,13 @@ pub fn doctor_finds_what_a_node_lacks() -> Result<()> {
     ] {
         ensure!(sound.contains(part), "no {part:?} in\n{sound}");
     }
-    ensure!(sound.ends_with("0 errors, 0 warnings\n"), "{sound}");
+    is_sound(&sound)?;
 
     // Nobody repairs any more.
     drop(daemons);
     let peer = lease_of(&lab, lab.node(2)?)?;
     node.run(&["bridge", "fdb", "del", &peer.vtep, "dev", "flannel.1"])?;
-    finds(node, "warning", "peer-entries", &peer.subnet)?;
+    finds(node, "error", "peer-entries", &peer.subnet)?;
     node.run(&["ip", "route", "del", &peer.subnet])?;
     finds(node, "error", "peer-routes", &peer.subnet)?;
     node.run(&["ip", "link", "set", "flannel.1", "address", "8a:55:6f:01:02:03"])?;
@@ -42,10 +42,20 @@ pub fn doctor_finds_what_a_node_lacks() -> Result<()> {
     finds(node, "error", "own-lease", "no such lease")?;
 
     let _again = start_all(&lab, &[])?;
-    doctor(node)?.ok().map(drop)
+    is_sound(&doctor(node)?.ok()?)
 }
 
-fn doctor(node: &Node) -> Result<Output> {
+/// No finding, but that the machine's etcd may be one with a known weakness.
+pub(super) fn is_sound(said: &str) -> Result<()> {
+    let finds = |line: &&str| {
+        (line.starts_with("warning") && !line.contains("etcd-version")) || line.starts_with("ERROR")
+    };
+    ensure!(said.lines().find(finds).is_none(), "{said}");
+    ensure!(said.contains("\n0 errors, "), "{said}");
+    Ok(())
+}
+
+pub(super) fn doctor(node: &Node) -> Result<Output> {
     let program = format!("{}/flannelctl", sandbox::BINARIES);
     let arguments = [
         "--etcd-insecure",
@@ -59,7 +69,7 @@ fn doctor(node: &Node) -> Result<Output> {
 }
 
 /// Checks that the doctor says `part` in `check`, and that its exit code fits.
-fn finds(node: &Node, level: &str, check: &str, part: &str) -> Result<()> {
+pub(super) fn finds(node: &Node, level: &str, check: &str, part: &str) -> Result<()> {
     let said = doctor(node)?;
     let shown = if level == "error" { "ERROR" } else { level };
     let line = said

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Error, KvClient, LeaseClient, WatchClient};
+use etcd_client::{Client, ConnectOptions, Error, KvClient, LeaseClient, MaintenanceClient, WatchClient};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -31,6 +31,7 @@ pub(super) struct Connection {
     pub kv: KvClient,
     pub lease: LeaseClient,
     pub watch: WatchClient,
+    pub maintenance: MaintenanceClient,
 }
 
 pub(super) struct Member {
@@ -131,6 +132,7 @@ impl Member {
             kv: client.kv_client().max_decoding_message_size(DECODE_LIMIT),
             lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(DECODE_LIMIT),
+            maintenance: client.maintenance_client(),
         };
         let version = material.version().clone();
         let open = Open {

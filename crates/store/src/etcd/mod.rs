@@ -1,5 +1,6 @@
 //! The store on a real etcd.
 
+mod about;
 mod calls;
 mod classify;
 mod keeper;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::credentials::Credentials;
 use crate::{EtcdOptions, StoreError};
 use keeper::Keepers;
+pub use about::MemberStatus;
 use member::Member;
 use watch::Streams;
 

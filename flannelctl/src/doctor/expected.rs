@@ -1,0 +1,273 @@
+//! What the kernel of this node should have: the daemon's own plan, made from what etcd says.
+
+use std::net::IpAddr;
+
+use flannel_lease::{Identity, Limits, Patience, Peer, PeerTable, PeerView, RejectReason, Revisions};
+use flannel_model::{
+    BackendSettings, Families, IpFamily, IpSubnet, LeaseKey, Mac, NetworkConfig, VxlanLeaseData,
+    WireguardMode, WireguardSecret,
+};
+use flannel_plan::backend::{Alloc, Backend, FamilyFacts, HostGw, Ipip, Udp, Vxlan, Wireguard, is_global};
+use flannel_plan::{DefaultRoute, DesiredOverlay, Device, Underlay, UnderlayOptions, choose_underlay};
+
+use super::kernel::Seen;
+use crate::subnets::{Listing, Record};
+
+/// What should be there.
+#[derive(Debug)]
+pub struct Expected {
+    /// One for each family.
+    pub overlays: Vec<DesiredOverlay>,
+    /// The peers that the node uses.
+    pub peers: Vec<Peer>,
+    /// Records that it does not use, and why.
+    pub skipped: Vec<String>,
+    /// Whether the interface of the tunnels is known, or only guessed because the published address is none of this host's.
+    pub sure: bool,
+}
+
+/// The devices that a backend may have.
+pub fn devices(config: &NetworkConfig) -> Vec<Device> {
+    let families = [
+        config.pools.ipv4().map(|_| IpFamily::V4),
+        config.pools.ipv6().map(|_| IpFamily::V6),
+    ];
+    let each = families.into_iter().flatten();
+    match config.backend.settings {
+        BackendSettings::Vxlan(vxlan) => each
+            .map(|family| Device::Vxlan {
+                vni: vxlan.vni,
+                family,
+            })
+            .collect(),
+        BackendSettings::Wireguard(options) => match options.mode {
+            WireguardMode::Separate => each.map(|family| Device::Wireguard { family }).collect(),
+            WireguardMode::Auto | WireguardMode::Ipv4 | WireguardMode::Ipv6 => {
+                vec![Device::Wireguard { family: IpFamily::V4 }]
+            }
+        },
+        BackendSettings::Ipip(_) => vec![Device::Ipip],
+        BackendSettings::Udp(_) => vec![Device::Tun],
+        BackendSettings::HostGw | BackendSettings::Alloc | BackendSettings::Unread => Vec::new(),
+    }
+}
+
+/// What the kernel should have; the reason when that cannot be said.
+pub fn expected(
+    config: &NetworkConfig,
+    own: &Record,
+    listing: &Listing,
+    seen: &Seen,
+) -> Result<Expected, String> {
+    let underlay = underlay(config, own, seen)?;
+    let backend = backend(config, own, seen, &underlay)
+        .ok_or_else(|| format!("the backend {} is not known here", config.backend.kind))?;
+    let view = peers(config, own, listing);
+    let mut skipped: Vec<String> = view
+        .rejects
+        .iter()
+        .filter(|reject| reject.reason != RejectReason::OwnLease)
+        .map(|reject| format!("{}: {}", reject.key, reject.reason))
+        .collect();
+    let peers: Vec<Peer> = view.peers.into_values().collect();
+    let used: Vec<&Peer> = peers.iter().collect();
+    let mut overlays = Vec::new();
+    for family in [IpFamily::V4, IpFamily::V6] {
+        let Some((network, own_subnet)) = subnets(config, &own.key, family) else {
+            continue;
+        };
+        let Some(carrier) = underlay.carrier(family) else {
+            continue;
+        };
+        let facts = FamilyFacts {
+            network,
+            own_subnet,
+            carrier,
+            connected: &underlay.connected,
+        };
+        let (overlay, useless) = backend.overlay(&facts, &used);
+        skipped.extend(
+            useless
+                .into_iter()
+                .map(|(key, reason)| format!("{key}: {reason}")),
+        );
+        overlays.push(overlay);
+    }
+    skipped.sort();
+    skipped.dedup();
+    Ok(Expected {
+        overlays,
+        peers,
+        skipped,
+        sure: seen.holder(own.address()).is_some(),
+    })
+}
+
+fn subnets(config: &NetworkConfig, own: &LeaseKey, family: IpFamily) -> Option<(IpSubnet, IpSubnet)> {
+    Some(match family {
+        IpFamily::V4 => (config.pools.ipv4()?.network.into(), own.ipv4()?.into()),
+        IpFamily::V6 => (config.pools.ipv6()?.network.into(), own.ipv6()?.into()),
+    })
+}
+
+/// The interface of the tunnels: that of the VXLAN device, else that of the published address, else that of the default route.
+fn underlay(config: &NetworkConfig, own: &Record, seen: &Seen) -> Result<Underlay, String> {
+    let families = match config.pools {
+        Families::Ipv4(_) => Families::Ipv4(()),
+        Families::Ipv6(_) => Families::Ipv6(()),
+        Families::Dual(..) => Families::Dual((), ()),
+    };
+    let bound = seen.tunnels.values().find_map(|tunnel| tunnel.underlay);
+    let options = UnderlayOptions {
+        iface: bound.map(|ifindex| seen.name(ifindex)).into_iter().collect(),
+        public_ip: Some(own.value.public_ip).filter(|ip| !ip.is_unspecified()),
+        public_ipv6: own.value.public_ipv6,
+        ..UnderlayOptions::for_families(families)
+    };
+    let defaults: Vec<DefaultRoute> = seen
+        .routes
+        .iter()
+        .filter(|route| route.destination.length() == 0)
+        .filter_map(|route| {
+            Some(DefaultRoute {
+                family: IpFamily::of(route.destination.network()),
+                ifindex: route.ifindex?,
+                metric: route.metric,
+            })
+        })
+        .collect();
+    choose_underlay(&seen.interfaces, &defaults, &options).map_err(|error| error.to_string())
+}
+
+fn backend(
+    config: &NetworkConfig,
+    own: &Record,
+    seen: &Seen,
+    underlay: &Underlay,
+) -> Option<Box<dyn Backend>> {
+    Some(match config.backend.settings {
+        BackendSettings::Vxlan(options) => {
+            let mac = |family| {
+                mac(
+                    own,
+                    seen,
+                    Device::Vxlan {
+                        vni: options.vni,
+                        family,
+                    },
+                )
+            };
+            let ipv4 = config.pools.ipv4().map(|_| mac(IpFamily::V4));
+            let ipv6 = config.pools.ipv6().map(|_| mac(IpFamily::V6));
+            Box::new(Vxlan {
+                options,
+                macs: Families::new(ipv4, ipv6)?,
+            })
+        }
+        BackendSettings::HostGw => Box::new(HostGw),
+        BackendSettings::Ipip(options) => Box::new(Ipip {
+            direct_routing: options.direct_routing,
+        }),
+        BackendSettings::Wireguard(options) => {
+            let mut devices = seen
+                .tunnels
+                .values()
+                .filter_map(|tunnel| tunnel.wireguard.as_ref());
+            Box::new(Wireguard {
+                options,
+                // Nothing that is compared comes from it.
+                private: WireguardSecret::preshared([0; 32]),
+                public: devices.find_map(|device| device.public_key)?,
+                global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
+            })
+        }
+        BackendSettings::Udp(options) => Box::new(Udp {
+            options,
+            carried_by: match underlay.address.ipv4() {
+                Some(_) => IpFamily::V4,
+                None => IpFamily::V6,
+            },
+        }),
+        BackendSettings::Alloc => Box::new(Alloc),
+        BackendSettings::Unread => return None,
+    })
+}
+
+/// The Ethernet address of the own VTEP: that of the device, else what the lease says, else one that nobody has.
+fn mac(own: &Record, seen: &Seen, device: Device) -> Mac {
+    let of_device = seen.tunnels.get(&device).and_then(|tunnel| tunnel.mac);
+    of_device
+        .or_else(|| {
+            published_mac(
+                own,
+                matches!(
+                    device,
+                    Device::Vxlan {
+                        family: IpFamily::V6,
+                        ..
+                    }
+                ),
+            )
+        })
+        .unwrap_or_else(|| Mac::local_unicast([0; 6]))
+}
+
+/// What a lease says of its VXLAN device in a family.
+pub fn published_mac(record: &Record, ipv6: bool) -> Option<Mac> {
+    let data = if ipv6 {
+        &record.value.backend_v6_data
+    } else {
+        &record.value.backend_data
+    };
+    let vxlan = record.value.backend_type.as_deref() == Some("vxlan");
+    let data = data.as_ref().filter(|_| vxlan)?;
+    Some(VxlanLeaseData::parse(data).ok()?.vtep_mac)
+}
+
+/// The peers as flanneld chooses them.
+fn peers(config: &NetworkConfig, own: &Record, listing: &Listing) -> PeerView {
+    let families = |key: &LeaseKey| key.ipv4().is_some();
+    let records = listing
+        .records
+        .iter()
+        // Nodes of IPv6 alone have a range of their own.
+        .filter(|record| families(&record.key) == families(&own.key))
+        .map(|record| flannel_lease::Record {
+            key: record.key.to_string(),
+            value: record.kv.value.clone(),
+            revisions: Revisions {
+                created: record.kv.create_revision,
+                modified: record.kv.mod_revision,
+            },
+            lease: record.kv.lease.0,
+        });
+    let now = std::time::Duration::ZERO;
+    let mut table = PeerTable::new(Patience {
+        hold: now,
+        grace: now,
+    });
+    table.reset(records, 1, now);
+    table.view(&Limits {
+        pools: &config.pools,
+        own: &own.key,
+        identity: &Identity::of(&own.value),
+        stranded: &[],
+        protected: &[],
+    })
+}
+
+/// Subnets of peers in which this host still has an address: pods that a lost lease left behind.
+pub fn stranded(peers: &[Peer], seen: &Seen) -> Vec<IpSubnet> {
+    let addresses: Vec<IpAddr> = seen
+        .interfaces
+        .iter()
+        .flat_map(|interface| interface.addresses.iter().map(|a| a.address))
+        .collect();
+    let subnets = peers.iter().flat_map(|peer| {
+        let ipv4 = peer.key.ipv4().map(IpSubnet::from);
+        ipv4.into_iter().chain(peer.key.ipv6().map(IpSubnet::from))
+    });
+    subnets
+        .filter(|subnet| addresses.iter().any(|address| subnet.holds(*address)))
+        .collect()
+}
