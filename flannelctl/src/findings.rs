@@ -137,7 +137,8 @@ fn table(view: &View<'_>) -> String {
     text
 }
 
-fn number(count: usize, noun: &str) -> String {
+/// A number with its noun: `1 error`, `2 errors`.
+pub fn number(count: usize, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
         _ => format!("{count} {noun}s"),

@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use flannel_lease::{Identity, Limits, Patience, Peer, PeerTable, PeerView, RejectReason, Revisions};
 use flannel_model::{
     BackendSettings, Families, IpFamily, IpSubnet, LeaseKey, Mac, NetworkConfig, VxlanLeaseData,
-    WireguardMode, WireguardSecret,
+    WireguardMode, WireguardPublicKey, WireguardSecret,
 };
 use flannel_plan::backend::{Alloc, Backend, FamilyFacts, HostGw, Ipip, Udp, Vxlan, Wireguard, is_global};
 use flannel_plan::{DefaultRoute, DesiredOverlay, Device, Underlay, UnderlayOptions, choose_underlay};
 
 use super::kernel::Seen;
 use crate::subnets::{Listing, Record};
+
+/// A device without a key has this one, which is no node's.
+const NOBODY: WireguardPublicKey = WireguardPublicKey([0; 32]);
 
 /// What should be there.
 #[derive(Debug)]
@@ -177,7 +180,7 @@ fn backend(
                 options,
                 // Nothing that is compared comes from it.
                 private: WireguardSecret::preshared([0; 32]),
-                public: devices.find_map(|device| device.public_key)?,
+                public: devices.find_map(|device| device.public_key).unwrap_or(NOBODY),
                 global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
             })
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use flannel_model::{BackendSettings, Mac, NetworkConfig, VxlanLeaseData};
 
 use super::judge;
-use crate::findings::{Finding, Level};
+use crate::findings::{Finding, Level, number as plural};
 use crate::output::span;
 use crate::subnets::{Listing, Record, State, states};
 
@@ -39,7 +39,7 @@ pub fn alone(listing: &Listing) -> Vec<Finding> {
             Level::Error,
             &unread,
             "records that no node can use",
-            format!("{number} leases can be read"),
+            format!("{} can be read", plural(number, "lease")),
             "delete them if their node is gone; a node that runs writes its own anew when it is restarted",
         ),
         judge(
@@ -73,7 +73,12 @@ pub fn alone(listing: &Listing) -> Vec<Finding> {
 }
 
 fn lifetimes(listing: &Listing) -> Finding {
-    let granted = |record: &Record| record.lifetime.map(|life| life.granted).filter(|granted| *granted > 0);
+    let granted = |record: &Record| {
+        record
+            .lifetime
+            .map(|life| life.granted)
+            .filter(|granted| *granted > 0)
+    };
     let short: Vec<String> = listing
         .records
         .iter()
@@ -82,7 +87,10 @@ fn lifetimes(listing: &Listing) -> Finding {
         .collect();
     let shortest = listing.records.iter().filter_map(granted).min();
     let good = shortest.map_or("there is no lease that ends".to_owned(), |shortest| {
-        format!("every lease lives {} or longer without etcd", span(shortest.into()))
+        format!(
+            "every lease lives {} or longer without etcd",
+            span(shortest.into())
+        )
     });
     judge(
         "lease-lifetimes",
@@ -158,7 +166,10 @@ fn vtep_addresses(listing: &Listing) -> Finding {
         Level::Error,
         &shared,
         "nodes with the same Ethernet address on their VXLAN device",
-        format!("{number} VXLAN devices, each with an address of its own"),
+        format!(
+            "{}, each with an address of its own",
+            plural(number, "VXLAN device")
+        ),
         "cloned machines: delete the device on one of them (ip link delete flannel.VNI) and restart its flanneld",
     )
 }

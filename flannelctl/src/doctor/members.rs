@@ -3,7 +3,7 @@
 use flannel_store::{MemberStatus, StoreError};
 
 use super::judge;
-use crate::findings::{Finding, Level, some};
+use crate::findings::{Finding, Level, number, some};
 
 /// Before it, etcd does not answer requests for progress on a watch (CHANGELOG-3.4), and an idle watch is taken for dead.
 const OLDEST: Version = Version(3, 4, 0);
@@ -49,7 +49,7 @@ pub fn findings(asked: &[Asked]) -> Vec<Finding> {
             Level::Warning,
             &silent,
             "endpoints that do not answer",
-            format!("{} endpoints answer", members.len()),
+            format!("{} of etcd answering", number(members.len(), "endpoint")),
             "is etcd running there? Leave out endpoints that are no more: calls pass them over, but late",
         ),
         versions(&members),

@@ -15,7 +15,7 @@ use flannel_store::{EtcdStore, Store};
 
 use crate::check_config::findings;
 use crate::failure::Failure;
-use crate::findings::{Finding, Level, show, some};
+use crate::findings::{Finding, Level, number, show, some};
 use crate::output::{Output, wall_seconds};
 use crate::services::stored::Stored;
 use crate::subnets::{self, Listing};
@@ -106,7 +106,7 @@ async fn keys<S: Store>(store: &S, prefix: &EtcdPrefix) -> Result<Finding, Failu
     Ok(match stray.as_slice() {
         [] => Finding::ok(
             "lease-keys",
-            format!("{} keys below {range}, all of them leases", all.len()),
+            format!("{} below {range}, no other than leases", number(all.len(), "key")),
         ),
         stray => Finding::error(
             "lease-keys",
@@ -141,7 +141,10 @@ pub async fn services_apart<S: Store>(
     Ok(match clashes.as_slice() {
         [] => Finding::ok(
             "service-ranges",
-            format!("{} service ranges, none inside the network of pods", ranges.len()),
+            format!(
+                "{}, none inside the network of pods",
+                number(ranges.len(), "service range")
+            ),
         ),
         clashes => Finding::error(
             "service-ranges",

@@ -167,12 +167,11 @@ fn other_identity(name: Device, there: &Tunnel, own: &Record) -> Option<String> 
         .as_ref()
         .or(own.value.backend_v6_data.as_ref())?;
     let published = WireguardLeaseData::parse(data).ok()?.public_key;
-    let key = there
-        .wireguard
-        .as_ref()?
-        .public_key
-        .filter(|key| *key != published)?;
-    Some(format!("has the key {key}, but the lease says {published}"))
+    match there.wireguard.as_ref()?.public_key {
+        Some(key) if key == published => None,
+        Some(key) => Some(format!("has the key {key}, but the lease says {published}")),
+        None => Some(format!("has no key, but the lease says {published}")),
+    }
 }
 
 fn peers(config: &NetworkConfig, expected: &Expected, seen: &Seen) -> Vec<Finding> {

@@ -12,7 +12,7 @@ use flannel_plan::{DesiredOverlay, Out, Way, WireguardTunnel};
 use super::expected::Expected;
 use super::judge;
 use super::kernel::{Seen, Tunnel};
-use crate::findings::{Finding, Level};
+use crate::findings::{Finding, Level, number};
 
 const REPAIR: &str =
     "is flanneld running? It repairs what is missing at once, and names peers that it skips in its log";
@@ -66,7 +66,11 @@ fn routes(expected: &Expected, stranded: &[IpSubnet], seen: &Seen) -> Finding {
         .map(|overlay| overlay.peers)
         .max()
         .unwrap_or(0);
-    let good = format!("{} routes lead to the pods of {peers} peers", wanted.len());
+    let good = format!(
+        "{} to the pods of {}",
+        number(wanted.len(), "route"),
+        number(peers, "peer")
+    );
     let what = "subnets of peers whose route is missing or leads elsewhere";
     judge("peer-routes", Level::Error, &bad, what, good, REPAIR)
 }
@@ -100,7 +104,7 @@ fn direction(route: &Route, seen: &Seen) -> String {
 /// The neighbour and the forwarding entry of each peer on the VXLAN devices.
 fn entries(overlays: &[DesiredOverlay], seen: &Seen) -> Finding {
     let mut bad = Vec::new();
-    let mut number = 0;
+    let mut count = 0;
     for overlay in overlays {
         let (Some(wanted), Some(device)) = (&overlay.tunnel, overlay.device()) else {
             continue;
@@ -109,7 +113,7 @@ fn entries(overlays: &[DesiredOverlay], seen: &Seen) -> Finding {
             continue;
         };
         for (address, mac) in &wanted.neighbours {
-            number += 1;
+            count += 1;
             let end = wanted.fdb.get(mac);
             let neighbour = there.neighbours.get(address) == Some(mac);
             if !neighbour || there.fdb.get(mac) != end {
@@ -123,7 +127,7 @@ fn entries(overlays: &[DesiredOverlay], seen: &Seen) -> Finding {
             }
         }
     }
-    let good = format!("{number} peers have their neighbour and forwarding entries");
+    let good = format!("neighbour and forwarding entries of {}", number(count, "peer"));
     let what = "peers whose entries on the VXLAN device are missing or others";
     judge("peer-entries", Level::Error, &bad, what, good, REPAIR)
 }
@@ -165,8 +169,8 @@ fn keys(name: &str, wanted: &WireguardTunnel, there: Option<&WireguardDevice>) -
         fresh += usize::from(since.is_some_and(|since| since < HANDSHAKE));
     }
     let good = format!(
-        "{name} knows the keys and subnets of {} peers; {fresh} of them with a handshake in the last three minutes",
-        wanted.peers.len()
+        "{name} knows the keys and subnets of {}, {fresh} with a handshake in the last three minutes",
+        number(wanted.peers.len(), "peer")
     );
     let what = format!("peers that {name} does not know or lets have other addresses");
     judge(check, Level::Error, &bad, &what, good, REPAIR)

@@ -1,12 +1,13 @@
 //! `flannelctl subnets show`: all that is known of one lease.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use flannel_model::EtcdPrefix;
 use flannel_store::Store;
 use serde::Serialize;
 
-use super::key::is_meant;
+use super::key::{is_meant, parse};
 use super::list::Subnet;
 use super::record::read;
 use super::state::states;
@@ -39,6 +40,9 @@ pub async fn show<S: Store>(
     text: &str,
     output: &mut Output,
 ) -> Result<(), Failure> {
+    if text.parse::<IpAddr>().is_err() {
+        parse(text)?;
+    }
     let listing = read(store, prefix).await?;
     let states = states(&listing);
     let found = listing

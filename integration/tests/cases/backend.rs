@@ -69,6 +69,11 @@ impl Pair {
         Ok(())
     }
 
+    /// Nobody repairs any more.
+    pub fn stop(&mut self) {
+        self.daemons.clear();
+    }
+
     /// The route on node 1 to node 2's pods, as `dev` and `via`.
     pub fn way(&self) -> Result<(String, String)> {
         way(self.lab.node(1)?, self.pods[1].ip())

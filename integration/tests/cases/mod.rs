@@ -12,6 +12,7 @@ mod config;
 mod crash;
 mod credentials;
 mod ctl;
+mod ctl_view;
 mod dual_stack;
 mod endpoint;
 mod etcd_access;
@@ -110,6 +111,13 @@ pub fn all() -> Vec<Case> {
         case!(plain ctl::doctor_finds_what_a_node_lacks),
         case!(plain ctl::a_reservation_waits_for_its_node_and_outlives_it),
         case!(plain ctl::nothing_but_lease_keys_was_ever_written_where_flannel_looks),
+        case!(plain ctl_view::subnets_in_every_form),
+        case!(plain ctl_view::changes_are_told_while_they_happen),
+        case!(plain ctl_view::a_config_is_checked_beside_what_runs),
+        case!(plain ctl_view::doctor_follows_the_routes_of_host_gw),
+        case!(plain ctl_view::doctor_knows_the_device_of_udp),
+        case!(ipip ctl_view::doctor_knows_the_device_of_ipip),
+        case!(wireguard ctl_view::doctor_knows_the_keys_of_wireguard),
         case!(plain dual_stack::both_families_reach_across_nodes),
         case!(plain dual_stack::lease_devices_and_subnet_file_are_flannels),
         case!(plain dual_stack::restart_and_repair_lose_nothing),
