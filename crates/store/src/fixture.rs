@@ -2,6 +2,8 @@
 //!
 //! It is killed when the value is dropped, and also when the test process dies without dropping anything.
 
+mod backup;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -42,6 +44,9 @@ pub enum FixtureError {
     /// `openssl` is missing or failed.
     #[error("openssl (Debian: apt-get install openssl) made no test certificate: {0}")]
     Certificates(String),
+    /// `etcdctl` failed.
+    #[error("etcdctl made or restored no backup: {0}")]
+    Backup(String),
     /// The system refused something.
     #[error("cannot {doing}")]
     System {

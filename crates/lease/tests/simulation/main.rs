@@ -13,9 +13,13 @@
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod mirror;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod node;
+#[cfg(test)]
+mod real;
 #[cfg(test)]
 mod rng;
 #[cfg(test)]

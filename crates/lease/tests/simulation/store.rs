@@ -31,6 +31,20 @@ impl Change {
     }
 }
 
+/// What is done to the store besides the calls of nodes; who replays a history on a real etcd does the same there.
+#[derive(Debug, Clone)]
+pub enum Deed {
+    Expired(i64),
+    Put { key: String, value: String, lease: i64 },
+    Deleted(String),
+    Compacted,
+    BackedUp,
+    Restored,
+    Wiped,
+    Stopped,
+    Started,
+}
+
 #[derive(Debug, Clone)]
 pub struct Store {
     pub up: bool,
@@ -44,6 +58,8 @@ pub struct Store {
     backup: Option<Box<Store>>,
     /// Off only to show that the checks can fail.
     pub fences: bool,
+    /// What was done, for who asks for it.
+    deeds: Option<Vec<Deed>>,
 }
 
 impl Store {
@@ -58,6 +74,23 @@ impl Store {
             history: Vec::new(),
             backup: None,
             fences: true,
+            deeds: None,
+        }
+    }
+
+    /// Whether to keep what is done from here on.
+    pub fn keep_deeds(&mut self, keep: bool) {
+        self.deeds = keep.then(Vec::new);
+    }
+
+    /// What was done since the last time.
+    pub fn take_deeds(&mut self) -> Vec<Deed> {
+        self.deeds.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, deed: Deed) {
+        if let Some(deeds) = &mut self.deeds {
+            deeds.push(deed);
         }
     }
 
@@ -95,6 +128,7 @@ impl Store {
             .collect();
         for id in over {
             self.leases.remove(&id);
+            self.note(Deed::Expired(id));
             let keys: Vec<String> = self
                 .records
                 .values()
@@ -127,10 +161,32 @@ impl Store {
         self.revision
     }
 
+    /// A write of somebody who is no node of ours.
+    pub fn put_by_others(&mut self, key: &str, value: &str) {
+        self.note(Deed::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: 0,
+        });
+        self.put(key, value, 0);
+    }
+
+    /// The same on a lease.
     pub fn put_leased(&mut self, key: &str, value: &str, lease: i64, ttl: Time, now: Time) {
         let expires = now + ttl;
         self.leases.insert(lease, Lease { ttl, expires });
+        self.note(Deed::Put {
+            key: key.into(),
+            value: value.into(),
+            lease,
+        });
         self.put(key, value, lease);
+    }
+
+    /// An operator's deletion.
+    pub fn delete_by_hand(&mut self, key: &str) {
+        self.note(Deed::Deleted(key.into()));
+        self.delete(key);
     }
 
     pub fn delete(&mut self, key: &str) {
@@ -144,29 +200,47 @@ impl Store {
         }
     }
 
+    pub fn stop(&mut self) {
+        self.up = false;
+        self.note(Deed::Stopped);
+    }
+
     /// etcd refreshes its leases when a leader takes office, so an outage never shortens them.
     pub fn start(&mut self, now: Time) {
         self.up = true;
+        self.note(Deed::Started);
         for lease in self.leases.values_mut() {
             lease.expires = now + lease.ttl;
         }
     }
 
     pub fn back_up(&mut self) {
+        self.note(Deed::BackedUp);
         self.backup = Some(Box::new(Self {
             backup: None,
+            deeds: None,
             ..self.clone()
         }));
+    }
+
+    pub fn has_backup(&self) -> bool {
+        self.backup.is_some()
     }
 
     /// Goes back to the backup, or to nothing.
     pub fn go_back(&mut self, now: Time, wipe: bool) {
         let backup = self.backup.take().filter(|_| !wipe);
+        self.note(match backup {
+            Some(_) => Deed::Restored,
+            None => Deed::Wiped,
+        });
         let (epoch, up, fences) = (self.epoch + 1, self.up, self.fences);
+        let deeds = self.deeds.take();
         *self = backup.map_or_else(Self::new, |backup| *backup);
         self.epoch = epoch;
         self.up = up;
         self.fences = fences;
+        self.deeds = deeds;
         self.compacted = self.revision;
         self.history.clear();
         for lease in self.leases.values_mut() {
@@ -175,6 +249,7 @@ impl Store {
     }
 
     pub fn compact(&mut self) {
+        self.note(Deed::Compacted);
         self.compacted = self.revision;
         self.history.clear();
     }

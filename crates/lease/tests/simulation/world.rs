@@ -3,12 +3,13 @@
 mod checks;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_lease::{Event, Op, Situation};
+use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing};
 use flannel_model::NetworkConfig;
 
 use crate::faults::{Fault, Kind};
+use crate::mirror::Mirror;
 use crate::node::{Node, Pools};
 use crate::rng::Rng;
 use crate::store::{Change, Store, Time};
@@ -24,6 +25,25 @@ const DAY: Time = 86_400_000;
 /// How long a calm history is.
 pub enum Calm {
     Day,
+}
+
+/// What a history may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Found {
+    /// A lease expired, and its subnet went to another node.
+    Taken,
+    /// The answer to a claim that had been given up came late, of a node that had been cut off.
+    LateAnswer,
+    /// A claim succeeded, and nobody ever heard of it.
+    LostAnswer,
+    /// A backup took the store's place.
+    Restored,
+    /// The store was emptied.
+    Wiped,
+    /// A node had not seen what was compacted.
+    Compacted,
+    /// Two nodes with one address.
+    SharedAddress,
 }
 
 /// What happens next.
@@ -73,6 +93,10 @@ pub struct World {
     claims: u64,
     digest: u64,
     tell: bool,
+    /// What happened that not every history has.
+    found: BTreeSet<Found>,
+    /// A real etcd to which everything is done as well.
+    etcd: Option<Mirror>,
 }
 
 impl World {
@@ -121,7 +145,10 @@ impl World {
             digest: seed,
             tell,
             rng,
+            found: shared.then_some(Found::SharedAddress).into_iter().collect(),
+            etcd: None,
         };
+        world.store.keep_deeds(true);
         world.plan(count);
         world
     }
@@ -130,7 +157,7 @@ impl World {
         if self.rng.chance(20) {
             let value = r#"{"PublicIP":"192.168.50.11"}"#;
             let key = format!("{}-30", self.pools.ipv4().unwrap().subnet_max.network());
-            self.store.put(&key, value, 0);
+            self.store.put_by_others(&key, value);
         }
         for node in 0..count {
             let at = if self.rng.chance(50) {
@@ -154,6 +181,23 @@ impl World {
         self
     }
 
+    /// Does everything to a real etcd as well, whose answers the nodes get.
+    #[must_use]
+    pub fn on(mut self, etcd: Mirror) -> Self {
+        self.etcd = Some(etcd);
+        self
+    }
+
+    /// The real etcd, when the history is over.
+    pub fn into_etcd(self) -> Option<Mirror> {
+        self.etcd
+    }
+
+    /// What it held that not every history holds.
+    pub fn found(&self) -> &BTreeSet<Found> {
+        &self.found
+    }
+
     pub fn digest(&self) -> u64 {
         self.digest
     }
@@ -168,6 +212,9 @@ impl World {
 
     /// Runs it to its end.
     pub fn run(&mut self) -> Result<(), String> {
+        if self.etcd.is_none() {
+            self.store.keep_deeds(false);
+        }
         while let Some(((at, _), what)) = self.queue.pop_first() {
             if at > self.end {
                 break;
@@ -175,11 +222,25 @@ impl World {
             self.now = at;
             self.store.expire(at);
             self.step(what)
+                .and_then(|()| self.mirror())
                 .map_err(|problem| format!("at {} ms: {problem}", self.now))?;
             self.one_owner()?;
         }
         self.now = self.end;
-        self.in_the_end()
+        self.in_the_end()?;
+        match &mut self.etcd {
+            Some(etcd) => etcd.is_as(&self.store),
+            None => Ok(()),
+        }
+    }
+
+    /// Does to the real etcd what was done to the store.
+    fn mirror(&mut self) -> Result<(), String> {
+        let Some(etcd) = &mut self.etcd else { return Ok(()) };
+        for deed in self.store.take_deeds() {
+            etcd.repeat(&deed)?;
+        }
+        Ok(())
     }
 
     fn at(&mut self, time: Time, what: What) {
@@ -215,7 +276,8 @@ impl World {
             }
             What::Watch { node, life } => {
                 if self.is_awake(node, life, || What::Watch { node, life }) {
-                    self.watch(node);
+                    self.mirror()?;
+                    return self.watch(node);
                 }
             }
             What::Fault(fault) => self.trouble(&fault),
@@ -270,6 +332,10 @@ impl World {
             it.first_key = it.machine.holding().map(|held| held.key);
         }
         it.save();
+        let taken = matches!(it.machine.standing(clock), Standing::Taken(_));
+        if taken && self.kind == Kind::Rough {
+            self.found.insert(Found::Taken);
+        }
         let wake = it.machine.wake_at(clock).map(|at| it.true_time(at));
         let (life, timer) = (it.life, it.timer);
         if let Some(op) = op {
@@ -319,8 +385,16 @@ impl World {
         if matches!(call, Op::Claim { .. }) {
             self.claims += 1;
         }
-        let event = self.store.carry_out(call, &identity, &value, self.now)?;
+        self.mirror()?;
+        let mut event = self.store.carry_out(call, &identity, &value, self.now)?;
+        self.mirror()?;
+        if let Some(etcd) = &mut self.etcd {
+            event = etcd.carry_out(call, &value, event)?;
+        }
         let lost = self.rng.chance(if self.now < self.lossy_until { 33 } else { 1 });
+        if lost && won(&event) {
+            self.found.insert(Found::LostAnswer);
+        }
         if !lost {
             let delay = self.rng.range(1, 80);
             self.at(
@@ -350,6 +424,9 @@ impl World {
         let failed = matches!(event, Event::Failed);
         let it = &mut self.nodes[node];
         let wanted = it.op_open && it.op == op;
+        if !wanted && won(&event) {
+            self.found.insert(Found::LateAnswer);
+        }
         if !wanted || it.cut_until > self.now && !failed {
             return;
         }
@@ -358,11 +435,11 @@ impl World {
     }
 
     /// The node looks at its watch: what the store has to say, and what time has done to its peers.
-    fn watch(&mut self, node: usize) {
+    fn watch(&mut self, node: usize) -> Result<(), String> {
         let clock = self.nodes[node].clock(self.now);
         self.nodes[node].table.settle(clock);
         if self.reaches_store(node) {
-            self.hear(node);
+            self.hear(node)?;
         }
         let pause = if self.kind == Kind::Calm {
             60_000
@@ -371,14 +448,27 @@ impl World {
         };
         let life = self.nodes[node].life;
         self.at(self.now + pause, What::Watch { node, life });
+        Ok(())
     }
 
-    fn hear(&mut self, node: usize) {
+    fn hear(&mut self, node: usize) -> Result<(), String> {
         let it = &mut self.nodes[node];
         let clock = it.clock(self.now);
         let first = it.watch.revision == 0;
         let back = !first && it.watch.epoch != self.store.epoch;
         let complete = it.watch.synced && !back && it.watch.revision >= self.store.compacted;
+        if let Some(etcd) = &mut self.etcd {
+            match complete {
+                true => etcd.told(&self.store)?,
+                false => etcd.lists(&self.store)?,
+            }
+        }
+        if it.watch.synced && !back && !complete {
+            self.found.insert(Found::Compacted);
+            if let Some(etcd) = &mut self.etcd {
+                etcd.has_no_history_from(it.watch.revision + 1, &self.store)?;
+            }
+        }
         let mut freed = false;
         if back {
             it.table.distrust(clock);
@@ -412,12 +502,19 @@ impl World {
             self.hand(node, Event::Freed);
         }
         let it = &self.nodes[node];
-        let Some(held) = it.machine.holding() else { return };
+        let Some(held) = it.machine.holding() else {
+            return Ok(());
+        };
         let surplus = || it.table.surplus(&it.identity, &held.key).map(|_| Event::Surplus);
         if let Some(news) = it.table.own_news(held).or_else(surplus) {
             self.hand(node, news);
         }
+        Ok(())
     }
+}
+
+fn won(event: &Event) -> bool {
+    matches!(event, Event::Claimed(ClaimOutcome::Won { .. }))
 }
 
 fn brief(event: &Event) -> String {

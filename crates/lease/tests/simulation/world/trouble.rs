@@ -1,6 +1,6 @@
 //! Faults as they happen, and their repair.
 
-use super::{What, World};
+use super::{Found, What, World};
 use crate::faults::Fault;
 
 impl World {
@@ -13,7 +13,7 @@ impl World {
                 *until = (*until).max(now + lasts);
             }
             Fault::StoreDown { lasts } => {
-                self.store.up = false;
+                self.store.stop();
                 self.at(now + lasts, What::StoreStarts);
             }
             Fault::Crash {
@@ -41,7 +41,7 @@ impl World {
             Fault::Junk => self.junk(),
             Fault::DeleteKey => {
                 if let Some(key) = self.some_key() {
-                    self.store.delete(&key);
+                    self.store.delete_by_hand(&key);
                 }
             }
             Fault::Overwrite => {
@@ -50,9 +50,17 @@ impl World {
                 }
             }
             Fault::BackUp => self.store.back_up(),
-            Fault::Restore => self.store.go_back(now, false),
-            Fault::Wipe => self.store.go_back(now, true),
+            Fault::Restore => self.goes_back(false),
+            Fault::Wipe => self.goes_back(true),
         }
+    }
+
+    fn goes_back(&mut self, wipe: bool) {
+        self.found.insert(match self.store.has_backup() && !wipe {
+            true => Found::Restored,
+            false => Found::Wiped,
+        });
+        self.store.go_back(self.now, wipe);
     }
 
     pub(super) fn repair(&mut self) {
@@ -108,6 +116,6 @@ impl World {
             4 => ("10.5.0.0-16", r#"{"PublicIP":"192.168.50.66"}"#),
             _ => ("10.5.0.4-32", "\u{0}"),
         };
-        self.store.put(key, value, 0);
+        self.store.put_by_others(key, value);
     }
 }
