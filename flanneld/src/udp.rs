@@ -3,21 +3,17 @@
 //! The engine's threads never wait for anything here. The device's address, MTU and route are the reconciler's, as for every backend.
 
 mod keeper;
+mod opened;
 mod tally;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use flannel_model::{BackendSettings, IpSubnet};
 use flannel_plan::backend::UdpPeer;
-use flannel_tun::device::{self, Path, Tun};
-use flannel_tun::engine::{Engine, Layout};
-use flannel_tun::keep::Descriptors;
-use flannel_tun::socket::Socket;
+use flannel_tun::engine::Engine;
 use flannel_tun::table::{Net, Own, PeerSpec, Table};
 use tokio::sync::watch;
 
@@ -31,8 +27,6 @@ pub use tally::Current;
 
 /// flannel's name of the device.
 pub const DEVICE: &str = "flannel0";
-/// Queues at the most. More threads than that only share the one socket that a busy peer's datagrams arrive at.
-const MOST_QUEUES: usize = 4;
 /// How often it is looked whether the device is still there.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -159,7 +153,7 @@ impl DataPath {
             Some(_) => {}
             None => {
                 let table = Table::new(wanted.0.clone(), &wanted.1, &Table::default());
-                let engine = open(&self.keeper, facts.listen, table)?;
+                let engine = opened::open(&self.keeper, facts.listen, table)?;
                 self.counted.set(engine.tally());
                 self.running = Some((facts.listen, engine));
             }
@@ -197,69 +191,4 @@ fn spec(peer: &UdpPeer) -> PeerSpec {
 
 fn net(subnet: IpSubnet) -> Net {
     Net::new(subnet.network(), subnet.length())
-}
-
-/// Our ICMP errors come in by the device from the device's own address, which the kernel takes for a forgery unless told otherwise. No
-/// peer can use it: it is in this node's subnet.
-fn accept_own_errors() {
-    let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/accept_local");
-    if let Err(error) = std::fs::write(&file, "1") {
-        tracing::warn!(file, %error, "pods will not hear of packets that cannot be forwarded");
-    }
-}
-
-fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result<Engine> {
-    let (mut tuns, mut sockets) = adopt(keeper.inherited(), listen);
-    let adopted = !tuns.is_empty() && !sockets.is_empty();
-    if adopted {
-        tracing::info!(
-            queues = tuns.len(),
-            sockets = sockets.len(),
-            "{DEVICE} and its socket are taken over as they are"
-        );
-    } else {
-        // Half of a data path is none; what nobody reads would swallow packets.
-        tuns.clear();
-        sockets.clear();
-        keeper.forget();
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        tuns = device::open(DEVICE, cores.min(MOST_QUEUES), Path::Best)?;
-        sockets = Socket::bind(listen, tuns.len()).with_context(|| {
-            format!("cannot bind UDP {listen}; is another flanneld or tunnel running on this port?")
-        })?;
-        if let Err(error) = device::lengthen_queues(DEVICE) {
-            tracing::warn!(%error, "the queues of {DEVICE} stay short: a slow restart may lose packets");
-        }
-        let descriptors: Vec<_> = tuns.iter().map(|tun| tun.as_fd()).collect();
-        let bound: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        if let Err(error) = keeper.keep(&descriptors, &bound) {
-            tracing::warn!(
-                "nobody keeps the descriptors of {DEVICE} ({error:#}): a restart interrupts pods' traffic"
-            );
-        }
-        let takes = tuns.first().map(|tun| tun.takes());
-        tracing::info!(
-            queues = tuns.len(),
-            tcp_super_packets = takes.is_some_and(|takes| takes.tcp),
-            udp_super_packets = takes.is_some_and(|takes| takes.udp),
-            udp_segment = sockets.first().is_some_and(Socket::has_trains),
-            "{DEVICE} is open"
-        );
-    }
-    accept_own_errors();
-    Engine::start(tuns, sockets, Layout::Shared, table).context("cannot start the threads of the data path")
-}
-
-/// What an earlier run left, as far as it is of use.
-fn adopt(inherited: Descriptors, listen: SocketAddr) -> (Vec<Box<dyn Tun>>, Vec<Socket>) {
-    let tuns = inherited
-        .devices
-        .into_iter()
-        .filter_map(|descriptor| device::adopt(descriptor, DEVICE).ok());
-    let sockets = inherited
-        .sockets
-        .into_iter()
-        .filter_map(|descriptor| Socket::adopt(descriptor).ok())
-        .filter(|socket| socket.local() == listen);
-    (tuns.collect(), sockets.collect())
 }

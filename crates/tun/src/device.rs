@@ -15,11 +15,12 @@ use crate::codec::virtio::VnetHeader;
 
 /// One queue of a TUN device. Reads and writes never block.
 pub trait Tun: AsFd + Send + Sync {
-    /// Reads a packet or super-packet into `buffer`: what the kernel says of it, and its length; `None` when nothing waits.
+    /// Reads a packet or super-packet into `buffer`, behind the [`crate::codec::virtio::LENGTH`] bytes that the kernel says of it: the packet's length;
+    /// `None` when nothing waits.
     ///
     /// # Errors
     /// The kernel's; EBADFD once the device is gone.
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>>;
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
 
     /// Writes a packet or super-packet that consists of `parts`.
     ///

@@ -1,5 +1,9 @@
 //! From the TUN device to the peers.
 
+#[cfg(test)]
+mod crash;
+mod slots;
+
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,23 +17,17 @@ use crate::codec::virtio::{Gso, VnetHeader};
 use crate::counters::{Counters, DropReason};
 use crate::device::Tun;
 use crate::forward::{self, Verdict};
+use crate::memory::Mapping;
 use crate::socket::{Outgoing, Socket, send_all};
 use crate::table::Table;
-
-/// Packets and super-packets that are read before anything is sent.
-const BATCH: usize = 32;
-/// Bytes that are read before anything is sent: more would only wait in our memory and leave the cache.
-const BATCH_BYTES: usize = 256 << 10;
-/// The longest that the device hands over.
-const SLOT: usize = 65_536;
+pub use slots::Slots;
 
 /// One queue of the device and the socket through which its packets leave.
 pub struct Egress {
     tun: Arc<dyn Tun>,
     socket: Arc<Socket>,
     counters: Arc<Counters>,
-    slots: Vec<Box<[u8]>>,
-    read: Vec<(VnetHeader, usize)>,
+    slots: Slots,
     headers: Vec<u8>,
     trains: Vec<Train>,
     answer: Vec<u8>,
@@ -38,14 +36,13 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// A pump that has not begun.
-    pub fn new(tun: Arc<dyn Tun>, socket: Arc<Socket>, counters: Arc<Counters>) -> Self {
+    /// A pump that has not begun; what an earlier process left in `memory` goes first.
+    pub fn new(tun: Arc<dyn Tun>, socket: Arc<Socket>, counters: Arc<Counters>, memory: Mapping) -> Self {
         Self {
             tun,
             socket,
             counters,
-            slots: (0..BATCH).map(|_| vec![0; SLOT].into_boxed_slice()).collect(),
-            read: Vec::with_capacity(BATCH),
+            slots: Slots::new(memory),
             headers: Vec::new(),
             trains: Vec::new(),
             answer: Vec::new(),
@@ -59,35 +56,19 @@ impl Egress {
     /// # Errors
     /// The device's, once it is gone.
     pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
-        let more = self.read_batch()?;
-        if !self.read.is_empty() {
+        let more = self.slots.fill(&*self.tun)?;
+        if self.slots.len() > 0 {
             let verdicts = self.judge(table);
             self.send(table, &verdicts);
+            self.slots.done();
         }
         Ok(more)
     }
 
-    fn read_batch(&mut self) -> io::Result<bool> {
-        self.read.clear();
-        let mut bytes = 0;
-        for slot in &mut self.slots {
-            let Some((vnet, length)) = self.tun.receive(slot)? else {
-                return Ok(false);
-            };
-            self.read.push((vnet, length));
-            bytes += length;
-            if bytes >= BATCH_BYTES {
-                break;
-            }
-        }
-        Ok(true)
-    }
-
     fn judge(&mut self, table: &Table) -> Vec<Verdict> {
-        let mut verdicts = Vec::with_capacity(self.read.len());
-        for index in 0..self.read.len() {
-            let (vnet, length) = self.read[index];
-            let verdict = forward::outbound(&mut self.slots[index][..length], &vnet, table);
+        let mut verdicts = Vec::with_capacity(self.slots.len());
+        while let Some((vnet, packet)) = self.slots.get_mut(verdicts.len()) {
+            let verdict = forward::outbound(packet, &vnet, table);
             match verdict {
                 Verdict::Send { .. } => {}
                 Verdict::Answer {
@@ -96,7 +77,7 @@ impl Egress {
                     reason,
                 } => {
                     self.counters.dropped(reason, 1);
-                    self.tell_sender(index, problem, &header, table);
+                    self.tell_sender(verdicts.len(), problem, &header, table);
                 }
                 Verdict::Malformed(_) => self.counters.dropped(DropReason::Malformed, 1),
             }
@@ -113,7 +94,9 @@ impl Egress {
         };
         let Some(from) = from else { return };
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let packet = &self.slots[index][..self.read[index].1];
+        let Some((_, packet)) = self.slots.get(index) else {
+            return;
+        };
         if icmp::build(problem, packet, header, from, &mut self.answer)
             && self.bucket.take(now)
             && self
@@ -128,14 +111,16 @@ impl Egress {
     fn send(&mut self, table: &Table, verdicts: &[Verdict]) {
         self.headers.clear();
         let mut pieces = Vec::with_capacity(verdicts.len());
-        for ((verdict, slot), (vnet, _)) in verdicts.iter().zip(&self.slots).zip(&self.read) {
-            let Verdict::Send { peer, tos, header } = *verdict else {
+        for (index, verdict) in verdicts.iter().enumerate() {
+            let (Verdict::Send { peer, tos, header }, Some((vnet, packet))) =
+                (*verdict, self.slots.get(index))
+            else {
                 continue;
             };
             if let Some(peer) = table.get(peer) {
                 peer.touch();
             }
-            let packet = &slot[..header.total];
+            let packet = &packet[..header.total];
             if vnet.gso == Gso::None {
                 let headers = self.headers.len()..self.headers.len();
                 pieces.push(Piece {
@@ -146,7 +131,7 @@ impl Egress {
                 });
                 continue;
             }
-            let Ok(split) = Split::new(vnet, packet, &header) else {
+            let Ok(split) = Split::new(&vnet, packet, &header) else {
                 self.counters.dropped(DropReason::Malformed, 1);
                 continue;
             };

@@ -12,9 +12,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::counters::{Counters, Tally};
 use crate::device::Tun;
-use crate::egress::Egress;
+use crate::egress::{Egress, Slots};
 use crate::ingress::Ingress;
-use crate::socket::{Socket, path_mtu};
+use crate::memory::{Mapping, Memory};
+use crate::socket::{ReceiveBatch, Socket, path_mtu};
 use crate::spin::Spin;
 use crate::table::{Own, PeerSpec, Table};
 
@@ -49,13 +50,15 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the threads: each queue of the device is joined to a socket, in turn. There must be one of each. The peers must be known from
-    /// the first packet on: what queued up while nobody read would be dropped otherwise.
+    /// the first packet on: what queued up while nobody read would be dropped otherwise. Without `memory` for [`queues`] of them, what the
+    /// threads have in hand is lost when the process is killed.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// When a thread cannot be started, or there is no memory.
     pub fn start(
         tuns: Vec<Box<dyn Tun>>,
         sockets: Vec<Socket>,
+        memory: Option<&Memory>,
         layout: Layout,
         table: Table,
     ) -> io::Result<Self> {
@@ -72,16 +75,39 @@ impl Engine {
             counters: Vec::new(),
             threads: Vec::new(),
         };
-        for index in 0..tuns.len().max(sockets.len()) {
+        for index in 0..queues(tuns.len(), sockets.len()) {
             let tun = &tuns[index % tuns.len().max(1)];
             let socket = &sockets[index % sockets.len()];
-            engine.start_queue(
-                index,
-                tuns.get(index).is_some().then(|| Arc::clone(tun)),
-                tun,
-                socket,
-                layout,
-            )?;
+            let mut counters = || {
+                let counters = Arc::new(Counters::default());
+                engine.counters.push(Arc::clone(&counters));
+                counters
+            };
+            let egress = match tuns.get(index) {
+                Some(_) => {
+                    let part = memory.map_or_else(
+                        || Mapping::anonymous(Slots::LENGTH),
+                        |memory| memory.outbound(index),
+                    );
+                    Some(Egress::new(
+                        Arc::clone(tun),
+                        Arc::clone(socket),
+                        counters(),
+                        part?,
+                    ))
+                }
+                None => None,
+            };
+            let part = memory.map_or_else(
+                || Mapping::anonymous(ReceiveBatch::LENGTH),
+                |memory| memory.inbound(index),
+            );
+            let ingress = Ingress::new(Arc::clone(tun), Arc::clone(socket), counters(), part?);
+            let workers = match layout {
+                Layout::Shared => vec![Worker::new(egress, Some(ingress))],
+                Layout::Separate => vec![Worker::new(egress, None), Worker::new(None, Some(ingress))],
+            };
+            engine.start_queue(index, workers, tun, socket)?;
         }
         let shared = Arc::clone(&engine.shared);
         engine.spawn("udp-paths".into(), move || learn_paths(&shared, local))?;
@@ -91,22 +117,10 @@ impl Engine {
     fn start_queue(
         &mut self,
         index: usize,
-        read: Option<Arc<dyn Tun>>,
+        workers: Vec<Worker>,
         tun: &Arc<dyn Tun>,
         socket: &Arc<Socket>,
-        layout: Layout,
     ) -> io::Result<()> {
-        let mut counters = || {
-            let counters = Arc::new(Counters::default());
-            self.counters.push(Arc::clone(&counters));
-            counters
-        };
-        let egress = read.map(|tun| Egress::new(tun, Arc::clone(socket), counters()));
-        let ingress = Ingress::new(Arc::clone(tun), Arc::clone(socket), counters());
-        let workers = match layout {
-            Layout::Shared => vec![Worker::new(egress, Some(ingress))],
-            Layout::Separate => vec![Worker::new(egress, None), Worker::new(None, Some(ingress))],
-        };
         for (part, mut worker) in workers.into_iter().enumerate() {
             let shared = Arc::clone(&self.shared);
             let (tun, socket) = (Arc::clone(tun), Arc::clone(socket));
@@ -147,6 +161,12 @@ impl Engine {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+/// Queues of a data path with that many of the device and that many sockets.
+#[must_use]
+pub fn queues(devices: usize, sockets: usize) -> usize {
+    devices.max(sockets)
 }
 
 impl Drop for Engine {

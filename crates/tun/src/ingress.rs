@@ -1,5 +1,8 @@
 //! From the peers to the TUN device.
 
+#[cfg(test)]
+mod crash;
+
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -9,11 +12,9 @@ use crate::counters::{Counters, DropReason};
 use crate::device::Tun;
 use crate::fair::Shares;
 use crate::forward;
+use crate::memory::Mapping;
 use crate::socket::{ReceiveBatch, Socket};
 use crate::table::{PeerIndex, Table};
-
-/// Datagrams or trains of one call.
-const BATCH: usize = 32;
 
 /// A packet of the batch that may go on: which datagram, where in it.
 struct Admitted {
@@ -35,15 +36,15 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// A pump that has not begun.
-    pub fn new(tun: Arc<dyn Tun>, socket: Arc<Socket>, counters: Arc<Counters>) -> Self {
+    /// A pump that has not begun; what an earlier process left in `memory` goes first.
+    pub fn new(tun: Arc<dyn Tun>, socket: Arc<Socket>, counters: Arc<Counters>, memory: Mapping) -> Self {
         Self {
             tun,
             socket,
             counters,
-            batch: ReceiveBatch::new(BATCH),
+            batch: ReceiveBatch::new(memory),
             shares: Shares::default(),
-            senders: Vec::with_capacity(BATCH),
+            senders: Vec::with_capacity(ReceiveBatch::SLOTS),
             admitted: Vec::new(),
             headers: Vec::new(),
         }
@@ -59,8 +60,9 @@ impl Ingress {
             self.identify(lost, table);
             self.admit(table);
             self.write()?;
+            self.batch.done();
         }
-        Ok(received == BATCH)
+        Ok(received == ReceiveBatch::SLOTS)
     }
 
     fn identify(&mut self, lost: Option<u32>, table: &Table) {

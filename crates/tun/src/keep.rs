@@ -2,8 +2,8 @@
 //! restart loses none. systemd keeps descriptors itself (FDSTORE); elsewhere a small process of the same program does.
 //!
 //! The protocol, on a SOCK_SEQPACKET socket: a message is one byte, with one descriptor where the byte names a kind of descriptor.
-//! `c` clears, `d` and `s` keep a queue of the device or a socket, each answered by `k`; `t` is answered by every descriptor and `e`;
-//! `q` ends the process. It must stay readable for a holder that an earlier version started.
+//! `c` clears, `d`, `s` and `m` keep a queue of the device, a socket or the memory of what the threads have in hand, each answered by `k`;
+//! `t` is answered by every descriptor and `e`; `q` ends the process. It must stay readable for a holder that an earlier version started.
 
 mod holder;
 mod wire;
@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 pub use holder::hold;
-use wire::{CLEAR, DEVICE, END, KEPT, QUIT, SOCKET, TAKE};
+use wire::{CLEAR, DEVICE, END, KEPT, MEMORY, QUIT, SOCKET, TAKE};
 
 /// Descriptors of a data path.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub struct Descriptors {
     pub devices: Vec<OwnedFd>,
     /// Sockets.
     pub sockets: Vec<OwnedFd>,
+    /// The memory of what the threads had in hand.
+    pub memory: Option<OwnedFd>,
 }
 
 impl Descriptors {
@@ -46,6 +48,7 @@ pub fn take(path: &Path) -> io::Result<Descriptors> {
         match wire::receive(&holder)? {
             Some((DEVICE, Some(descriptor))) => all.devices.push(descriptor),
             Some((SOCKET, Some(descriptor))) => all.sockets.push(descriptor),
+            Some((MEMORY, Some(descriptor))) => all.memory = Some(descriptor),
             Some((END, _)) => return Ok(all),
             _ => return Err(unexpected()),
         }
@@ -55,8 +58,13 @@ pub fn take(path: &Path) -> io::Result<Descriptors> {
 /// Gives the holder at `path` these descriptors in the place of what it has.
 ///
 /// # Errors
-/// When there is no holder, or it does not answer.
-pub fn keep(path: &Path, devices: &[BorrowedFd<'_>], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// When there is no holder, or it does not answer; the memory is the last that it gets.
+pub fn keep(
+    path: &Path,
+    devices: &[BorrowedFd<'_>],
+    sockets: &[BorrowedFd<'_>],
+    memory: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let holder = connect(path)?;
     confirmed(&holder, CLEAR, None)?;
     for descriptor in devices {
@@ -64,6 +72,9 @@ pub fn keep(path: &Path, devices: &[BorrowedFd<'_>], sockets: &[BorrowedFd<'_>])
     }
     for descriptor in sockets {
         confirmed(&holder, SOCKET, Some(*descriptor))?;
+    }
+    if memory.is_some() {
+        confirmed(&holder, MEMORY, memory)?;
     }
     Ok(())
 }

@@ -8,9 +8,12 @@ pub mod device;
 mod egress;
 pub mod engine;
 pub mod fair;
+#[cfg(test)]
+mod fake;
 pub mod forward;
 mod ingress;
 pub mod keep;
+pub mod memory;
 pub mod socket;
 mod spin;
 pub mod table;

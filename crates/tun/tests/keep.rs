@@ -41,10 +41,10 @@ fn what_is_kept_outlives_who_gave_it() {
     let holder = start(&path);
     let (mut first, device) = pipe();
     let (mut second, socket) = pipe();
-    patient(|| keep::keep(&path, &[device.as_fd()], &[socket.as_fd()]));
+    patient(|| keep::keep(&path, &[device.as_fd()], &[socket.as_fd()], None));
     drop((device, socket));
     for _ in 0..2 {
-        let Descriptors { devices, sockets } = keep::take(&path).unwrap();
+        let Descriptors { devices, sockets, .. } = keep::take(&path).unwrap();
         assert_eq!((devices.len(), sockets.len()), (1, 1));
         File::from(devices.into_iter().next().unwrap())
             .write_all(b"d")
@@ -69,16 +69,17 @@ fn new_descriptors_take_the_place_of_old_ones() {
     let path = place("replace");
     let holder = start(&path);
     let (mut first, old) = pipe();
-    patient(|| keep::keep(&path, &[old.as_fd()], &[]));
+    patient(|| keep::keep(&path, &[old.as_fd()], &[], None));
     let (_second, new) = pipe();
-    keep::keep(&path, &[], &[new.as_fd()]).unwrap();
+    let (_third, memory) = pipe();
+    keep::keep(&path, &[], &[new.as_fd()], Some(memory.as_fd())).unwrap();
     drop(old);
     let mut text = String::new();
     // The holder closed its copy.
     first.read_to_string(&mut text).unwrap();
     let kept = keep::take(&path).unwrap();
     assert_eq!((kept.devices.len(), kept.sockets.len()), (0, 1));
-    assert!(!kept.is_empty());
+    assert!(!kept.is_empty() && kept.memory.is_some());
     keep::forget(&path).unwrap();
     holder.join().unwrap();
 }
@@ -88,7 +89,7 @@ fn a_client_that_makes_no_sense_harms_nobody() {
     let path = place("nonsense");
     let holder = start(&path);
     let (_read, write) = pipe();
-    patient(|| keep::keep(&path, &[write.as_fd()], &[]));
+    patient(|| keep::keep(&path, &[write.as_fd()], &[], None));
     let socket = rustix::net::socket(
         rustix::net::AddressFamily::UNIX,
         rustix::net::SocketType::SEQPACKET,

@@ -19,6 +19,7 @@ pub const HOLDER_SOCKET: &str = "udp-descriptors.sock";
 /// Names in the service manager's store.
 const DEVICE_NAME: &str = "flannel-udp-device";
 const SOCKET_NAME: &str = "flannel-udp-socket";
+const MEMORY_NAME: &str = "flannel-udp-memory";
 /// A new holder listens within milliseconds.
 const START: Duration = Duration::from_secs(3);
 
@@ -51,6 +52,7 @@ impl Keeper {
             match name.as_str() {
                 DEVICE_NAME => all.devices.push(descriptor),
                 SOCKET_NAME => all.sockets.push(descriptor),
+                MEMORY_NAME => all.memory = Some(descriptor),
                 _ => {}
             }
         }
@@ -65,21 +67,27 @@ impl Keeper {
     ///
     /// # Errors
     /// When nobody keeps them.
-    pub fn keep(&self, devices: &[BorrowedFd<'_>], sockets: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+    pub fn keep(
+        &self,
+        devices: &[BorrowedFd<'_>],
+        sockets: &[BorrowedFd<'_>],
+        memory: Option<BorrowedFd<'_>>,
+    ) -> anyhow::Result<()> {
         // systemd says since 254 that it keeps descriptors for this unit (FileDescriptorStoreMax=).
         if std::env::var_os("FDSTORE").is_some() {
             store_descriptors(DEVICE_NAME, devices)?;
-            return store_descriptors(SOCKET_NAME, sockets)
+            store_descriptors(SOCKET_NAME, sockets)?;
+            return store_descriptors(MEMORY_NAME, memory.as_slice())
                 .context("the service manager takes no descriptors");
         }
-        if keep::keep(&self.holder, devices, sockets).is_ok() {
+        if keep::keep(&self.holder, devices, sockets, memory).is_ok() {
             return Ok(());
         }
         self.start_holder()
             .context("the descriptor holder cannot be started")?;
         let start = Instant::now();
         loop {
-            match keep::keep(&self.holder, devices, sockets) {
+            match keep::keep(&self.holder, devices, sockets, memory) {
                 Ok(()) => return Ok(()),
                 Err(error) if start.elapsed() > START => {
                     return Err(error)
@@ -94,6 +102,7 @@ impl Keeper {
     pub fn forget(&self) {
         forget_descriptors(DEVICE_NAME);
         forget_descriptors(SOCKET_NAME);
+        forget_descriptors(MEMORY_NAME);
         // No holder is the usual case.
         keep::forget(&self.holder).ok();
     }

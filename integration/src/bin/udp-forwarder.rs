@@ -100,7 +100,7 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
         v6: None,
     };
     let table = Table::new(of_node, &specs, &Table::default());
-    let _engine = Engine::start(tuns, sockets, layout, table)?;
+    let _engine = Engine::start(tuns, sockets, None, layout, table)?;
     println!("forwarding");
     loop {
         std::thread::park();

@@ -1,7 +1,7 @@
 //! A queue with IFF_VNET_HDR: super-packets in both directions, and as many queues as are wanted.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::tuntap_ioctl::{self, Granted};
@@ -82,18 +82,9 @@ impl AsFd for OffloadTun {
 }
 
 impl Tun for OffloadTun {
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
-        let mut header = [0; virtio::LENGTH];
-        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
-        let read = rustix::io::readv(&self.descriptor, &mut parts).map_err(io::Error::from);
-        let Some(read) = nothing_waits(read)? else {
-            return Ok(None);
-        };
-        // A kind of packet that was never asked for has no length here, and is counted as malformed.
-        Ok(Some(match VnetHeader::parse(&header) {
-            Some(vnet) => (vnet, read.saturating_sub(virtio::LENGTH)),
-            None => (VnetHeader::PLAIN, 0),
-        }))
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let read = rustix::io::read(&self.descriptor, buffer).map_err(io::Error::from);
+        Ok(nothing_waits(read)?.map(|read| read.saturating_sub(virtio::LENGTH)))
     }
 
     fn send(&self, vnet: &VnetHeader, parts: &[IoSlice<'_>]) -> io::Result<()> {

@@ -7,7 +7,7 @@ use tun_tap::{Iface, Mode};
 
 use super::{DeviceError, Tun, nothing_waits};
 use crate::codec::coalesce::Takes;
-use crate::codec::virtio::VnetHeader;
+use crate::codec::virtio::{self, VnetHeader};
 
 /// A plain queue. tun-tap opens it; what an earlier process opened can only be adopted as a descriptor, which tun-tap cannot do.
 #[derive(Debug)]
@@ -55,9 +55,12 @@ impl AsFd for PlainTun {
 }
 
 impl Tun for PlainTun {
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
-        let read = rustix::io::read(&self.descriptor, buffer).map_err(io::Error::from);
-        Ok(nothing_waits(read)?.map(|length| (VnetHeader::PLAIN, length)))
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let (claims, packet) = buffer
+            .split_at_mut_checked(virtio::LENGTH)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        claims.fill(0);
+        nothing_waits(rustix::io::read(&self.descriptor, packet).map_err(io::Error::from))
     }
 
     fn send(&self, _: &VnetHeader, parts: &[IoSlice<'_>]) -> io::Result<()> {

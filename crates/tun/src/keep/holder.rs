@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::wire::{self, CLEAR, DEVICE, END, KEPT, QUIT, SOCKET, TAKE};
+use super::wire::{self, CLEAR, DEVICE, END, KEPT, MEMORY, QUIT, SOCKET, TAKE};
 
 /// Descriptors at the most: 256 queues (the kernel's MAX_TAP_QUEUES) and as many sockets. More would only be a fault of the sender.
 const MOST: usize = 512;
@@ -60,7 +60,7 @@ fn serve(client: &OwnedFd, kept: &mut Vec<(u8, OwnedFd)>) -> io::Result<End> {
                 kept.clear();
                 wire::send(client, KEPT, None)?;
             }
-            (kind @ (DEVICE | SOCKET), Some(descriptor)) if kept.len() < MOST => {
+            (kind @ (DEVICE | SOCKET | MEMORY), Some(descriptor)) if kept.len() < MOST => {
                 kept.push((kind, descriptor));
                 wire::send(client, KEPT, None)?;
             }

@@ -14,6 +14,7 @@ use rustix::net::{
 pub const CLEAR: u8 = b'c';
 pub const DEVICE: u8 = b'd';
 pub const SOCKET: u8 = b's';
+pub const MEMORY: u8 = b'm';
 pub const KEPT: u8 = b'k';
 pub const TAKE: u8 = b't';
 pub const END: u8 = b'e';

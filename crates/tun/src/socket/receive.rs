@@ -5,17 +5,31 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use super::Socket;
-use super::message::{Address, Control, empty_message};
+use super::message::{Address, Control};
+use crate::memory::Mapping;
 
 /// Room for one datagram or train: the longest that UDP has.
 const SLOT: usize = 65_536;
+const SLOTS: usize = 32;
+/// Where the first slot begins: behind the book, at a page.
+const FIRST: usize = size_of::<Book>().next_multiple_of(4096);
 
-/// Room for a batch, kept from call to call.
+/// What the kernel reads and writes of each slot. Everything in it may be zero.
+#[repr(C)]
+struct Book {
+    messages: [libc::mmsghdr; SLOTS],
+    parts: [libc::iovec; SLOTS],
+    addresses: [Address; SLOTS],
+    controls: [Control; SLOTS],
+}
+
+/// Room for a batch, kept from call to call. A slot is in use while the length of its message is above 0: after a crash the next process
+/// finds here what was received and not passed on.
+#[derive(Debug)]
 pub struct ReceiveBatch {
-    bytes: Vec<u8>,
-    addresses: Vec<Address>,
-    controls: Vec<Control>,
+    memory: Mapping,
     received: Vec<Received>,
+    left_over: bool,
 }
 
 /// A datagram, or a train of datagrams from one sender.
@@ -38,34 +52,74 @@ struct Received {
 }
 
 impl ReceiveBatch {
-    /// Room for `slots` datagrams or trains.
+    /// Bytes of the memory.
+    pub(crate) const LENGTH: usize = FIRST + SLOTS * SLOT;
+    /// Datagrams or trains at the most.
+    pub const SLOTS: usize = SLOTS;
+
+    /// Over memory of [`Self::LENGTH`] bytes that is new, or that an earlier process used.
     #[must_use]
-    pub fn new(slots: usize) -> Self {
-        Self {
-            bytes: vec![0; slots * SLOT],
-            addresses: vec![Address::empty(); slots],
-            controls: vec![Control::EMPTY; slots],
-            received: Vec::with_capacity(slots),
-        }
+    pub(crate) fn new(memory: Mapping) -> Self {
+        let mut batch = Self {
+            memory,
+            received: Vec::with_capacity(SLOTS),
+            left_over: false,
+        };
+        batch.point_to_memory();
+        batch.note_all(SLOTS);
+        batch.received.retain(|received| received.datagram.length > 0);
+        batch.left_over = !batch.received.is_empty();
+        batch
     }
 
-    /// Whether there was no room for more.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.received.len() == self.addresses.len()
+    fn book(&self) -> &Book {
+        // SAFETY: the memory begins at a page and is longer than a Book, for which zero bytes and what the kernel writes are valid.
+        unsafe { self.memory.start().cast().as_ref() }
+    }
+
+    fn book_mut(&mut self) -> &mut Book {
+        // SAFETY: as above.
+        unsafe { self.memory.start().cast().as_mut() }
+    }
+
+    fn slots(&self) -> &[u8] {
+        &self.memory.bytes()[FIRST..]
+    }
+
+    /// The addresses in the book are those of this process.
+    fn point_to_memory(&mut self) {
+        let first = self.memory.bytes_mut()[FIRST..].as_mut_ptr();
+        let book = self.book_mut();
+        for slot in 0..SLOTS {
+            let part = &mut book.parts[slot];
+            part.iov_base = first.wrapping_add(slot * SLOT).cast();
+            part.iov_len = SLOT;
+            let header = &mut book.messages[slot].msg_hdr;
+            header.msg_name = (&raw mut book.addresses[slot]).cast();
+            header.msg_iov = part;
+            header.msg_iovlen = 1;
+            header.msg_control = book.controls[slot].0.as_mut_ptr().cast();
+            // Read before the kernel writes it, after a restart.
+            header.msg_controllen = header.msg_controllen.min(size_of::<Control>() as _);
+        }
     }
 
     /// The datagrams with their bytes, in the order in which they came.
     pub fn datagrams(&self) -> impl Iterator<Item = (Datagram, &[u8])> {
         self.received.iter().map(|received| {
             let at = received.slot * SLOT;
-            (received.datagram, &self.bytes[at..at + received.datagram.length])
+            (
+                received.datagram,
+                &self.slots()[at..at + received.datagram.length],
+            )
         })
     }
 
     /// The same, to be written to.
     pub fn datagrams_mut(&mut self) -> impl Iterator<Item = (Datagram, &mut [u8])> {
-        let bytes = self.bytes.chunks_exact_mut(SLOT).enumerate();
+        let bytes = self.memory.bytes_mut()[FIRST..]
+            .chunks_exact_mut(SLOT)
+            .enumerate();
         let mut received = self.received.iter().peekable();
         bytes.filter_map(move |(slot, bytes)| {
             let datagram = received.next_if(|received| received.slot == slot)?.datagram;
@@ -74,36 +128,24 @@ impl ReceiveBatch {
     }
 
     /// Receives what waits, without waiting: how many datagrams or trains, and how many the kernel has dropped for want of room
-    /// since the socket was made, if it says so.
+    /// since the socket was made, if it says so. The first batch is what an earlier process had received and not passed on.
     ///
     /// # Errors
     /// The kernel's.
     pub fn receive(&mut self, socket: &Socket) -> io::Result<(usize, Option<u32>)> {
+        if std::mem::take(&mut self.left_over) {
+            return Ok((self.received.len(), None));
+        }
         self.received.clear();
-        let slots = self.addresses.len();
-        let mut parts: Vec<libc::iovec> = Vec::with_capacity(slots);
-        let mut messages: Vec<libc::mmsghdr> = Vec::with_capacity(slots);
-        let buffers = self.bytes.chunks_exact_mut(SLOT);
-        for ((bytes, address), control) in buffers.zip(&mut self.addresses).zip(&mut self.controls) {
-            parts.push(libc::iovec {
-                iov_base: bytes.as_mut_ptr().cast(),
-                iov_len: bytes.len(),
-            });
-            let mut message = empty_message();
-            message.msg_hdr.msg_name = std::ptr::from_mut(address).cast();
+        let book = self.book_mut();
+        for message in &mut book.messages {
+            message.msg_len = 0;
             message.msg_hdr.msg_namelen = size_of::<Address>() as libc::socklen_t;
-            message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-            message.msg_hdr.msg_controllen = control.0.len() as _;
-            messages.push(message);
+            message.msg_hdr.msg_controllen = size_of::<Control>() as _;
         }
-        for (message, part) in messages.iter_mut().zip(&mut parts) {
-            message.msg_hdr.msg_iov = part;
-            message.msg_hdr.msg_iovlen = 1;
-        }
-        let (pointer, count) = (messages.as_mut_ptr(), messages.len() as libc::c_uint);
+        let (pointer, count) = (book.messages.as_mut_ptr(), SLOTS as libc::c_uint);
         let flags = libc::MSG_DONTWAIT as _;
-        // SAFETY: every pointer in `messages` is to memory of `self` or `parts`, long enough as stated beside it, and lives until
-        // the call returns.
+        // SAFETY: every pointer in the messages is to memory of `self`, set by `point_to_memory` and as long as stated there and above.
         let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), pointer, count, flags, std::ptr::null_mut()) };
         if got < 0 {
             let error = io::Error::last_os_error();
@@ -112,30 +154,44 @@ impl ReceiveBatch {
                 _ => Err(error),
             };
         }
-        let mut lost = None;
-        for (slot, message) in messages.iter().take(got as usize).enumerate() {
-            self.note(slot, message, &mut lost);
-        }
+        let lost = self.note_all(got as usize);
         Ok((got as usize, lost))
     }
 
-    fn note(&mut self, slot: usize, message: &libc::mmsghdr, lost: &mut Option<u32>) {
-        let length = (message.msg_len as usize).min(SLOT);
-        let Some(from) = self.addresses[slot].get() else {
-            return;
-        };
-        let mut datagram = Datagram {
-            from,
-            length,
-            segment: length,
-            tos: 0,
-        };
-        read_control(&message.msg_hdr, &mut datagram, lost);
-        if datagram.segment == 0 {
-            datagram.segment = length.max(1);
+    /// The batch was passed on, or counted as dropped.
+    pub fn done(&mut self) {
+        for message in &mut self.book_mut().messages {
+            message.msg_len = 0;
         }
-        self.received.push(Received { slot, datagram });
     }
+
+    /// Reads what the kernel wrote of the first `slots`; how many it says that it has dropped.
+    fn note_all(&mut self, slots: usize) -> Option<u32> {
+        let mut lost = None;
+        let mut received = std::mem::take(&mut self.received);
+        let book = self.book();
+        let heads = book.messages.iter().zip(&book.addresses);
+        for (slot, (message, address)) in heads.take(slots).enumerate() {
+            received.extend(note(slot, message, address, &mut lost));
+        }
+        self.received = received;
+        lost
+    }
+}
+
+fn note(slot: usize, message: &libc::mmsghdr, address: &Address, lost: &mut Option<u32>) -> Option<Received> {
+    let length = (message.msg_len as usize).min(SLOT);
+    let mut datagram = Datagram {
+        from: address.get()?,
+        length,
+        segment: length,
+        tos: 0,
+    };
+    read_control(&message.msg_hdr, &mut datagram, lost);
+    if datagram.segment == 0 {
+        datagram.segment = length.max(1);
+    }
+    Some(Received { slot, datagram })
 }
 
 fn read_control(header: &libc::msghdr, datagram: &mut Datagram, lost: &mut Option<u32>) {

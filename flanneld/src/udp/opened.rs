@@ -1,0 +1,145 @@
+//! The device, its sockets and the threads' memory: as an earlier run left them, or new.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+use flannel_tun::device::{self, Path, Tun};
+use flannel_tun::engine::{self, Engine, Layout};
+use flannel_tun::keep::Descriptors;
+use flannel_tun::memory::Memory;
+use flannel_tun::socket::Socket;
+use flannel_tun::table::Table;
+
+use super::DEVICE;
+use super::keeper::Keeper;
+
+/// Queues at the most. More threads than that only share the one socket that a busy peer's datagrams arrive at.
+const MOST_QUEUES: usize = 4;
+
+/// Everything that the threads work on.
+struct Opened {
+    tuns: Vec<Box<dyn Tun>>,
+    sockets: Vec<Socket>,
+    memory: Option<Memory>,
+}
+
+/// Starts the data path where the last one ended, or from nothing.
+pub fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result<Engine> {
+    let inherited = Opened::adopt(keeper.inherited(), listen);
+    let opened = if inherited.is_whole() {
+        let (queues, sockets) = (inherited.tuns.len(), inherited.sockets.len());
+        tracing::info!(
+            queues,
+            sockets,
+            "{DEVICE} and its socket are taken over as they are"
+        );
+        if inherited.memory.is_some() {
+            inherited
+        } else {
+            let opened = inherited.with_memory();
+            opened.give_to(keeper);
+            opened
+        }
+    } else {
+        // Half of a data path is none; what nobody reads would swallow packets.
+        drop(inherited);
+        keeper.forget();
+        let opened = Opened::new(listen)?.with_memory();
+        opened.give_to(keeper);
+        opened
+    };
+    accept_own_errors();
+    let Opened {
+        tuns,
+        sockets,
+        memory,
+    } = opened;
+    Engine::start(tuns, sockets, memory.as_ref(), Layout::Shared, table)
+        .context("cannot start the threads of the data path")
+}
+
+impl Opened {
+    /// What an earlier run left, as far as it is of use.
+    fn adopt(inherited: Descriptors, listen: SocketAddr) -> Self {
+        let tuns = inherited
+            .devices
+            .into_iter()
+            .filter_map(|descriptor| device::adopt(descriptor, DEVICE).ok());
+        let sockets = inherited
+            .sockets
+            .into_iter()
+            .filter_map(|descriptor| Socket::adopt(descriptor).ok())
+            .filter(|socket| socket.local() == listen);
+        let (tuns, sockets): (Vec<_>, Vec<_>) = (tuns.collect(), sockets.collect());
+        let queues = engine::queues(tuns.len(), sockets.len());
+        let memory = inherited
+            .memory
+            .and_then(|descriptor| Memory::adopt(descriptor, queues).ok());
+        Self {
+            tuns,
+            sockets,
+            memory,
+        }
+    }
+
+    fn new(listen: SocketAddr) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let tuns = device::open(DEVICE, cores.min(MOST_QUEUES), Path::Best)?;
+        let sockets = Socket::bind(listen, tuns.len()).with_context(|| {
+            format!("cannot bind UDP {listen}; is another flanneld or tunnel running on this port?")
+        })?;
+        if let Err(error) = device::lengthen_queues(DEVICE) {
+            tracing::warn!(%error, "the queues of {DEVICE} stay short: a slow restart may lose packets");
+        }
+        let takes = tuns.first().map(|tun| tun.takes());
+        tracing::info!(
+            queues = tuns.len(),
+            tcp_super_packets = takes.is_some_and(|takes| takes.tcp),
+            udp_super_packets = takes.is_some_and(|takes| takes.udp),
+            udp_segment = sockets.first().is_some_and(Socket::has_trains),
+            "{DEVICE} is open"
+        );
+        Ok(Self {
+            tuns,
+            sockets,
+            memory: None,
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.tuns.is_empty() && !self.sockets.is_empty()
+    }
+
+    fn with_memory(self) -> Self {
+        let memory = Memory::new(engine::queues(self.tuns.len(), self.sockets.len()));
+        if let Err(error) = &memory {
+            tracing::warn!(%error, "what the threads of {DEVICE} have in hand is lost in a crash");
+        }
+        Self {
+            memory: memory.ok(),
+            ..self
+        }
+    }
+
+    /// A restart interrupts traffic without it, so it is worth a word.
+    fn give_to(&self, keeper: &Keeper) {
+        let devices: Vec<_> = self.tuns.iter().map(|tun| tun.as_fd()).collect();
+        let sockets: Vec<_> = self.sockets.iter().map(AsFd::as_fd).collect();
+        let memory = self.memory.as_ref().map(AsFd::as_fd);
+        if let Err(error) = keeper.keep(&devices, &sockets, memory) {
+            tracing::warn!(
+                "nobody keeps the descriptors of {DEVICE} ({error:#}): a restart interrupts pods' traffic"
+            );
+        }
+    }
+}
+
+/// Our ICMP errors come in by the device from the device's own address, which the kernel takes for a forgery unless told otherwise. No
+/// peer can use it: it is in this node's subnet.
+fn accept_own_errors() {
+    let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/accept_local");
+    if let Err(error) = std::fs::write(&file, "1") {
+        tracing::warn!(file, %error, "pods will not hear of packets that cannot be forwarded");
+    }
+}
