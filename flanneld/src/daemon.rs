@@ -262,7 +262,7 @@ impl<'a> Node<'a> {
         );
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
-        let udp = udp::start(&usable.backend, facts_seen, options.run_dir(), udp_counted);
+        let udp = udp::start(&usable.backend, facts_seen, options, udp_counted);
         let mut protected = stranded::etcd_addresses(&options.etcd.endpoints);
         let own = "this node's own address";
         protected.extend(underlay.address.ipv4().map(|address| ((*address).into(), own)));

@@ -7,16 +7,17 @@ mod opened;
 mod tally;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_model::{BackendSettings, IpSubnet};
 use flannel_plan::backend::UdpPeer;
 use flannel_tun::engine::Engine;
+use flannel_tun::offloads::Offloads;
 use flannel_tun::table::{Net, Own, PeerSpec, Table};
 use tokio::sync::watch;
 
+use crate::flags::Options;
 use crate::overlay::Facts;
 use crate::said::Said;
 use keeper::Keeper;
@@ -49,13 +50,13 @@ pub fn forget(folder: &std::path::Path) {
 pub fn start(
     backend: &BackendSettings,
     facts: watch::Receiver<Option<Arc<Facts>>>,
-    folder: PathBuf,
+    options: &Options,
     counted: Current,
 ) -> watch::Receiver<Option<String>> {
-    let keeper = Keeper::new(folder);
+    let keeper = Keeper::new(options.run_dir());
     if matches!(backend, BackendSettings::Udp(_)) {
         let (problems, receiver) = watch::channel(Some(format!("opening {DEVICE}")));
-        tokio::spawn(run(facts, DataPath::new(keeper, counted), problems));
+        tokio::spawn(run(facts, DataPath::new(keeper, options.udp_offloads, counted), problems));
         receiver
     } else {
         let (problems, receiver) = watch::channel(None);
@@ -116,6 +117,7 @@ fn tell(said: &mut Said, problem: Option<&str>) {
 
 struct DataPath {
     keeper: Keeper,
+    wanted: Offloads,
     running: Option<(SocketAddr, Engine)>,
     known: Option<(Own, Vec<PeerSpec>)>,
     counted: Current,
@@ -123,9 +125,10 @@ struct DataPath {
 }
 
 impl DataPath {
-    fn new(keeper: Keeper, counted: Current) -> Self {
+    fn new(keeper: Keeper, wanted: Offloads, counted: Current) -> Self {
         Self {
             keeper,
+            wanted,
             running: None,
             known: None,
             counted,
@@ -153,7 +156,7 @@ impl DataPath {
             Some(_) => {}
             None => {
                 let table = Table::new(wanted.0.clone(), &wanted.1, &Table::default());
-                let engine = opened::open(&self.keeper, facts.listen, table)?;
+                let engine = opened::open(&self.keeper, facts.listen, self.wanted, table)?;
                 self.counted.set(engine.tally());
                 self.running = Some((facts.listen, engine));
             }

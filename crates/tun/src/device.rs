@@ -12,6 +12,7 @@ pub use plain::PlainTun;
 
 use crate::codec::coalesce::Takes;
 use crate::codec::virtio::VnetHeader;
+use crate::offloads::Offloads;
 
 /// One queue of a TUN device. Reads and writes never block.
 pub trait Tun: AsFd + Send + Sync {
@@ -30,15 +31,6 @@ pub trait Tun: AsFd + Send + Sync {
 
     /// What may be written as a super-packet.
     fn takes(&self) -> Takes;
-}
-
-/// How much is tried when a device is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// Super-packets and several queues, as far as the kernel has them.
-    Best,
-    /// One queue, one packet a system call.
-    Plain,
 }
 
 /// A device cannot be opened or adopted.
@@ -70,13 +62,13 @@ pub enum DeviceError {
     },
 }
 
-/// Opens `queues` queues of a device called `name`, fewer where the kernel has no more; every kind of offload is tried, from the best down.
+/// Opens `queues` queues of a device called `name`, fewer where the kernel has no more; of `wanted` each is tried, from the best down.
 ///
 /// # Errors
 /// When not even a plain device can be made.
-pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, DeviceError> {
-    if path == Path::Best {
-        match OffloadTun::open(name, queues) {
+pub fn open(name: &str, queues: usize, wanted: Offloads) -> Result<Vec<Box<dyn Tun>>, DeviceError> {
+    if wanted.of_device() {
+        match OffloadTun::open(name, queues, wanted) {
             Ok(opened) => {
                 return Ok(opened
                     .into_iter()
@@ -84,7 +76,7 @@ pub fn open(name: &str, queues: usize, path: Path) -> Result<Vec<Box<dyn Tun>>, 
                     .collect());
             }
             Err(error @ (DeviceError::NoTun(_) | DeviceError::Busy { .. })) => return Err(error),
-            // An old kernel knows neither IFF_VNET_HDR nor IFF_MULTI_QUEUE.
+            // An old kernel knows no IFF_VNET_HDR.
             Err(DeviceError::Refused { .. } | DeviceError::Foreign { .. }) => {}
         }
     }
@@ -103,11 +95,11 @@ pub fn lengthen_queues(name: &str) -> io::Result<()> {
     tuntap_ioctl::set_queue_length(name, QUEUE_LENGTH)
 }
 
-/// Takes over a queue that an earlier process opened.
+/// Takes over a queue that an earlier process opened, and asks for what is `wanted` now.
 ///
 /// # Errors
 /// [`DeviceError::Foreign`] when it is none of the device `name`, or the device is gone.
-pub fn adopt(descriptor: OwnedFd, name: &str) -> Result<Box<dyn Tun>, DeviceError> {
+pub fn adopt(descriptor: OwnedFd, name: &str, wanted: Offloads) -> Result<Box<dyn Tun>, DeviceError> {
     let foreign = || DeviceError::Foreign {
         name: name.to_owned(),
     };
@@ -116,7 +108,7 @@ pub fn adopt(descriptor: OwnedFd, name: &str) -> Result<Box<dyn Tun>, DeviceErro
         return Err(foreign());
     }
     if flags & libc::IFF_VNET_HDR != 0 {
-        Ok(Box::new(OffloadTun::with_best_offloads(descriptor, name)?))
+        Ok(Box::new(OffloadTun::asking_for(wanted, descriptor, name)?))
     } else {
         Ok(Box::new(PlainTun::adopt(descriptor)))
     }

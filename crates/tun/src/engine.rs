@@ -10,11 +10,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
+use crate::codec::coalesce::Takes;
 use crate::counters::{Counters, Tally};
 use crate::device::Tun;
 use crate::egress::{Egress, Slots};
 use crate::ingress::Ingress;
 use crate::memory::{Mapping, Memory};
+use crate::offloads::Offloads;
 use crate::socket::{ReceiveBatch, Socket, path_mtu};
 use crate::spin::Spin;
 use crate::table::{Own, PeerSpec, Table};
@@ -46,6 +48,9 @@ pub struct Engine {
     shared: Arc<Shared>,
     counters: Vec<Arc<Counters>>,
     threads: Vec<JoinHandle<()>>,
+    queues: usize,
+    takes: Takes,
+    sockets: Vec<Arc<Socket>>,
 }
 
 impl Engine {
@@ -74,6 +79,9 @@ impl Engine {
             }),
             counters: Vec::new(),
             threads: Vec::new(),
+            queues: tuns.len(),
+            takes: tuns.first().ok_or(io::ErrorKind::InvalidInput)?.takes(),
+            sockets: sockets.clone(),
         };
         for index in 0..queues(tuns.len(), sockets.len()) {
             let tun = &tuns[index % tuns.len().max(1)];
@@ -150,6 +158,24 @@ impl Engine {
     #[must_use]
     pub fn tally(&self) -> Tally {
         Tally::new(self.counters.clone())
+    }
+
+    /// What the kernel granted and is in use.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        Offloads {
+            multi_queue: self.queues > 1,
+            tso: self.takes.tcp,
+            uso: self.takes.udp,
+            udp_segment: self.sockets.iter().all(|socket| socket.has_trains()),
+            udp_gro: self.sockets.iter().all(|socket| socket.receives_trains()),
+        }
+    }
+
+    /// Queues of the device, each with a thread.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.queues
     }
 
     /// Why a thread ended, if one did: the device was deleted, most likely. The engine is to be started anew then.

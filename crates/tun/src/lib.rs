@@ -14,6 +14,7 @@ pub mod forward;
 mod ingress;
 pub mod keep;
 pub mod memory;
+pub mod offloads;
 pub mod socket;
 mod spin;
 pub mod table;

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::offloads::Offloads;
+
 pub use receive::{Datagram, ReceiveBatch};
 pub use send::{Outgoing, send_all};
 
@@ -25,6 +27,7 @@ pub struct Socket {
     local: SocketAddr,
     /// Trains go out in one call. Turned off for good when the device behind the route cannot.
     trains: AtomicBool,
+    receives_trains: bool,
 }
 
 impl Socket {
@@ -32,13 +35,13 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's, such as an address that is in use.
-    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+    pub fn bind(address: SocketAddr, count: usize, wanted: Offloads) -> io::Result<Vec<Self>> {
         (0..count.max(1))
-            .map(|_| Self::bind_one(address, count > 1))
+            .map(|_| Self::bind_one(address, count > 1, wanted))
             .collect()
     }
 
-    fn bind_one(address: SocketAddr, shared: bool) -> io::Result<Self> {
+    fn bind_one(address: SocketAddr, shared: bool, wanted: Offloads) -> io::Result<Self> {
         let family = if address.is_ipv4() {
             AddressFamily::INET
         } else {
@@ -54,14 +57,14 @@ impl Socket {
             sockopt::set_socket_reuseport(&socket, true)?;
         }
         rustix::net::bind(&socket, &address)?;
-        Self::adopt(socket)
+        Self::adopt(socket, wanted)
     }
 
-    /// Takes over a bound socket and asks for all that the kernel has.
+    /// Takes over a bound socket and asks the kernel for what is wanted.
     ///
     /// # Errors
     /// When it is no UDP socket with an address.
-    pub fn adopt(descriptor: OwnedFd) -> io::Result<Self> {
+    pub fn adopt(descriptor: OwnedFd, wanted: Offloads) -> io::Result<Self> {
         let socket = UdpSocket::from(descriptor);
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
@@ -71,9 +74,9 @@ impl Socket {
         if set_int(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER as i32).is_err() {
             sockopt::set_socket_send_buffer_size(&socket, BUFFER)?;
         }
-        let trains = set_int(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let trains = wanted.udp_segment && set_int(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         // Old kernels have neither; each datagram comes by itself then, and a counter is missing.
-        set_int(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).ok();
+        let gro = set_int(&socket, libc::SOL_UDP, libc::UDP_GRO, wanted.udp_gro.into()).is_ok();
         set_int(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).ok();
         if local.is_ipv4() {
             set_int(&socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
@@ -84,6 +87,7 @@ impl Socket {
             socket,
             local,
             trains: AtomicBool::new(trains),
+            receives_trains: gro && wanted.udp_gro,
         })
     }
 
@@ -97,6 +101,12 @@ impl Socket {
     #[must_use]
     pub fn has_trains(&self) -> bool {
         self.trains.load(Ordering::Relaxed)
+    }
+
+    /// Whether trains come in one call.
+    #[must_use]
+    pub fn receives_trains(&self) -> bool {
+        self.receives_trains
     }
 
     /// Sends each datagram by itself from now on.

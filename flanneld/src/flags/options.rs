@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_tun::offloads::Offloads;
 use flannel_model::EtcdPrefix;
 use flannel_store::{EtcdOptions, Password, Secret};
 
@@ -58,6 +59,8 @@ pub struct Options {
     pub status_socket: Option<PathBuf>,
     /// `--udp-public-port`, unless 0.
     pub udp_public_port: Option<u16>,
+    /// What the udp backend asks the kernel for.
+    pub udp_offloads: Offloads,
     /// Where Services come from.
     pub services: ServiceSource,
     /// How Services are programmed.
@@ -129,6 +132,7 @@ impl Options {
             ))
             .ok()
             .filter(|port| *port != 0),
+            udp_offloads: udp_offloads(typed, &mut problems),
             services: ServiceSource::resolve(typed, &mut problems),
             service_mode: service_mode(typed, &mut problems),
             node_name: node_name(typed),
@@ -222,6 +226,13 @@ fn healthz(typed: &Typed, problems: &mut Vec<String>) -> Option<SocketAddr> {
             None
         }
     }
+}
+
+fn udp_offloads(typed: &Typed, problems: &mut Vec<String>) -> Offloads {
+    typed.text("udp-offloads").parse().unwrap_or_else(|error| {
+        problems.push(format!("--udp-offloads: {error}"));
+        Offloads::NONE
+    })
 }
 
 fn service_mode(typed: &Typed, problems: &mut Vec<String>) -> ServiceMode {

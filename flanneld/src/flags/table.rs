@@ -180,6 +180,12 @@ pub const FLAGS: &[Flag] = &[
         "udp backend: the port that a NAT in front of this node maps to its own; 0 when none does",
     ),
     built(
+        "udp-offloads",
+        Kind::Text,
+        "all",
+        "udp backend: what to ask the kernel for, each tried: all, none, or some of multi-queue,tso,uso,udp-segment,udp-gro",
+    ),
+    built(
         "state-dir",
         Kind::Text,
         "/var/lib/flannel",

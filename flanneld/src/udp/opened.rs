@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use flannel_tun::device::{self, Path, Tun};
+use flannel_tun::device::{self, Tun};
 use flannel_tun::engine::{self, Engine, Layout};
 use flannel_tun::keep::Descriptors;
 use flannel_tun::memory::Memory;
+use flannel_tun::offloads::Offloads;
 use flannel_tun::socket::Socket;
 use flannel_tun::table::Table;
 
@@ -25,8 +26,8 @@ struct Opened {
 }
 
 /// Starts the data path where the last one ended, or from nothing.
-pub fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result<Engine> {
-    let inherited = Opened::adopt(keeper.inherited(), listen);
+pub fn open(keeper: &Keeper, listen: SocketAddr, wanted: Offloads, table: Table) -> anyhow::Result<Engine> {
+    let inherited = Opened::adopt(keeper.inherited(), listen, wanted);
     let opened = if inherited.is_whole() {
         let (queues, sockets) = (inherited.tuns.len(), inherited.sockets.len());
         tracing::info!(
@@ -45,7 +46,7 @@ pub fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result
         // Half of a data path is none; what nobody reads would swallow packets.
         drop(inherited);
         keeper.forget();
-        let opened = Opened::new(listen)?.with_memory();
+        let opened = Opened::new(listen, wanted)?.with_memory();
         opened.give_to(keeper);
         opened
     };
@@ -55,21 +56,24 @@ pub fn open(keeper: &Keeper, listen: SocketAddr, table: Table) -> anyhow::Result
         sockets,
         memory,
     } = opened;
-    Engine::start(tuns, sockets, memory.as_ref(), Layout::Shared, table)
-        .context("cannot start the threads of the data path")
+    let engine = Engine::start(tuns, sockets, memory.as_ref(), Layout::Shared, table)
+        .context("cannot start the threads of the data path")?;
+    let (queues, offloads) = (engine.queues(), engine.offloads());
+    tracing::info!(queues, %offloads, "{DEVICE} is open");
+    Ok(engine)
 }
 
 impl Opened {
     /// What an earlier run left, as far as it is of use.
-    fn adopt(inherited: Descriptors, listen: SocketAddr) -> Self {
+    fn adopt(inherited: Descriptors, listen: SocketAddr, wanted: Offloads) -> Self {
         let tuns = inherited
             .devices
             .into_iter()
-            .filter_map(|descriptor| device::adopt(descriptor, DEVICE).ok());
+            .filter_map(|descriptor| device::adopt(descriptor, DEVICE, wanted).ok());
         let sockets = inherited
             .sockets
             .into_iter()
-            .filter_map(|descriptor| Socket::adopt(descriptor).ok())
+            .filter_map(|descriptor| Socket::adopt(descriptor, wanted).ok())
             .filter(|socket| socket.local() == listen);
         let (tuns, sockets): (Vec<_>, Vec<_>) = (tuns.collect(), sockets.collect());
         let queues = engine::queues(tuns.len(), sockets.len());
@@ -83,23 +87,15 @@ impl Opened {
         }
     }
 
-    fn new(listen: SocketAddr) -> anyhow::Result<Self> {
+    fn new(listen: SocketAddr, wanted: Offloads) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let tuns = device::open(DEVICE, cores.min(MOST_QUEUES), Path::Best)?;
-        let sockets = Socket::bind(listen, tuns.len()).with_context(|| {
+        let tuns = device::open(DEVICE, cores.min(MOST_QUEUES), wanted)?;
+        let sockets = Socket::bind(listen, tuns.len(), wanted).with_context(|| {
             format!("cannot bind UDP {listen}; is another flanneld or tunnel running on this port?")
         })?;
         if let Err(error) = device::lengthen_queues(DEVICE) {
             tracing::warn!(%error, "the queues of {DEVICE} stay short: a slow restart may lose packets");
         }
-        let takes = tuns.first().map(|tun| tun.takes());
-        tracing::info!(
-            queues = tuns.len(),
-            tcp_super_packets = takes.is_some_and(|takes| takes.tcp),
-            udp_super_packets = takes.is_some_and(|takes| takes.udp),
-            udp_segment = sockets.first().is_some_and(Socket::has_trains),
-            "{DEVICE} is open"
-        );
         Ok(Self {
             tuns,
             sockets,

@@ -9,8 +9,9 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use flannel_tun::device::{self, Path};
+use flannel_tun::device;
 use flannel_tun::engine::{Engine, Layout};
+use flannel_tun::offloads::Offloads;
 use flannel_tun::socket::Socket;
 use flannel_tun::table::{Net, Own, PeerSpec, Table};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -82,8 +83,12 @@ fn ours(device: &str, local: SocketAddr, own: Subnet, routes: &[Route]) -> Resul
     } else {
         Layout::Shared
     };
-    let tuns = device::open(device, queues, Path::Best)?;
-    let sockets = Socket::bind(local, queues)?;
+    let offloads = match std::env::var("OFFLOADS") {
+        Ok(text) => text.parse()?,
+        Err(_) => Offloads::ALL,
+    };
+    let tuns = device::open(device, queues, offloads)?;
+    let sockets = Socket::bind(local, tuns.len(), offloads)?;
     let net = |subnet: Subnet| Net::new(subnet.address.into(), subnet.length);
     let specs: Vec<PeerSpec> = routes
         .iter()

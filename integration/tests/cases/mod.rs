@@ -146,6 +146,7 @@ pub fn all() -> Vec<Case> {
         case!(plain udp::both_families_travel_over_one_device),
         case!(plain udp::deleted_device_comes_back),
         case!(plain udp::hostile_datagrams_harm_nobody),
+        case!(plain udp::every_fallback_carries_both_families),
         case!(plain udp::another_backend_lets_the_device_go),
         case!(plain cleanup::vxlan_leaves_a_virgin_host),
         case!(plain cleanup::host_gw_leaves_a_virgin_host),

@@ -1,5 +1,7 @@
 //! The udp backend: beside a peer of flannel's algorithm, every byte of what travels, restarts under traffic, hostile datagrams.
 
+mod fallbacks;
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +12,7 @@ use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Place, Pod, Process, 
 use rustix::process::Signal;
 
 use super::common::{await_ping, link, list, text};
+pub use fallbacks::every_fallback_carries_both_families;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
 /// Packets a second each way during restarts.

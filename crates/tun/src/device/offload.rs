@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::tuntap_ioctl::{self, Granted};
+use super::tuntap_ioctl;
 use super::{DeviceError, Tun, nothing_waits};
 use crate::codec::coalesce::Takes;
 use crate::codec::virtio::{self, VnetHeader};
+use crate::offloads::Offloads;
 
 const FLAGS: i32 = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 /// Parts of a packet that are written without asking the allocator.
@@ -17,7 +18,7 @@ const FEW_PARTS: usize = 2;
 #[derive(Debug)]
 pub struct OffloadTun {
     descriptor: OwnedFd,
-    granted: Granted,
+    granted: Takes,
 }
 
 impl OffloadTun {
@@ -25,34 +26,38 @@ impl OffloadTun {
     ///
     /// # Errors
     /// When the kernel knows no vnet_hdr or the device cannot be had.
-    pub fn open(name: &str, queues: usize) -> Result<Vec<Self>, DeviceError> {
-        let first = attach(name, FLAGS | libc::IFF_MULTI_QUEUE);
-        let (first, several) = match first {
-            Err(DeviceError::Refused { .. }) => (attach(name, FLAGS)?, false),
-            first => (first?, true),
+    pub fn open(name: &str, queues: usize, wanted: Offloads) -> Result<Vec<Self>, DeviceError> {
+        let several = if wanted.multi_queue {
+            attach(name, FLAGS | libc::IFF_MULTI_QUEUE).map(|first| (first, true))
+        } else {
+            attach(name, FLAGS).map(|first| (first, false))
         };
-        let mut opened = vec![Self::with_best_offloads(first, name)?];
+        let (first, several) = match several {
+            Err(DeviceError::Refused { .. }) if wanted.multi_queue => (attach(name, FLAGS)?, false),
+            several => several?,
+        };
+        let mut opened = vec![Self::asking_for(wanted, first, name)?];
         while several && opened.len() < queues.max(1) {
             // A device has 256 queues at the most (MAX_TAP_QUEUES); fewer do as well.
             let Ok(next) = attach(name, FLAGS | libc::IFF_MULTI_QUEUE) else {
                 break;
             };
-            opened.push(Self::with_best_offloads(next, name)?);
+            opened.push(Self::asking_for(wanted, next, name)?);
         }
         Ok(opened)
     }
 
-    /// Takes an attached descriptor and asks for all that the kernel has.
+    /// Takes an attached descriptor and asks for super-packets.
     ///
     /// # Errors
     /// When the descriptor takes no settings.
-    pub fn with_best_offloads(descriptor: OwnedFd, name: &str) -> Result<Self, DeviceError> {
+    pub fn asking_for(wanted: Offloads, descriptor: OwnedFd, name: &str) -> Result<Self, DeviceError> {
         let refused = |cause: io::Error| DeviceError::Refused {
             name: name.to_owned(),
             cause,
         };
         rustix::io::ioctl_fionbio(&descriptor, true).map_err(|error| refused(error.into()))?;
-        let granted = tuntap_ioctl::offload(&descriptor).map_err(refused)?;
+        let granted = tuntap_ioctl::offload(&descriptor, wanted).map_err(refused)?;
         Ok(Self { descriptor, granted })
     }
 }
@@ -102,9 +107,6 @@ impl Tun for OffloadTun {
     }
 
     fn takes(&self) -> Takes {
-        Takes {
-            tcp: self.granted.tcp,
-            udp: self.granted.udp,
-        }
+        self.granted
     }
 }

@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use crate::codec::coalesce::Takes;
+use crate::offloads::Offloads;
+
 /// What the kernel may hand over in one piece (linux/if_tun.h TUN_F_*), best first. An unknown bit is refused with EINVAL.
 const CSUM: u32 = 0x01;
 const TSO4: u32 = 0x02;
@@ -10,15 +13,6 @@ const TSO6: u32 = 0x04;
 const TSO_ECN: u32 = 0x08;
 const USO4: u32 = 0x20;
 const USO6: u32 = 0x40;
-
-/// What was granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Granted {
-    /// TCP super-packets.
-    pub tcp: bool,
-    /// UDP super-packets (Linux 6.2).
-    pub udp: bool,
-}
 
 /// Attaches a descriptor of /dev/net/tun to the device `name`, which is made if it is not there.
 pub fn attach(descriptor: impl AsFd, name: &str, flags: i32) -> io::Result<()> {
@@ -54,40 +48,39 @@ pub fn interface(descriptor: BorrowedFd<'_>) -> io::Result<(String, i32)> {
     ))
 }
 
-/// Asks for super-packets, from the best down to none.
-pub fn offload(descriptor: impl AsFd) -> io::Result<Granted> {
-    let tcp = CSUM | TSO4 | TSO6 | TSO_ECN;
-    let steps = [
-        (tcp | USO4 | USO6, Granted { tcp: true, udp: true }),
-        (
-            tcp,
-            Granted {
-                tcp: true,
-                udp: false,
-            },
-        ),
-        (
-            0,
-            Granted {
-                tcp: false,
-                udp: false,
-            },
-        ),
-    ];
+/// Asks for super-packets, from all that is wanted down to none.
+pub fn offload(descriptor: impl AsFd, wanted: Offloads) -> io::Result<Takes> {
+    let all = Takes {
+        tcp: wanted.tso,
+        udp: wanted.uso,
+    };
+    let steps = [all, Takes { udp: false, ..all }, Takes { tcp: false, udp: false }];
     let raw = descriptor.as_fd().as_raw_fd();
     let mut last = Ok(());
-    for (bits, granted) in steps {
+    for granted in steps {
         // SAFETY: TUNSETOFFLOAD takes a number, no pointer.
-        last =
-            check(unsafe { libc::ioctl(raw, libc::TUNSETOFFLOAD as libc::Ioctl, libc::c_ulong::from(bits)) });
+        last = check(unsafe {
+            libc::ioctl(
+                raw,
+                libc::TUNSETOFFLOAD as libc::Ioctl,
+                libc::c_ulong::from(bits(granted)),
+            )
+        });
         if last.is_ok() {
             return Ok(granted);
         }
     }
-    last.map(|()| Granted {
+    last.map(|()| Takes {
         tcp: false,
         udp: false,
     })
+}
+
+fn bits(takes: Takes) -> u32 {
+    let tcp = if takes.tcp { TSO4 | TSO6 | TSO_ECN } else { 0 };
+    let udp = if takes.udp { USO4 | USO6 } else { 0 };
+    // Who takes a super-packet completes checksums.
+    if tcp | udp == 0 { 0 } else { CSUM | tcp | udp }
 }
 
 /// Sets how many packets and super-packets a queue of the device holds while nobody reads it.

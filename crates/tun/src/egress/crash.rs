@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::fake::{self, FakeTun};
 use crate::memory::Memory;
+use crate::offloads::Offloads;
 
 const FROM: [u8; 4] = [10, 5, 1, 9];
 const TO: [u8; 4] = [10, 5, 2, 9];
@@ -22,7 +23,7 @@ fn scene() -> Scene {
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let local = "127.0.0.1:0".parse().unwrap();
-    let socket = Socket::bind(local, 1).unwrap().remove(0);
+    let socket = Socket::bind(local, 1, Offloads::ALL).unwrap().remove(0);
     Scene {
         memory: Memory::new(1).unwrap(),
         tun: FakeTun::new(),

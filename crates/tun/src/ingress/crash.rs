@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use super::*;
 use crate::fake::{self, FakeTun};
 use crate::memory::Memory;
+use crate::offloads::Offloads;
 
 struct Scene {
     memory: Memory,
@@ -17,7 +18,7 @@ struct Scene {
 fn scene() -> Scene {
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     let local = "127.0.0.1:0".parse().unwrap();
-    let socket = Socket::bind(local, 1).unwrap().remove(0);
+    let socket = Socket::bind(local, 1, Offloads::ALL).unwrap().remove(0);
     peer.connect(socket.local()).unwrap();
     Scene {
         memory: Memory::new(1).unwrap(),
