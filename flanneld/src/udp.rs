@@ -56,7 +56,11 @@ pub fn start(
     let keeper = Keeper::new(options.run_dir());
     if matches!(backend, BackendSettings::Udp(_)) {
         let (problems, receiver) = watch::channel(Some(format!("opening {DEVICE}")));
-        tokio::spawn(run(facts, DataPath::new(keeper, options.udp_offloads, counted), problems));
+        tokio::spawn(run(
+            facts,
+            DataPath::new(keeper, options.udp_offloads, counted),
+            problems,
+        ));
         receiver
     } else {
         let (problems, receiver) = watch::channel(None);

@@ -5,6 +5,7 @@
 
 pub mod asked;
 pub mod binaries;
+pub mod capture;
 pub mod clock;
 pub mod command;
 pub mod etcd;

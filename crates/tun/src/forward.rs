@@ -12,6 +12,9 @@ const ECN: u8 = 0x03;
 /// Congestion experienced.
 const CE: u8 = 0x03;
 
+/// Every link carries IPv6 packets of that length (RFC 8200 §5); where the path does not, the outer packet is fragmented (RFC 2473 §7.1).
+const SMALLEST_V6: usize = 1280;
+
 /// What becomes of a packet that the kernel handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -55,7 +58,11 @@ pub fn outbound(packet: &mut [u8], vnet: &VnetHeader, table: &Table) -> Verdict 
     if header.ttl <= 1 {
         return answer(Problem::TimeExceeded, DropReason::TtlExceeded);
     }
-    let longest = peer.longest();
+    let longest = if header.is_v4() {
+        peer.longest()
+    } else {
+        peer.longest().max(SMALLEST_V6)
+    };
     if header.dont_fragment && piece_length(packet, &header, vnet) > longest {
         let mtu = u16::try_from(longest).unwrap_or(u16::MAX);
         return answer(Problem::TooBig { mtu }, DropReason::TooBig);

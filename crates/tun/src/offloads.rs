@@ -88,9 +88,9 @@ impl FromStr for Offloads {
             _ => {}
         }
         for name in text.split(',').map(str::trim) {
-            *offloads
-                .by_name(name)
-                .ok_or_else(|| UnknownOffload { name: name.to_owned() })? = true;
+            *offloads.by_name(name).ok_or_else(|| UnknownOffload {
+                name: name.to_owned(),
+            })? = true;
         }
         Ok(offloads)
     }

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_tun::offloads::Offloads;
 use flannel_model::EtcdPrefix;
 use flannel_store::{EtcdOptions, Password, Secret};
+use flannel_tun::offloads::Offloads;
 
 use super::Typed;
 use super::services::{ServiceSource, node_name};

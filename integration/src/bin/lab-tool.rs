@@ -2,11 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,10 +21,12 @@ fn main() -> ExitCode {
         ["supervise", pause, files, argv @ ..] if !argv.is_empty() => {
             flannel_lab::supervise::supervise(pause, files, argv)
         }
+        ["train", address, segment, count] => train(address, segment, count),
+        ["send", local, address, source, target] => send_once(local, address, source, target),
         ["hostile", local, address, target, source, count] => hostile(local, address, target, source, count),
         _ => Err(anyhow::anyhow!(
             "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | \
-             hold ADDRESS COUNT FILES | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
+             hold ADDRESS COUNT FILES | train ADDRESS SEGMENT COUNT | send LOCAL ADDRESS SOURCE TARGET | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
              supervise MILLISECONDS FILES PROGRAM ARGUMENT…"
         )),
     };
@@ -245,6 +248,46 @@ fn hostile(local: &str, address: &str, target: &str, source: &str, count: &str) 
         if number % 100 == 0 {
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+    Ok(())
+}
+
+/// One whole inner packet in a datagram, with any source and destination.
+fn send_once(local: &str, address: &str, source: &str, target: &str) -> Result<()> {
+    let socket = UdpSocket::bind(local).context("bad local address")?;
+    let packet = icmp_echo(source.parse()?, target.parse()?);
+    socket.send_to(&packet, address)?;
+    Ok(())
+}
+
+/// Trains of UDP datagrams (UDP_SEGMENT): each call has twenty of `segment` bytes and a shorter one. Every four bytes are their own number.
+fn train(address: &str, segment: &str, count: &str) -> Result<()> {
+    let segment: u16 = segment.parse().context("bad length of a segment")?;
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(address)?;
+    let value = i32::from(segment);
+    // SAFETY: the descriptor is open; the kernel reads one int, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    ensure!(result == 0, "UDP_SEGMENT: {}", std::io::Error::last_os_error());
+    let words = (usize::from(segment) * 20 + 100) / 4;
+    let mut next = 0_u32;
+    for _ in 0..count.parse::<u32>().context("bad count")? {
+        let bytes: Vec<u8> = (0..words)
+            .flat_map(|_| {
+                next += 1;
+                next.to_be_bytes()
+            })
+            .collect();
+        socket.send(&bytes)?;
+        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! The udp backend: beside a peer of flannel's algorithm, every byte of what travels, restarts under traffic, hostile datagrams.
 
+mod captured;
 mod fallbacks;
+mod model;
+mod restart;
+mod router;
 
 use std::collections::BTreeSet;
 
@@ -12,12 +16,15 @@ use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Place, Pod, Process, 
 use rustix::process::Signal;
 
 use super::common::{await_ping, link, list, text};
+pub use captured::every_byte_beside_a_plain_peer_is_the_models;
 pub use fallbacks::every_fallback_carries_both_families;
+pub use restart::{a_service_manager_keeps_the_descriptors, restarts_lose_no_packet};
+pub use router::{
+    a_smaller_hop_on_the_way_is_learned, dscp_and_ecn_are_carried,
+    errors_come_from_the_node_in_both_families, packets_for_others_are_counted_and_go_nowhere,
+};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
-/// Packets a second each way during restarts.
-const RATE: u32 = 400;
-
 fn udp_lab(nodes: usize) -> Result<Lab> {
     Lab::new(&LabOptions::nodes(nodes).config(CONFIG))
 }
@@ -57,6 +64,8 @@ struct Mixed {
     _daemon: Flanneld,
     _lab: Lab,
     pod: Pod,
+    /// Our node.
+    node: Place,
     peer: Place,
     forwarder: Process,
 }
@@ -94,7 +103,9 @@ fn mixed() -> Result<Mixed> {
     let pod = ours.add_pod("pod")?;
     await_ping(&pod, PLAIN)?;
     let peer = Place::netns(theirs.name());
+    let node = Place::netns(ours.name());
     Ok(Mixed {
+        node,
         _lab: lab,
         _daemon: daemon,
         pod,
@@ -216,137 +227,6 @@ pub fn a_hop_is_counted_once_and_told_when_it_was_the_last() -> Result<()> {
     Ok(())
 }
 
-/// What the underlay carries shrinks: pods are told, and large transfers go on.
-pub fn smaller_underlay_is_learned() -> Result<()> {
-    let (lab, _daemons, one, two) = two_nodes()?;
-    // The other node is behind a link of 1300 bytes, as the kernel learns it from a router.
-    let route = format!("ip route add {} dev eth0 mtu lock 1300", lab.node(2)?.address());
-    let node = lab.node(1)?;
-    let device = node.shell("ip -o route get 192.168.50.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/'")?;
-    node.shell(&route.replace("eth0", device.trim()))?;
-    eventually(limit(20), "the pod to be told of 1272 bytes", || {
-        let told = one.exec(&[
-            "ping",
-            "-n",
-            "-c",
-            "1",
-            "-W",
-            "1",
-            "-M",
-            "do",
-            "-s",
-            "1400",
-            two.ip(),
-        ])?;
-        let answer = told.stdout;
-        ensure!(
-            answer.contains("mtu = 1272") || answer.contains("mtu=1272"),
-            "{answer}"
-        );
-        Ok(())
-    })?;
-    let moved = flannel_lab::transfer(&one, &two, 2)?.bytes;
-    ensure!(moved > 1e6, "only {moved} bytes");
-    Ok(())
-}
-
-pub fn restarts_lose_no_packet() -> Result<()> {
-    let (lab, mut daemons, one, two) = two_nodes()?;
-    let there = Pinger::at_rate(&one, &two, RATE)?;
-    let back = Pinger::at_rate(&two, &one, RATE)?;
-    let pause = std::time::Duration::from_secs(1);
-    for round in 0..4 {
-        let at = round % 2;
-        let node = lab.node(at + 1)?;
-        let daemon = daemons.remove(at);
-        // A crash, and an upgrade: SIGTERM, then the new program.
-        if round < 2 {
-            daemon.kill()?;
-        } else {
-            ensure!(daemon.terminate()?.success(), "flanneld ended with an error");
-        }
-        std::thread::sleep(pause);
-        daemons.insert(at, node.start_ready_flanneld(&["--ip-masq"])?);
-        let log = daemons[at].log()?;
-        ensure!(
-            log.contains("taken over as they are"),
-            "the descriptors were not taken over:\n{log}"
-        );
-        std::thread::sleep(pause);
-    }
-    for pinger in [there, back] {
-        let report = pinger.stop()?;
-        ensure!(
-            report.lost.is_empty(),
-            "{} of {} packets were lost: {:?}",
-            report.lost.len(),
-            report.sent,
-            report.lost
-        );
-        ensure!(report.sent > 2000, "only {} packets were sent", report.sent);
-    }
-    Ok(())
-}
-
-/// As systemd does it: the descriptors are in the service manager, and no process of ours holds them.
-pub fn a_service_manager_keeps_the_descriptors() -> Result<()> {
-    let lab = udp_lab(2)?;
-    let node = lab.node(1)?;
-    let files = format!("{}/supervised", sandbox::SCRATCH);
-    let (tool, flanneld) = (
-        format!("{}/lab-tool", sandbox::BINARIES),
-        format!("{}/flanneld", sandbox::BINARIES),
-    );
-    let endpoints = format!("--etcd-endpoints={}", flannel_lab::etcd::ENDPOINT);
-    let argv = [
-        tool.as_str(),
-        "supervise",
-        "1000",
-        &files,
-        &flanneld,
-        &endpoints,
-        "--etcd-insecure",
-        "--ip-masq",
-    ];
-    let clean = Environment {
-        clean: true,
-        ..Environment::default()
-    };
-    let manager = node.spawn("manager", &argv, &clean)?;
-    let ready = |times: usize| {
-        eventually(limit(20), "flanneld below the manager", || {
-            let said = std::fs::read_to_string(format!("{files}.said"))?;
-            let found = said.lines().filter(|line| *line == "READY=1").count();
-            ensure!(found >= times, "{said}\n{}", manager.log_text()?);
-            Ok(())
-        })
-    };
-    ready(1)?;
-    let _other = lab.node(2)?.start_ready_flanneld(&["--ip-masq"])?;
-    let (one, two) = (node.add_pod("one")?, lab.node(2)?.add_pod("two")?);
-    await_ping(&one, two.ip())?;
-    let folder = node.shell("ls /run/flannel")?;
-    ensure!(
-        !folder.contains("udp-descriptors"),
-        "a holder beside the manager: {folder}"
-    );
-    let streams = [
-        Pinger::at_rate(&one, &two, RATE)?,
-        Pinger::at_rate(&two, &one, RATE)?,
-    ];
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let pid = std::fs::read_to_string(format!("{files}.pid"))?;
-    Place::sandbox().shell(&format!("kill -KILL {pid}"))?;
-    ready(2)?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    for stream in streams {
-        let report = stream.stop()?;
-        ensure!(report.lost.is_empty(), "lost: {report:?}");
-        ensure!(report.sent > 600, "only {} packets were sent", report.sent);
-    }
-    Ok(())
-}
-
 /// A node behind a router that maps port 9000 to it, and gives what it sends another port of the router's address.
 pub fn a_node_behind_a_nat_is_reached() -> Result<()> {
     let lab = udp_lab(2)?;
@@ -448,17 +328,11 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
         let argv = [&program, "hostile", local, &victim, one.ip(), two.ip(), count];
         Place::sandbox().exec_within(&argv, 60)?.ok()?;
     }
-    let drops = |reason: &str| -> Result<u64> {
-        let (_, text) = http::get(&format!("{}:9009", node.address()), "/metrics")?;
-        let series = format!("flannel_udp_drops_total{{reason=\"{reason}\"}} ");
-        let value = text.lines().find_map(|line| line.strip_prefix(&series));
-        Ok(value.with_context(|| format!("no {series} in {text}"))?.parse()?)
-    };
     eventually(limit(10), "every datagram to be counted", || {
         let counted = [
-            drops("unknown_sender")?,
-            drops("malformed")?,
-            drops("source_not_of_sender")?,
+            drops(node, "unknown_sender")?,
+            drops(node, "malformed")?,
+            drops(node, "source_not_of_sender")?,
         ];
         let all: u64 = counted.iter().sum();
         ensure!(
@@ -484,6 +358,14 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
         report.sent
     );
     Ok(())
+}
+
+/// Packets that a node dropped for that reason.
+fn drops(node: &Node, reason: &str) -> Result<u64> {
+    let (_, text) = http::get(&format!("{}:9009", node.address()), "/metrics")?;
+    let series = format!("flannel_udp_drops_total{{reason=\"{reason}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
+    Ok(value.with_context(|| format!("no {series} in {text}"))?.parse()?)
 }
 
 /// Packets that the pod's interface has received.

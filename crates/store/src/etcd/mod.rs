@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use crate::credentials::Credentials;
 use crate::{EtcdOptions, StoreError};
-use keeper::Keepers;
 pub use about::MemberStatus;
+use keeper::Keepers;
 use member::Member;
 use watch::Streams;
 

@@ -54,7 +54,14 @@ pub fn offload(descriptor: impl AsFd, wanted: Offloads) -> io::Result<Takes> {
         tcp: wanted.tso,
         udp: wanted.uso,
     };
-    let steps = [all, Takes { udp: false, ..all }, Takes { tcp: false, udp: false }];
+    let steps = [
+        all,
+        Takes { udp: false, ..all },
+        Takes {
+            tcp: false,
+            udp: false,
+        },
+    ];
     let raw = descriptor.as_fd().as_raw_fd();
     let mut last = Ok(());
     for granted in steps {

@@ -71,7 +71,10 @@ fn bulk(from: &Pod, target: &str, arguments: &[&str]) -> Result<()> {
         let sum = report["end"].get("sum_received").unwrap_or(&report["end"]["sum"]);
         let arrived = sum["bytes"].as_f64();
         let (sent, arrived) = sent.zip(arrived).context("iperf3 named no bytes")?;
-        ensure!(sent > 4e5 && arrived > 0.5 * sent, "{arrived} of {sent} bytes arrived");
+        ensure!(
+            sent > 4e5 && arrived > 0.5 * sent,
+            "{arrived} of {sent} bytes arrived"
+        );
         Ok(())
     })
 }
