@@ -30,10 +30,25 @@ impl Flanneld {
 
     /// Starts flanneld on `node` with further environment variables.
     pub fn start_with(node: &Node, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        Self::start_as(node, &[], arguments, variables)
+    }
+
+    /// Starts flanneld by a program that becomes it, such as `unshare --time`.
+    pub fn start_under(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Result<Self> {
+        Self::start_as(node, wrapper, arguments, &[])
+    }
+
+    fn start_as(
+        node: &Node,
+        wrapper: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let notify = NotifySocket::bind(&format!("{}-flanneld", node.name()))?;
         let program = format!("{}/flanneld", sandbox::BINARIES);
         let endpoints = format!("--etcd-endpoints={}", etcd::ENDPOINT);
         let argv = [
+            wrapper,
             &[program.as_str(), endpoints.as_str(), "--etcd-insecure"],
             arguments,
         ]

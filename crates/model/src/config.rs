@@ -394,7 +394,7 @@ mod tests {
             (
                 r#","IPv6Network":"fd00::/48","IPv6SubnetMax":"fd00::1""#,
                 "IPv6SubnetMax",
-                "not on a IPv6SubnetLen boundary",
+                "on no IPv6SubnetLen boundary",
             ),
         ] {
             let text = v6(rest);

@@ -235,7 +235,7 @@ fn boundary<S: Subnet>(
     };
     if subnet.network() != address {
         let problem = format!(
-            "is not on a {} boundary: the /{} around it begins at {}",
+            "is on no {} boundary: the /{} around it begins at {}",
             rules.length,
             subnet.length(),
             subnet.network()

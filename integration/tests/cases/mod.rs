@@ -22,6 +22,7 @@ mod ipvs;
 mod kube;
 mod kube_move;
 mod lease;
+mod long_outage;
 mod outage;
 mod overlay;
 mod ownership;
@@ -30,6 +31,7 @@ pub mod selftest;
 mod service;
 mod service_view;
 mod services;
+mod suspend;
 mod udp;
 mod vlan;
 mod wireguard;
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Case> {
         case!(plain selftest::pinger_counts_what_is_lost),
         case!(ipvs selftest::ipvs_forwards),
         case!(plain lease::lease_is_renewed), // the longest of all, so early
+        case!(plain long_outage::a_minute_and_more_is_not_felt).within(240),
         case!(plain lease::record_is_what_flannel_writes),
         case!(plain lease::subnet_file_and_device_are_flannels),
         case!(plain lease::ready_is_told_to_systemd_and_by_http),
@@ -91,6 +94,8 @@ pub fn all() -> Vec<Case> {
         case!(plain cluster::leaders_die_and_then_the_majority),
         case!(plain hostile_records::a_thousand_bad_records_under_traffic),
         case!(plain clock::a_jump_of_the_wall_clock_moves_nothing),
+        case!(plain suspend::time_asleep_counts_for_the_lease),
+        case!(plain suspend::who_slept_longer_than_the_lease_takes_it_again),
         case!(plain etcd_access::plain_http_to_another_host_asks_for_a_flag),
         case!(plain etcd_access::tls_with_any_of_the_files),
         case!(plain etcd_access::password_comes_from_a_file_and_is_never_told),
