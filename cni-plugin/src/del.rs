@@ -12,7 +12,7 @@ use crate::delegate::Delegate;
 use crate::protocol::{Attachment, CniError, Code, previous};
 use crate::release::release;
 use crate::scratch::{Saved, Scratch};
-use crate::wiring::handover::{self, Reaper};
+use crate::wiring::handover::{self, Detached, Reaper};
 use crate::wiring::plan::HostEnd;
 use crate::wiring::{kernel, live, target_if_any, veth};
 
@@ -33,19 +33,37 @@ pub fn del(
     if let Some(delegate) = other_delegate(network, &saved, search)? {
         return delegate.del(attachment, warn);
     }
-    // The veth goes first, or is marked with its addresses: as long as it lives, they must not be given to another pod.
+    // The veth is cut off first, or goes: as long as it lives, its addresses must not be given to another pod, and it says so.
     let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
-    let reaper = network.subnet_file().ok().and_then(|path| Reaper::find(&path));
-    detach(&mut conn, network, attachment, (netns, reaper.as_ref()), warn)?;
-    if reaper.is_none()
-        && let Err(e) = released::reap(&mut conn)
-    {
+    let subnet_file = network.subnet_file().ok();
+    let reaper = subnet_file.as_deref().and_then(Reaper::find);
+    let detached = detach(&mut conn, network, attachment, netns, warn)?;
+    let given_back = give_back(&mut conn, network, attachment, (&saved, &scratch), warn);
+    // Last, because it is what takes long: meanwhile the kernel destroys what was taken out of nf_tables.
+    let deleted = match detached {
+        Detached::CutOff(ifindex) => handover::finish(&mut conn, ifindex, reaper.as_ref()),
+        Detached::Nothing | Detached::Deleted => Ok(()),
+    };
+    // Looking at all devices takes longer the more there are.
+    let left_undone = reaper.is_none() && subnet_file.as_deref().is_some_and(Reaper::has_been);
+    if left_undone && let Err(e) = released::reap(&mut conn) {
         warn(format!("what a daemon left undone stays: {e}"));
     }
+    given_back.and(deleted)
+}
+
+/// Rules, addresses and the saved configuration.
+fn give_back(
+    conn: &mut RouteConn,
+    network: &Network,
+    attachment: &Attachment,
+    (saved, scratch): (&Saved, &Scratch),
+    warn: &mut dyn FnMut(String),
+) -> Result<(), CniError> {
     let bridge = bridge_name(&network.part("delegate").unwrap_or_default());
     let bridge = bridge.as_ref().map_or("cni0", |name| name.as_str());
-    for root in lease_roots(network, &saved)? {
-        let mut look = || live(&mut conn, &network.name, bridge);
+    for root in lease_roots(network, saved)? {
+        let mut look = || live(conn, &network.name, bridge);
         release(&root, &network.name, attachment, &mut look, warn)?;
     }
     match saved {
@@ -71,13 +89,13 @@ fn detach(
     conn: &mut RouteConn,
     network: &Network,
     attachment: &Attachment,
-    (netns, reaper): (Option<&str>, Option<&Reaper>),
+    netns: Option<&str>,
     warn: &mut dyn FnMut(String),
-) -> Result<(), CniError> {
+) -> Result<Detached, CniError> {
     let end = HostEnd::of(&network.name, attachment);
-    match handover::detach(conn, &end, reaper) {
-        Ok(true) => return Ok(()),
-        Ok(false) => {}
+    match handover::detach(conn, &end) {
+        Ok(Detached::Nothing) => {}
+        Ok(detached) => return Ok(detached),
         // A device of that name that is somebody else's stays, and then we have none.
         Err(e) if e.code == Code::Exists => warn(e.to_string()),
         Err(e) => return Err(e),
@@ -85,9 +103,9 @@ fn detach(
     if let Some(target) = netns.and_then(|path| target_if_any(path, warn))
         && veth::remove_inside(&target, attachment.ifname.as_str())?
     {
-        return Ok(());
+        return Ok(Detached::Deleted);
     }
-    remove_told(conn, network, warn)
+    remove_told(conn, network, warn).map(|()| Detached::Nothing)
 }
 
 /// The port that `prevResult` names, for containers that another plugin attached and whose namespace is not known.

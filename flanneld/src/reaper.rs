@@ -2,17 +2,24 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_netlink::link::released;
 use flannel_netlink::{NetlinkError, RouteConn};
-use rustix::net::RecvFlags;
 
 /// Looked at this often without being told, for what a deletion that failed left.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// Deleting holds the kernel's lock for all devices for some ten milliseconds, in which no container comes or goes. So it begins when
+/// nobody has said a word for this long.
+const QUIET: Duration = Duration::from_millis(100);
+/// Under load without a pause it begins this long after the first word.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Sockets held at the most; each is an open file.
+const MOST_HELD: usize = 256;
 
 /// Listens beside `subnet_file`, where the CNI plugin looks for a daemon, and deletes from then on, first of all what an
 /// earlier run left. Where it cannot listen, the plugin deletes by itself.
@@ -40,7 +47,6 @@ fn listen(path: &PathBuf) -> io::Result<UnixDatagram> {
     }
     let socket = UnixDatagram::bind(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    socket.set_read_timeout(Some(INTERVAL))?;
     Ok(socket)
 }
 
@@ -52,7 +58,10 @@ fn serve(socket: &UnixDatagram) {
             tracing::warn!("devices of containers that are gone stay for now: {reason}");
         }
         said = failed;
-        wait(socket);
+        // Nobody knows what ails it; the interval stays.
+        if wait(socket, INTERVAL).is_err() {
+            std::thread::sleep(INTERVAL);
+        }
     }
 }
 
@@ -64,14 +73,29 @@ fn reap() -> Result<(), NetlinkError> {
     Ok(())
 }
 
-/// Until the next word, or for the interval; the words that came meanwhile mean the same.
-fn wait(socket: &UnixDatagram) {
-    let mut word = [0; 8];
-    match socket.recv(&mut word) {
-        Ok(_) => while rustix::net::recv(socket, &mut word, RecvFlags::DONTWAIT).is_ok() {},
-        Err(e) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&e.kind()) => {}
-        // Nobody knows what ails it; the interval stays.
-        Err(_) => std::thread::sleep(INTERVAL),
+/// Until words that came are followed by none for a while, or for `interval` without any. What came with them is closed then: by
+/// that time the kernel has destroyed what made closing it slow.
+fn wait(socket: &UnixDatagram, interval: Duration) -> io::Result<()> {
+    let Some(mut held) = word(socket, interval)? else {
+        return Ok(());
+    };
+    let first = Instant::now();
+    while first.elapsed() < LONGEST && held.len() < MOST_HELD {
+        match word(socket, QUIET)? {
+            Some(more) => held.extend(more),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+/// A word, and what came with it. `None` when none came within `patience`.
+fn word(socket: &UnixDatagram, patience: Duration) -> io::Result<Option<Vec<OwnedFd>>> {
+    socket.set_read_timeout(Some(patience))?;
+    match released::hear(socket) {
+        Ok(held) => Ok(Some(held)),
+        Err(e) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&e.kind()) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -88,14 +112,16 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let plugin = UnixDatagram::unbound().unwrap();
         plugin.connect(&path).unwrap();
+        released::tell(&plugin, &[]).unwrap();
         plugin.send(&[1]).unwrap();
-        plugin.send(&[1]).unwrap();
-        wait(&socket);
+        wait(&socket, INTERVAL).unwrap();
         socket.set_nonblocking(true).unwrap();
         assert_eq!(
             socket.recv(&mut [0]).unwrap_err().kind(),
             io::ErrorKind::WouldBlock
         );
+
+        wait(&socket, Duration::from_millis(1)).unwrap();
 
         let file = dir.path().join("file");
         fs::write(&file, "mine").unwrap();

@@ -1,11 +1,14 @@
-//! Leaving the slow deletion of a container's device to the daemon, where one runs.
+//! Leaving what is slow to the daemon, where one runs: the deletion of a container's device, and the destruction of what nf_tables
+//! had of it.
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use flannel_netlink::link::{Link, released};
+use flannel_netlink::nftables::with_kept_sockets;
 use flannel_netlink::{Netns, RouteConn, link};
 
 use super::plan::HostEnd;
@@ -31,10 +34,15 @@ impl Reaper {
         Some(Self(socket))
     }
 
+    /// Whether a daemon that writes `subnet_file` has ever listened since the node's start: it leaves its socket.
+    pub fn has_been(subnet_file: &Path) -> bool {
+        fs::symlink_metadata(subnet_file.with_file_name(released::SOCKET)).is_ok()
+    }
+
     /// Tells it that there is something to delete. `false` when it cannot be told.
-    fn wake(&self) -> bool {
-        match self.0.send(&[1]) {
-            Ok(_) => true,
+    pub fn wake(&self) -> bool {
+        match with_kept_sockets(|sockets| released::tell(&self.0, sockets)) {
+            Ok(()) => true,
             // Its queue is full (`net.unix.max_dgram_qlen`, 10 by default): earlier words are unread, and when it reads them it
             // looks for everything that was cut off.
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,
@@ -42,18 +50,39 @@ impl Reaper {
     }
 }
 
-/// Cuts the host's end off and leaves its deletion to `reaper`; without one, or when that fails, deletes it. `false` when there
-/// was none.
+/// What became of the host's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    /// There was none.
+    Nothing,
+    /// It is cut off, and is to be deleted: the index.
+    CutOff(u32),
+    /// It could not be cut off, and was deleted.
+    Deleted,
+}
+
+/// Cuts the host's end off, so that nothing else keeps anybody from taking away what belonged to it.
 ///
 /// # Errors
 /// Code 102 when a device of that name is somebody else's, 100 when the kernel refuses.
-pub fn detach(conn: &mut RouteConn, end: &HostEnd, reaper: Option<&Reaper>) -> Result<bool, CniError> {
+pub fn detach(conn: &mut RouteConn, end: &HostEnd) -> Result<Detached, CniError> {
     let Some(found) = veth::find(conn, end)? else {
-        return Ok(false);
+        return Ok(Detached::Nothing);
     };
-    match reaper.is_some_and(|reaper| cut_off(conn, &found) && reaper.wake()) {
-        true => Ok(true),
-        false => veth::delete(conn, found.ifindex),
+    match cut_off(conn, &found) {
+        true => Ok(Detached::CutOff(found.ifindex)),
+        false => veth::delete(conn, found.ifindex).map(|_| Detached::Deleted),
+    }
+}
+
+/// Leaves a device that was cut off to `reaper`; without one, or when it cannot be told, deletes it.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn finish(conn: &mut RouteConn, ifindex: u32, reaper: Option<&Reaper>) -> Result<(), CniError> {
+    match reaper.is_some_and(Reaper::wake) {
+        true => Ok(()),
+        false => veth::delete(conn, ifindex).map(drop),
     }
 }
 

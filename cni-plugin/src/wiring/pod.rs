@@ -89,19 +89,18 @@ fn settings(plan: &Plan) -> Result<(), CniError> {
     // Where a namespace does not forward, it is enough that either of the two allows them (`IN_DEV_RX_REDIRECTS`).
     sysctl::set("ipv4/conf/all/accept_redirects", "0")?;
     sysctl::set(&format!("ipv6/conf/{ifname}/addr_gen_mode"), "0")?;
+    // Leases have each address once, so that nobody needs to be asked, link-local addresses included, unless somebody wants it: a
+    // question goes to every container on the bridge.
+    let asked = plan.bridge.enable_dad;
+    let accept_dad = format!("ipv6/conf/{ifname}/accept_dad");
+    sysctl::set(&accept_dad, if asked { "1" } else { "0" })?;
+    if asked {
+        // RFC 7527: a question that comes back by a loop is no answer.
+        sysctl::set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
+    }
     if plan.has_family(false) {
         sysctl::set("ipv6/conf/lo/disable_ipv6", "0")?;
         sysctl::set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
-        // Leases have each address once, so that nobody needs to be asked, link-local addresses included, unless somebody wants it.
-        let asked = plan.bridge.enable_dad;
-        sysctl::set(
-            &format!("ipv6/conf/{ifname}/accept_dad"),
-            if asked { "1" } else { "0" },
-        )?;
-        if asked {
-            // RFC 7527: a question that comes back by a loop is no answer.
-            sysctl::set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
-        }
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ fn addresses_serve_at_once_or_after_the_question() {
         let node = Node::new(DUAL, delegate);
         let pod = Space::new();
         node.add("c1", &pod);
-        let shown = pod.ok("ip", "-6 address show dev eth0");
+        let shown = pod.ok("ip", "-6 address show dev eth0 scope global");
         assert!(
             shown.contains("fd00:244:0:1::2") && !shown.contains("tentative"),
             "{shown}"

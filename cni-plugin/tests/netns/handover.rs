@@ -1,5 +1,6 @@
 //! DEL where a daemon listens: the device is cut off at once and deleted by somebody else.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ struct Daemon(UnixDatagram);
 
 impl Daemon {
     fn of(node: &Node) -> Self {
+        let _ = std::fs::remove_file(node.file(released::SOCKET));
         let socket = UnixDatagram::bind(node.file(released::SOCKET)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         Self(socket)
@@ -121,8 +123,8 @@ fn what_a_dead_daemon_left_goes_with_the_next_call() {
         node.add(id, &pod);
         node.del(id, &pod.path());
         assert_eq!(node.space.veths().len(), 1);
+        // It leaves its socket, to which nobody listens then.
         drop(daemon);
-        std::fs::remove_file(node.file(released::SOCKET)).unwrap();
         pod
     };
     let pod = leave("again");
@@ -146,6 +148,29 @@ fn what_a_dead_daemon_left_goes_with_the_next_call() {
     node.add("after", &pod);
     assert!(pod.pings("10.244.1.1"));
     node.del("after", "");
+    node.assert_clean();
+}
+
+#[test]
+fn what_is_slow_to_close_is_handed_over() {
+    if !root() {
+        return;
+    }
+    let node = node(V4);
+    let daemon = Daemon::of(&node);
+    let pod = Space::new();
+    node.add("c1", &pod);
+    node.del("c1", &pod.path());
+    let held = released::hear(&daemon.0).unwrap();
+    let links = held
+        .iter()
+        .map(|file| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap());
+    let sockets: Vec<_> = links
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .collect();
+    // One socket for everything that nf_tables was asked.
+    assert_eq!((held.len(), sockets.len()), (1, 1));
+    assert_eq!(daemon.reap(&node), 1);
     node.assert_clean();
 }
 

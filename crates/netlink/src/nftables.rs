@@ -7,24 +7,24 @@ mod draw;
 mod expression;
 mod remember;
 mod set;
+mod socket;
 mod watch;
 
-use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use rustix::net::sockopt::{self, Timeout};
 
 use crate::conn::{ACK, CREATE, DUMP, REQUEST};
 use crate::error::{Failure, NetlinkError};
 use crate::wire::{self, Answer, Frame, Frames};
+use socket::{open, with_socket};
 
 pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
 pub use remember::remember_chain;
 pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
+pub use socket::with_kept_sockets;
 pub use watch::TableWatch;
 
 /// `NFNL_SUBSYS_NFTABLES` (linux/netfilter/nfnetlink.h).
@@ -143,17 +143,18 @@ impl Attributes {
 /// # Errors
 /// The first refusal of the kernel.
 pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), NetlinkError> {
-    let datagram = transaction(family, messages, 0);
-    let last = u32::try_from(messages.len()).unwrap_or(u32::MAX);
     let failed = |failure| NetlinkError {
         what: what.to_owned(),
         failure,
     };
     with_socket(what, |socket| {
-        socket
-            .send_to(&datagram, &SocketAddr::new(0, 0), 0)
-            .map_err(|e| NetlinkError::socket(what, &e))?;
-        answer(socket, last).map_err(failed)
+        // The two bounds of a batch have numbers as well.
+        let before = socket.take_numbers(messages.len() + 2);
+        let datagram = transaction(family, messages, before);
+        let last = before.wrapping_add(u32::try_from(messages.len()).unwrap_or(u32::MAX));
+        let send = socket.socket().send_to(&datagram, &SocketAddr::new(0, 0), 0);
+        send.map_err(|e| NetlinkError::socket(what, &e))?;
+        answer(socket.socket(), (before, last)).map_err(failed)
     })
 }
 
@@ -267,14 +268,15 @@ fn ask(
 ) -> Result<(), NetlinkError> {
     let mut payload = header(family_number(family), 0);
     payload.extend_from_slice(&question.attributes.0);
-    let mut datagram = Vec::new();
     let kind = SUBSYSTEM << 8 | question.kind;
-    wire::append(&mut datagram, kind, REQUEST | question.flags, 1, &payload);
     let asked = with_socket(what, |socket| {
-        socket
-            .send_to(&datagram, &SocketAddr::new(0, 0), 0)
-            .map_err(|e| NetlinkError::socket(what, &e))?;
-        let read = answers(socket, |frame| match frame.answer() {
+        let number = socket.take_numbers(1).wrapping_add(1);
+        let mut datagram = Vec::new();
+        wire::append(&mut datagram, kind, REQUEST | question.flags, number, &payload);
+        let send = socket.socket().send_to(&datagram, &SocketAddr::new(0, 0), 0);
+        send.map_err(|e| NetlinkError::socket(what, &e))?;
+        let read = answers(socket.socket(), |frame| match frame.answer() {
+            _ if frame.sequence != number => Ok(false),
             Answer::Data => {
                 take(frame.payload);
                 Ok(false)
@@ -290,42 +292,6 @@ fn ask(
         Err(e) if e.is_missing() => Ok(()),
         result => result,
     }
-}
-
-thread_local! {
-    /// Sockets that have served.
-    static SERVED: RefCell<Vec<Socket>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Sockets kept at the most.
-const MOST_SERVED: usize = 64;
-
-/// Hands a new socket to `call` and does not close it then. While deleted objects wait for their destruction, closing any socket
-/// of this protocol waits for that, a good ten milliseconds (`nft_rcv_nl_event`, net/netfilter/nf_tables_api.c). A moment later
-/// the kernel is at it in the background, and closing costs nothing.
-fn with_socket(
-    what: &str,
-    call: impl FnOnce(&Socket) -> Result<(), NetlinkError>,
-) -> Result<(), NetlinkError> {
-    let socket = open().map_err(|e| NetlinkError::socket(what, &e))?;
-    let result = call(&socket);
-    SERVED.with_borrow_mut(|served| {
-        if served.len() >= MOST_SERVED {
-            served.clear();
-        }
-        served.push(socket);
-    });
-    result
-}
-
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    // Only words for errors are lost where these are not known (before 4.12).
-    let _ = socket.set_ext_ack(true);
-    let _ = socket.set_cap_ack(true);
-    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE))?;
-    Ok(socket)
 }
 
 /// The messages between begin and end. Only the last asks for an answer, because kernels differ on whether begin and end give
@@ -379,9 +345,12 @@ fn flags(kind: Kind) -> u16 {
     }
 }
 
-/// Waits for the first refusal or the last message's success.
-fn answer(socket: &Socket, last: u32) -> Result<(), Failure> {
+/// Waits for the first refusal or the last message's success. The messages are those after the number `before`, up to `last`.
+fn answer(socket: &Socket, (before, last): (u32, u32)) -> Result<(), Failure> {
+    let count = last.wrapping_sub(before);
     answers(socket, |frame| match frame.answer() {
+        // The end of the batch, too, may be refused.
+        _ if frame.sequence.wrapping_sub(before) > count + 1 => Ok(false),
         Answer::Failed(failure) => Err(failure),
         Answer::Acknowledged => Ok(frame.sequence == last),
         Answer::Data | Answer::Done | Answer::Ignored => Ok(false),

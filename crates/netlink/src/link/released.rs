@@ -5,6 +5,8 @@
 //! into the container or out of it by that device. Until it is really gone it bears each of the container's addresses as an
 //! alternative name, so that whoever gives such an address to another container can see that, in one question to the kernel.
 
+mod word;
+
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -15,6 +17,8 @@ use super::read::{by_name, dump};
 use super::{Link, LinkRef};
 use crate::error::NetlinkError;
 use crate::route_conn::{RouteConn, RouteRequest};
+
+pub use word::{hear, tell};
 
 /// The group of devices that were cut off, as in `ip link show group 1718380916`: the letters `flqt`, which nobody else uses.
 pub const GROUP: u32 = u32::from_be_bytes(*b"flqt");
