@@ -1,6 +1,6 @@
 //! Between plans and netlink: the kernel as facts, and operations as requests. No decision is made here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use flannel_model::IpSubnet;
@@ -11,8 +11,8 @@ use flannel_netlink::route::{self, DEFAULT_METRIC_V6, Distance, Filter, Route, R
 use flannel_netlink::{Failure, IpFamily, NetlinkError, RouteConn, RouteRequest, fdb};
 use flannel_plan::{
     CanReach, DefaultRoute, DesiredOverlay, Device, Interface, InterfaceAddress, IpipLink, LinkKind,
-    ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan, Op, Out,
-    TunnelLink, Way,
+    METRIC_OF_LAST_RESORT, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute,
+    ObservedVxlan, Op, Out, TunnelLink, Way,
 };
 
 use crate::wireguard;
@@ -34,6 +34,7 @@ pub fn observe(conn: &mut RouteConn, desired: &DesiredOverlay) -> Result<Observe
         None => ObservedOverlay::default(),
     };
     observed.routes = observe_routes(conn, link.as_ref(), desired)?;
+    observed.blackholes = observe_blackholes(conn, desired)?;
     Ok(observed)
 }
 
@@ -57,6 +58,7 @@ fn observe_device(
         // Asked for over a socket of its own.
         wireguard: None,
         routes: Vec::new(),
+        blackholes: BTreeSet::new(),
     })
 }
 
@@ -77,6 +79,26 @@ fn observe_routes(
     let concerns =
         |route: &ObservedRoute| route.way.out == Out::Tunnel || desired.network.contains(&route.destination);
     Ok(observed.filter(concerns).collect())
+}
+
+/// Our routes of last resort inside the network.
+fn observe_blackholes(
+    conn: &mut RouteConn,
+    desired: &DesiredOverlay,
+) -> Result<BTreeSet<IpSubnet>, NetlinkError> {
+    let filter = Filter {
+        family: desired.family(),
+        kind: Some(RouteKind::Blackhole),
+        protocol: Some(flannel_plan::OUR_PROTOCOL),
+        ..Filter::default()
+    };
+    let last = route::dump(conn, &filter)?
+        .into_iter()
+        .filter(|route| route.metric == METRIC_OF_LAST_RESORT);
+    let destinations = last.map(|route| route.destination);
+    Ok(destinations
+        .filter(|destination| desired.network.contains(destination))
+        .collect())
 }
 
 fn observed_link(link: &Link) -> ObservedLink {
@@ -234,7 +256,7 @@ pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkErr
     results
 }
 
-/// Whether it is about a route over another interface than the tunnel.
+/// Whether it is about a route that does not need the tunnel.
 fn leads_elsewhere(op: &Op) -> bool {
     match op {
         Op::RouteAdd { way, .. }
@@ -243,6 +265,7 @@ fn leads_elsewhere(op: &Op) -> bool {
             route: ObservedRoute { way, .. },
             ..
         } => way.out != Out::Tunnel,
+        Op::BlackholeAdd { .. } | Op::BlackholeDelete { .. } => true,
         _ => false,
     }
 }
@@ -279,7 +302,8 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
         | Op::AddressDelete { .. }
         | Op::NeighbourDelete { .. }
         | Op::FdbDelete { .. }
-        | Op::RouteDelete { .. } => error.is_missing(),
+        | Op::RouteDelete { .. }
+        | Op::BlackholeDelete { .. } => error.is_missing(),
         Op::AddressAdd { .. } => error.is_exists(),
         Op::LinkCreate(_)
         | Op::LinkSetMac { .. }
@@ -293,7 +317,8 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
         | Op::NeighbourReplace { .. }
         | Op::FdbReplace { .. }
         | Op::RouteAdd { .. }
-        | Op::RouteReplace { .. } => false,
+        | Op::RouteReplace { .. }
+        | Op::BlackholeAdd { .. } => false,
     };
     if done { Ok(()) } else { Err(error) }
 }
@@ -320,6 +345,7 @@ fn device_of(op: &Op) -> Option<Device> {
         Op::RouteAdd { device, .. } | Op::RouteReplace { device, .. } | Op::RouteDelete { device, .. } => {
             *device
         }
+        Op::BlackholeAdd { .. } | Op::BlackholeDelete { .. } => None,
     }
 }
 
@@ -350,6 +376,8 @@ fn request(op: &Op, ifindex: u32) -> Option<RouteRequest> {
         Op::RouteAdd { destination, way, .. } => route::add(&route_by(*destination, way, ifindex)),
         Op::RouteReplace { destination, way, .. } => route::replace(&route_by(*destination, way, ifindex)),
         Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
+        Op::BlackholeAdd { destination } => route::add(&last_resort(*destination)),
+        Op::BlackholeDelete { destination } => route::delete(&last_resort(*destination)),
     };
     Some(RouteRequest {
         what: op.to_string(),
@@ -406,6 +434,14 @@ fn route_by(destination: IpSubnet, way: &Way, tunnel: u32) -> Route {
         onlink: way.onlink,
         scope,
         ..Route::on_link(destination, ifindex)
+    }
+}
+
+/// A route that drops what no better route takes, marked as ours.
+fn last_resort(destination: IpSubnet) -> Route {
+    Route {
+        metric: METRIC_OF_LAST_RESORT,
+        ..Route::blackhole(destination)
     }
 }
 

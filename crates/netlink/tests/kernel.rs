@@ -297,6 +297,31 @@ fn an_overlay_route_has_flannels_shape_and_our_mark() {
     });
 }
 
+/// The kernel shows such a route with the loopback device, and deletes it without.
+fn last_resort_of_ipv6(conn: &mut RouteConn) {
+    let hole = Route {
+        metric: 4_000_000_000,
+        ..Route::blackhole("fd00:5::/48".parse::<flannel_model::Ipv6Subnet>().unwrap())
+    };
+    conn.run(&route::add(&hole)).unwrap();
+    let holes = Filter {
+        family: IpFamily::V6,
+        kind: Some(RouteKind::Blackhole),
+        protocol: Some(OUR_PROTOCOL),
+        ..Filter::default()
+    };
+    let listed = route::dump(conn, &holes).unwrap();
+    assert_eq!(
+        listed
+            .iter()
+            .map(|r| (r.destination, r.metric))
+            .collect::<Vec<_>>(),
+        [(hole.destination, hole.metric)]
+    );
+    conn.run(&route::delete(&hole)).unwrap();
+    assert_eq!(route::dump(conn, &holes).unwrap(), []);
+}
+
 #[test]
 fn local_and_blackhole_routes_and_lookups() {
     in_fresh_netns(|conn| {
@@ -331,6 +356,7 @@ fn local_and_blackhole_routes_and_lookups() {
             ..Filter::default()
         };
         assert_eq!(route::dump(conn, &holes).unwrap(), std::slice::from_ref(&hole));
+        last_resort_of_ipv6(conn);
 
         assert_eq!(route::lookup(conn, Ipv4Addr::new(203, 0, 113, 1)).unwrap(), None);
         assert_eq!(

@@ -20,7 +20,7 @@ pub use observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
     ObservedWireguard, ObservedWireguardPeer,
 };
-pub use op::Op;
+pub use op::{METRIC_OF_LAST_RESORT, Op};
 pub use overlay::{
     Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
     WireguardTunnel,

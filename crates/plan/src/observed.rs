@@ -29,6 +29,8 @@ pub struct ObservedOverlay {
     /// The unicast routes of table main with one next hop that lead over the tunnel, and those inside the network that lead
     /// elsewhere.
     pub routes: Vec<ObservedRoute>,
+    /// Our routes inside the network that drop what no better route takes.
+    pub blackholes: BTreeSet<IpSubnet>,
 }
 
 /// A device as it is.

@@ -158,7 +158,20 @@ pub enum Op {
         /// The route as it is.
         route: ObservedRoute,
     },
+    /// Drop packets that no better route takes.
+    BlackholeAdd {
+        /// Where to.
+        destination: IpSubnet,
+    },
+    /// Drop them no more.
+    BlackholeDelete {
+        /// Where to.
+        destination: IpSubnet,
+    },
 }
+
+/// The priority of a route that is to be the last: far behind all that people and programs choose.
+pub const METRIC_OF_LAST_RESORT: u32 = 4_000_000_000;
 
 impl Op {
     /// Whether it concerns the device itself. The others need the device to be there.
@@ -182,7 +195,9 @@ impl Op {
             | Self::FdbDelete { .. }
             | Self::RouteAdd { .. }
             | Self::RouteReplace { .. }
-            | Self::RouteDelete { .. } => false,
+            | Self::RouteDelete { .. }
+            | Self::BlackholeAdd { .. }
+            | Self::BlackholeDelete { .. } => false,
         }
     }
 
@@ -207,7 +222,9 @@ impl Op {
             | Self::LinkUp { .. }
             | Self::WireguardIdentity { .. }
             | Self::AddressAdd { .. }
-            | Self::AddressDelete { .. } => false,
+            | Self::AddressDelete { .. }
+            | Self::BlackholeAdd { .. }
+            | Self::BlackholeDelete { .. } => false,
         }
     }
 }
@@ -271,6 +288,18 @@ impl fmt::Display for Op {
                 way,
             } => write!(f, "route replace {destination} {}", WayText(way, *device)),
             Self::RouteDelete { device, route } => fmt_route_delete(*device, route, f),
+            Self::BlackholeAdd { destination } => {
+                write!(
+                    f,
+                    "route add blackhole {destination} metric {METRIC_OF_LAST_RESORT}"
+                )
+            }
+            Self::BlackholeDelete { destination } => {
+                write!(
+                    f,
+                    "route delete blackhole {destination} metric {METRIC_OF_LAST_RESORT}"
+                )
+            }
         }
     }
 }

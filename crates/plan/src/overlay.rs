@@ -32,6 +32,8 @@ pub struct DesiredOverlay {
     pub tunnel: Option<Tunnel>,
     /// How each peer's subnet is reached.
     pub routes: BTreeMap<IpSubnet, Way>,
+    /// Where packets are dropped that no better route takes.
+    pub blackholes: BTreeSet<IpSubnet>,
     /// Peers that it was made for.
     pub peers: usize,
 }

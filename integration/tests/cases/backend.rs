@@ -51,14 +51,16 @@ impl Pair {
 
     /// Each daemon is killed and comes back under 100 packets a second each way.
     pub fn restarts_unfelt(&mut self) -> Result<()> {
-        let [one, two] = &self.pods;
-        let streams = [Pinger::start(one, two)?, Pinger::start(two, one)?];
+        let streams = {
+            let [one, two] = &self.pods;
+            [Pinger::start(one, two)?, Pinger::start(two, one)?]
+        };
         std::thread::sleep(Duration::from_millis(500));
         for number in [1, 2] {
-            self.daemons.remove(0).kill()?;
-            std::thread::sleep(Duration::from_millis(500));
-            self.daemons
-                .push(self.lab.node(number)?.start_ready_flanneld(&["--ip-masq"])?);
+            self.without_daemon(number, |_| {
+                std::thread::sleep(Duration::from_millis(500));
+                Ok(())
+            })?;
             std::thread::sleep(Duration::from_secs(1));
         }
         for stream in streams {
@@ -74,6 +76,19 @@ impl Pair {
         self.daemons.clear();
     }
 
+    /// Kills a node's daemon, and starts it again afterwards.
+    pub fn without_daemon(
+        &mut self,
+        number: usize,
+        meanwhile: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<()> {
+        self.daemons.remove(number - 1).kill()?;
+        meanwhile(self)?;
+        let daemon = self.lab.node(number)?.start_ready_flanneld(&["--ip-masq"])?;
+        self.daemons.insert(number - 1, daemon);
+        Ok(())
+    }
+
     /// The route on node 1 to node 2's pods, as `dev` and `via`.
     pub fn way(&self) -> Result<(String, String)> {
         way(self.lab.node(1)?, self.pods[1].ip())
@@ -81,7 +96,7 @@ impl Pair {
 }
 
 fn way(node: &Node, ip: &str) -> Result<(String, String)> {
-    let routes = node.ip_json(&["route", "show", "proto", "70", "match", ip])?;
+    let routes = node.ip_json(&["route", "show", "proto", "70", "type", "unicast", "match", ip])?;
     let route = routes.as_array().and_then(|list| list.last());
     let route = route.with_context(|| format!("{} has no route of ours to {ip}", node.name()))?;
     let text = |name: &str| route[name].as_str().unwrap_or_default().to_owned();

@@ -23,6 +23,9 @@ impl Capture {
         let file = format!("/tmp/{}.pcap", node.name());
         let argv = [
             "tcpdump",
+            // KiB; with its 2 MiB a burst would go by unseen.
+            "-B",
+            "32768",
             "-i",
             "eth0",
             "-s",
@@ -88,12 +91,8 @@ pub fn every_packet_is_encrypted_and_no_restart_is_felt() -> Result<()> {
     let capture = Capture::start(pair.lab.node(1)?)?;
     pair.carries(1420)?;
     pair.restarts_unfelt()?;
+    without_the_device(&mut pair)?;
     let node = pair.lab.node(1)?;
-    // What somebody takes away comes back.
-    node.run(&["ip", "link", "del", "flannel-wg"])?;
-    eventually(limit(10), "the device that was taken away", || {
-        pair.pods[0].ping(pair.pods[1].ip())
-    })?;
     let counted = capture.count(&["net 10.5.0.0/16", "udp port 51820"])?;
     assert_eq!(counted[0], 0, "packets of pods in the clear");
     ensure!(
@@ -116,6 +115,25 @@ pub fn every_packet_is_encrypted_and_no_restart_is_felt() -> Result<()> {
         "the device was not taken away after all"
     );
     Ok(())
+}
+
+/// Somebody takes the device away: with the daemon it comes back, and without the daemon nothing gets out.
+fn without_the_device(pair: &mut Pair) -> Result<()> {
+    let take_away = |pair: &Pair| pair.lab.node(1)?.run(&["ip", "link", "del", "flannel-wg"]);
+    let ping = |pair: &Pair| pair.pods[0].ping(pair.pods[1].ip());
+    take_away(pair)?;
+    eventually(limit(10), "the device that was taken away", || ping(pair))?;
+    pair.without_daemon(1, |pair| {
+        take_away(pair)?;
+        ensure!(ping(pair).is_err(), "an answer without the device");
+        let node = pair.lab.node(1)?;
+        let hole = node.ip_json(&["route", "show", "type", "blackhole"])?;
+        assert_eq!(hole[0]["dst"], "10.5.0.0/16");
+        Ok(())
+    })?;
+    eventually(limit(10), "the device that was missing at the start", || {
+        ping(pair)
+    })
 }
 
 /// A peer whose lease has no key, or whose preshared key is another, gets and gives nothing: never in the clear.

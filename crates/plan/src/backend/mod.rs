@@ -13,7 +13,7 @@ mod udp;
 mod vxlan;
 mod wireguard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -84,6 +84,7 @@ impl FamilyFacts<'_> {
             mtu,
             tunnel: None,
             routes: BTreeMap::new(),
+            blackholes: BTreeSet::new(),
             peers: 0,
         }
     }

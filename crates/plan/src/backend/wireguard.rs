@@ -2,7 +2,7 @@
 //!
 //! One route leads the whole network into the device, and the device's own table knows which peer has what: a packet for a peer
 //! whose key is not known is dropped, never sent in the clear, and what a peer sends from another subnet than its own is dropped
-//! as well.
+//! as well. Behind that route there is one that drops everything, for when the device is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -44,6 +44,8 @@ impl Backend for Wireguard {
         let (peers, useless) = self.peers(family, peers);
         overlay.peers = peers.len();
         overlay.routes.insert(facts.network, Way::device());
+        // While somebody's `ip link del` leaves the node without the device, the default route must not get its packets.
+        overlay.blackholes.insert(facts.network);
         let device = Device::Wireguard {
             family: self.device_family(family),
         };

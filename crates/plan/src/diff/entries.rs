@@ -18,6 +18,7 @@ pub(super) fn without_device(observed: &ObservedOverlay) -> ObservedOverlay {
         .filter(|route| route.way.out != Out::Tunnel);
     ObservedOverlay {
         routes: elsewhere.copied().collect(),
+        blackholes: observed.blackholes.clone(),
         ..ObservedOverlay::default()
     }
 }
@@ -49,6 +50,7 @@ impl<'a> Changes<'a> {
 
     pub(super) fn write(mut self, ops: &mut Vec<Op>) {
         let tunnel = self.desired.tunnel.as_ref();
+        self.missing_blackholes();
         if let Some(tunnel) = tunnel {
             self.addresses(tunnel);
         }
@@ -60,6 +62,7 @@ impl<'a> Changes<'a> {
             self.missing_entries(tunnel);
         }
         self.missing_routes();
+        self.superfluous_blackholes();
         ops.append(&mut self.ops);
         ops.extend(late);
     }
@@ -106,6 +109,22 @@ impl<'a> Changes<'a> {
             (Out::Tunnel, _) => route.way.onlink && gateway == route.destination.network(),
             (Out::Interface(_), _) => self.makes_plain && !route.way.onlink && to_a_peer,
         }
+    }
+
+    /// They come before all else and go after all else, so that no packet slips past them.
+    fn missing_blackholes(&mut self) {
+        let missing = self.desired.blackholes.difference(&self.observed.blackholes);
+        self.ops.extend(missing.map(|destination| Op::BlackholeAdd {
+            destination: *destination,
+        }));
+    }
+
+    fn superfluous_blackholes(&mut self) {
+        let superfluous = self.observed.blackholes.difference(&self.desired.blackholes);
+        self.ops
+            .extend(superfluous.map(|destination| Op::BlackholeDelete {
+                destination: *destination,
+            }));
     }
 
     fn superfluous_routes(&mut self) {

@@ -94,6 +94,7 @@ fn wanted(peers: &[Peer]) -> DesiredOverlay {
         tunnel: Some(tunnel),
         peers: routes.len(),
         routes,
+        blackholes: BTreeSet::new(),
     }
 }
 
@@ -468,6 +469,7 @@ fn a_tun_device_is_waited_for_and_then_furnished() {
             wireguard: None,
         }),
         routes: BTreeMap::from([(network, Way::device())]),
+        blackholes: BTreeSet::new(),
         peers: 1,
     };
     // Only who reads its packets can make it.

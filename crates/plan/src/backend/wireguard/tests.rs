@@ -78,6 +78,7 @@ fn a_peer_has_its_subnet_its_endpoint_and_the_options() {
     let network = "10.5.0.0/16".parse().unwrap();
     assert_eq!(overlay.routes.keys().collect::<Vec<_>>(), [&network]);
     assert_eq!(overlay.routes[&network].out, Out::Tunnel);
+    assert_eq!(overlay.blackholes, [network].into());
     let peers = peers(&overlay);
     let second = &peers[&key(2)];
     assert_eq!(second.endpoint, "192.168.50.2:51999".parse().unwrap());

@@ -7,9 +7,10 @@ use super::*;
 pub fn apply(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str> {
     match op {
         Op::LinkDelete { .. } => {
-            let routes = std::mem::take(&mut kernel.routes);
-            *kernel = ObservedOverlay::default();
-            kernel.routes = routes.into_iter().filter(|r| r.way.out != Out::Tunnel).collect();
+            let before = std::mem::take(kernel);
+            let elsewhere = before.routes.into_iter().filter(|r| r.way.out != Out::Tunnel);
+            kernel.routes = elsewhere.collect();
+            kernel.blackholes = before.blackholes;
         }
         Op::LinkCreate(link) if kernel.link.is_none() => {
             kernel.link = Some(ObservedLink {
@@ -112,6 +113,9 @@ fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str
             let i = kernel.routes.iter().position(|r| r == route).ok_or("ESRCH")?;
             kernel.routes.remove(i);
         }
+        Op::BlackholeAdd { destination } if !kernel.blackholes.insert(*destination) => return Err("EEXIST"),
+        Op::BlackholeDelete { destination } if !kernel.blackholes.remove(destination) => return Err("ESRCH"),
+        Op::BlackholeAdd { .. } | Op::BlackholeDelete { .. } => {}
         _ => return Err("not an entry"),
     }
     Ok(())

@@ -54,9 +54,10 @@ prop_compose! {
                     ]), prop::sample::select(vec![24u8, 32])), 0..4),
                     neighbours in prop::collection::btree_map(2u8..30, 2u8..20, 0..20),
                     fdb in prop::collection::btree_map(2u8..20, 2u8..20, 0..20),
-                    routes in prop::collection::vec(any_route(), 0..20)) -> ObservedOverlay {
+                    routes in prop::collection::vec(any_route(), 0..20),
+                    blackholes in prop::collection::btree_set((2u8..30).prop_map(subnet), 0..3)) -> ObservedOverlay {
         if link.is_none() {
-            return ObservedOverlay::default();
+            return ObservedOverlay { blackholes, ..ObservedOverlay::default() };
         }
         let mut seen = BTreeSet::new();
         let unique = |r: &ObservedRoute| seen.insert((r.destination, r.metric));
@@ -69,6 +70,7 @@ prop_compose! {
                 else { BTreeMap::new() },
             fdb: fdb.into_iter().map(|(m, ip)| (mac(m), IpAddr::from([192, 0, 2, ip]))).collect(),
             routes: if up { routes.into_iter().filter(unique).collect() } else { Vec::new() },
+            blackholes,
             link,
         }
     }
@@ -115,6 +117,7 @@ proptest! {
         prop_assert_eq!(kernel.link.as_ref(), Some(&link_of(&wanted_tunnel.link)));
         prop_assert_eq!(&kernel.neighbours, &wanted_tunnel.neighbours);
         prop_assert_eq!(&kernel.fdb, &wanted_tunnel.fdb);
+        prop_assert_eq!(&kernel.blackholes, &desired.blackholes);
         prop_assert!(kernel.addresses.contains(&(wanted_tunnel.address, 32)));
         let ours: BTreeSet<_> = kernel.routes.iter().filter(|r| is_ours(&desired, r)).map(|r| r.destination).collect();
         let blocked = |d: &IpSubnet| taken.iter().any(|r| r.destination == *d && r.metric == 0);

@@ -29,6 +29,7 @@ fn wireguard(peers: &[(u8, &[u8])]) -> DesiredOverlay {
     };
     let mut desired = wanted(&[]);
     desired.routes.insert(desired.network, Way::device());
+    desired.blackholes.insert(desired.network);
     desired.tunnel = Some(Tunnel {
         link: TunnelLink {
             device: Device::Wireguard { family: IpFamily::V4 },
@@ -58,6 +59,7 @@ fn a_wireguard_device_gets_its_key_its_peers_and_one_route_for_all() {
         format!(
             "wg set flannel-wg peer {key} endpoint 192.0.2.2:51820 persistent-keepalive 0 allowed-ips 10.5.2.0/24,10.5.22.0/24"
         ),
+        "route add blackhole 10.5.0.0/16 metric 4000000000".to_owned(),
         "address add 10.5.1.0/32 dev flannel-wg".to_owned(),
         "route add 10.5.0.0/16 dev flannel-wg".to_owned(),
     ];
@@ -68,6 +70,21 @@ fn a_wireguard_device_gets_its_key_its_peers_and_one_route_for_all() {
     kernel.routes[0].protocol = 3;
     let adopted = texts(&diff_overlay(&desired, &kernel));
     assert_eq!(adopted, ["route replace 10.5.0.0/16 dev flannel-wg"]);
+}
+
+#[test]
+fn without_the_device_packets_are_dropped_until_another_backend_takes_over() {
+    let desired = wireguard(&[(2, &[2])]);
+    let mut kernel = settled(&desired);
+    let device = desired.device().unwrap();
+    let reason = String::new();
+    apply(&mut kernel, &Op::LinkDelete { device, reason }).unwrap();
+    assert_eq!(kernel.blackholes, [desired.network].into());
+    let ops = texts(&diff_overlay(&wanted(&[peer(2, 12, 2)]), &kernel));
+    assert_eq!(
+        ops.last().unwrap(),
+        "route delete blackhole 10.5.0.0/16 metric 4000000000"
+    );
 }
 
 #[test]
