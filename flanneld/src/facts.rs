@@ -1,5 +1,6 @@
 //! From the lease, the config and the checked peers to the facts of each family's overlay.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use flannel_lease::Peer;
@@ -47,6 +48,7 @@ pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
     let facts = Facts {
         own: own.key,
         addresses: carriers.map(|carrier| carrier.address).collect(),
+        carriers: BTreeSet::from([own.underlay.ifindex]),
         nodes: peers.iter().flat_map(|peer| node_addresses(peer)).collect(),
         udp: udp(own, peers),
         overlays,

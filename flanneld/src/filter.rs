@@ -1,16 +1,24 @@
 //! Keeps the masquerade and forward rules as the facts ask for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_model::IpFamily;
-use flannel_nft::{Applied, MasqueradeTable, Nft, NftError, TableName, masquerade_table};
-use tokio::sync::watch;
+use flannel_netlink::nftables::follow_tables;
+use flannel_nft::{MasqueradeTable, Nft, NftError, Table, TableName, masquerade_table};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::flags::Options;
 use crate::overlay::Facts;
 use crate::said::{Said, chain};
+
+/// The table of each family.
+const TABLES: [(IpFamily, TableName); 2] = [
+    (IpFamily::V4, TableName::MASQUERADE),
+    (IpFamily::V6, TableName::MASQUERADE_V6),
+];
 
 /// What the operator wants of the packet filter.
 #[derive(Debug, Clone, Copy)]
@@ -50,33 +58,57 @@ pub fn start(wanted: Wanted, facts: watch::Receiver<Option<Arc<Facts>>>) -> watc
     receiver
 }
 
+/// Words of changes of the tables by others; without them the timer is all there is.
+fn table_changes() -> mpsc::Receiver<()> {
+    match follow_tables(&TABLES.map(|(_, table)| table.name)) {
+        Ok((driver, changes)) => {
+            tokio::spawn(driver);
+            changes
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not tell of changes to packet filter tables; they are found later");
+            mpsc::channel(1).1
+        }
+    }
+}
+
 async fn run(
     wanted: Wanted,
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
     states: watch::Sender<FilterState>,
 ) {
+    let mut changes = table_changes();
     let mut due = Instant::now() + wanted.resync;
     let mut said = Said::default();
+    let mut tables = Tables::new(wanted);
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
+            word = changes.recv(), if !changes.is_closed() => if word.is_none() { continue },
             () = sleep_until(due) => {}
         }
         due = Instant::now() + wanted.resync;
         let Some(now) = facts.borrow_and_update().clone() else {
             continue;
         };
-        let first = *states.borrow() == FilterState::Pending;
-        let state = match tokio::task::spawn_blocking(move || apply(wanted, &now, first)).await {
-            Ok(Ok(applied)) => {
-                for table in applied {
+        let pass = tokio::task::spawn_blocking(move || {
+            let result = tables.apply(&now);
+            (result, tables)
+        });
+        let result;
+        (result, tables) = match pass.await {
+            Ok((result, tables)) => (result.map_err(|error| chain(&error)), tables),
+            Err(error) => (Err(error.to_string()), Tables::new(wanted)),
+        };
+        let state = match result {
+            Ok(written) => {
+                for table in written {
                     tracing::info!(%table, "the rules are written");
                 }
                 said.clear();
                 FilterState::Done
             }
-            Ok(Err(error)) => FilterState::Failed(chain(&error)),
-            Err(error) => FilterState::Failed(error.to_string()),
+            Err(problem) => FilterState::Failed(problem),
         };
         if let FilterState::Failed(problem) = &state
             && said.is_news(problem)
@@ -90,33 +122,79 @@ async fn run(
     }
 }
 
-/// With `--ip-masq` the table of each family stands; without it, or without the family, what an earlier run left is removed
-/// once, at the start. Answers the tables that were written.
-fn apply(wanted: Wanted, facts: &Facts, first: bool) -> Result<Vec<TableName>, NftError> {
-    let nft = Nft::default();
-    let mut written = Vec::new();
-    for (family, name) in [
-        (IpFamily::V4, TableName::MASQUERADE),
-        (IpFamily::V6, TableName::MASQUERADE_V6),
-    ] {
-        match facts.overlay(family).filter(|_| wanted.masquerade) {
-            Some(overlay) => {
-                let applied = nft.apply(&masquerade_table(&MasqueradeTable {
-                    network: overlay.network,
-                    subnet: overlay.own_subnet,
-                    masquerade: true,
-                    fully_random: wanted.fully_random,
-                    accept_forward: wanted.forward,
-                }))?;
-                written.extend((applied == Applied::Written).then_some(name));
-            }
-            None if first => match nft.remove(name) {
-                // A host without nft has no table of ours.
-                Err(NftError::Missing { .. }) | Ok(_) => {}
-                Err(error) => return Err(error),
-            },
-            None => {}
+/// What stands in a table: what it was made from, and how nft lists it.
+#[derive(Debug, PartialEq, Eq)]
+struct Standing {
+    hash: String,
+    listing: Option<String>,
+}
+
+/// The tables of both families, and what is known of them.
+#[derive(Debug)]
+struct Tables {
+    wanted: Wanted,
+    nft: Nft,
+    standing: BTreeMap<&'static str, Standing>,
+    /// What an earlier run left in families without a table has been removed.
+    leftovers_gone: bool,
+}
+
+impl Tables {
+    fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            nft: Nft::default(),
+            standing: BTreeMap::new(),
+            leftovers_gone: false,
         }
     }
-    Ok(written)
+
+    /// With `--ip-masq` the table of each family stands; without it, or without the family, what an earlier run left is removed
+    /// once, at the start. Answers the tables that were written.
+    fn apply(&mut self, facts: &Facts) -> Result<Vec<TableName>, NftError> {
+        let mut written = Vec::new();
+        for (family, name) in TABLES {
+            match facts.overlay(family).filter(|_| self.wanted.masquerade) {
+                Some(overlay) => {
+                    let table = masquerade_table(&MasqueradeTable {
+                        network: overlay.network,
+                        subnet: overlay.own_subnet,
+                        masquerade: true,
+                        fully_random: self.wanted.fully_random,
+                        accept_forward: self.wanted.forward,
+                    });
+                    written.extend(self.settle(&table)?.then_some(name));
+                }
+                None if !self.leftovers_gone => match self.nft.remove(name) {
+                    // A host without nft has no table of ours.
+                    Err(NftError::Missing { .. }) | Ok(_) => {}
+                    Err(error) => return Err(error),
+                },
+                None => {}
+            }
+        }
+        self.leftovers_gone = true;
+        Ok(written)
+    }
+
+    /// Writes the table unless it stands as it was written last, to the last rule: the hash in its comment does not tell of a rule
+    /// that somebody took out. What an earlier run wrote is replaced, in one transaction, for the same reason; translations that are
+    /// under way do not depend on the table.
+    fn settle(&mut self, table: &Table) -> Result<bool, NftError> {
+        let name = table.name();
+        let now = self.nft.listing(name)?;
+        let known = self.standing.get(name.name);
+        let stands =
+            known.is_some_and(|known| known.hash == table.hash() && known.listing == now && now.is_some());
+        if stands {
+            return Ok(false);
+        }
+        self.nft.replace(table)?;
+        let standing = Standing {
+            hash: table.hash(),
+            listing: self.nft.listing(name)?,
+        };
+        self.standing.insert(name.name, standing);
+        Ok(true)
+    }
 }

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use flannel_model::{Families, IpFamily, LeaseKey};
-use flannel_netlink::monitor::Change;
 use flannel_netlink::{NetlinkError, RouteConn, link, sysctl};
 use flannel_plan::{DesiredOverlay, Device, LinkKind, Op, diff_overlay};
+use tokio::time::Instant;
 
+use crate::fights::Fights;
 use crate::kernel;
 use crate::reconciler::Report;
 use crate::said::chain;
@@ -26,6 +27,8 @@ pub struct Facts {
     pub nodes: BTreeSet<IpAddr>,
     /// What the udp backend's data path needs, for a network with that backend.
     pub udp: Option<UdpFacts>,
+    /// The interfaces that carry everything, by their indices.
+    pub carriers: BTreeSet<u32>,
     /// The overlay that each family should have.
     pub overlays: Families<DesiredOverlay, DesiredOverlay>,
 }
@@ -52,6 +55,17 @@ pub struct Memory {
     pub written: Written,
     /// Where former values of kernel settings are noted.
     pub notes: Option<PathBuf>,
+    /// Who keeps changing what is ours.
+    pub fights: Fights,
+}
+
+/// Why a pass is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The world changed: what is written is news.
+    Facts,
+    /// The kernel may have changed, or it is time to look: what is written is a repair.
+    Audit,
 }
 
 /// What a pass found and did.
@@ -67,7 +81,7 @@ pub struct Pass {
 
 /// Compares the kernel with the facts and writes the difference. A failed write stops no other, and the families do not wait
 /// for each other.
-pub fn reconcile(facts: &Facts, memory: &mut Memory) -> Pass {
+pub fn reconcile(facts: &Facts, cause: Cause, memory: &mut Memory) -> Pass {
     let report = Report {
         own: facts.own,
         devices_up: true,
@@ -76,6 +90,7 @@ pub fn reconcile(facts: &Facts, memory: &mut Memory) -> Pass {
         mtu: facts.overlays().map(|overlay| overlay.mtu).min().unwrap_or(0),
         peers: facts.overlays().map(|overlay| overlay.peers).max().unwrap_or(0),
         failed: 0,
+        fights: Vec::new(),
     };
     let mut pass = Pass {
         report,
@@ -83,24 +98,65 @@ pub fn reconcile(facts: &Facts, memory: &mut Memory) -> Pass {
         problems: Vec::new(),
     };
     for overlay in facts.overlays() {
-        if let Err(error) = write_difference(overlay, memory, &mut pass) {
+        if let Err(error) = write_difference(overlay, cause, memory, &mut pass) {
             pass.problems.push(chain(&error));
             pass.report.devices_up = false;
         }
     }
     pass.report.failed = pass.problems.len();
+    pass.report.fights = memory.fights.told();
     pass
+}
+
+/// Carries out repairs of single objects, without looking at anything else. Answers those that were made.
+///
+/// # Errors
+/// When the kernel cannot be asked at all. What fails in a single repair is left to the next pass.
+pub fn repair(ops: &[Op], memory: &mut Memory) -> Result<Vec<Op>, NetlinkError> {
+    let mut conn = RouteConn::open()?;
+    let now = Instant::now();
+    let admitted: Vec<Op> = ops
+        .iter()
+        .filter(|op| memory.fights.admits(op, now))
+        .cloned()
+        .collect();
+    let results = kernel::apply(&mut conn, &admitted);
+    let made: Vec<Op> = results
+        .into_iter()
+        .filter_map(|(op, result)| result.is_ok().then_some(op))
+        .collect();
+    note_repairs(&made, memory);
+    Ok(made)
+}
+
+fn note_repairs<'a>(ops: impl IntoIterator<Item = &'a Op>, memory: &mut Memory) {
+    let now = Instant::now();
+    for op in ops {
+        if memory.fights.repaired(op, now) {
+            tracing::warn!(
+                "somebody undoes `{op}` again and again (another flanneld, NetworkManager, systemd-networkd?); it is repaired \
+                 less often from now on"
+            );
+        }
+    }
 }
 
 fn write_difference(
     desired: &DesiredOverlay,
+    cause: Cause,
     memory: &mut Memory,
     pass: &mut Pass,
 ) -> Result<(), NetlinkError> {
     let mut conn = RouteConn::open()?;
     let mut observed = kernel::observe(&mut conn, desired)?;
     observed.wireguard = wireguard::observe(desired, &memory.written)?;
-    let ops = diff_overlay(desired, &observed);
+    let mut ops = diff_overlay(desired, &observed);
+    if cause == Cause::Audit {
+        let now = Instant::now();
+        memory.fights.forget_old(now);
+        ops.retain(|op| memory.fights.admits(op, now));
+    }
+    let already = pass.done.len();
     note_side_effects(&ops, memory.notes.as_deref());
     let mut link_failed = false;
     for (op, result) in kernel::apply(&mut conn, &ops) {
@@ -115,12 +171,17 @@ fn write_difference(
             }
         }
     }
+    if cause == Cause::Audit {
+        note_repairs(&pass.done[already..], memory);
+    }
     let Some(device) = desired.device() else {
         return Ok(());
     };
     let link = link::by_name(&mut conn, &device.to_string())?;
     pass.report.devices_up &= !link_failed && link.is_some();
-    pass.report.devices.extend(link.map(|link| link.ifindex));
+    pass.report
+        .devices
+        .extend(link.map(|link| (device, link.ifindex)));
     refuse_router_advertisements(device);
     Ok(())
 }
@@ -140,27 +201,12 @@ fn note_side_effects(ops: &[Op], notes: Option<&Path>) {
 }
 
 /// Router advertisements inside the overlay are nobody's business: a pod could give the node a default route by one.
-fn refuse_router_advertisements(device: Device) {
+pub fn refuse_router_advertisements(device: Device) {
     let file = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"));
     // Without IPv6 there is no such file, and nothing to refuse.
     if std::fs::read_to_string(&file).is_ok_and(|value| value.trim() != "0")
         && let Err(error) = std::fs::write(&file, "0")
     {
         tracing::warn!(file = %file.display(), %error, "router advertisements on the overlay cannot be refused");
-    }
-}
-
-/// Whether a change in the kernel may have touched what is ours. `devices` are the indices that our devices had in
-/// the last pass.
-pub fn concerns(change: &Change, devices: &[u32]) -> bool {
-    match change {
-        // A new device may have taken an old index, and the underlay is a device as well.
-        Change::Link { .. } | Change::Address { .. } | Change::Overrun => true,
-        Change::Route {
-            deleted,
-            ifindex,
-            ours,
-        } => *deleted && (*ours || ifindex.is_some_and(|index| devices.contains(&index))),
-        Change::Neighbour { deleted, ifindex, .. } => *deleted && devices.contains(ifindex),
     }
 }

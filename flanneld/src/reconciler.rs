@@ -1,4 +1,6 @@
 //! Keeps the kernel as the facts ask for: after each change of them, after a change in the kernel, and on a timer.
+//!
+//! A change of a single object by somebody else is repaired at once; a look at everything follows, as it does after all other changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,21 +8,28 @@ use std::time::Duration;
 
 use flannel_model::LeaseKey;
 use flannel_netlink::monitor::{Change, watch_changes};
-use flannel_plan::Op;
+use flannel_plan::{DesiredOverlay, Device, Op};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::overlay::{Facts, Memory, Pass, concerns, reconcile};
-use crate::said::Said;
+use crate::overlay::{Cause, Facts, Memory, Pass, reconcile, refuse_router_advertisements, repair};
+use crate::repair::{Verdict, judge};
+use crate::said::{Said, chain};
 
 /// Everything is compared at least this often, whatever the notifications said.
 const AUDIT: Duration = Duration::from_secs(60);
+/// The same where the kernel tells of no changes: it has no notifications for peers of WireGuard devices and for sysctls.
+const AUDIT_WITHOUT_EVENTS: Duration = Duration::from_secs(5);
 /// A pass with failed writes is repeated after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// Changes in the kernel come in bursts; a pass waits this long for the rest of one.
 const SETTLE: Duration = Duration::from_millis(2);
+/// A look at everything follows this long after the repair of single objects.
+const VERIFY: Duration = Duration::from_millis(200);
 /// Kernel changes that are taken at once.
 const BURST: usize = 1024;
+/// More lost objects than this at once are found by a look at everything.
+const SINGLE: usize = 32;
 
 /// How the last pass ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,14 +38,16 @@ pub struct Report {
     pub own: LeaseKey,
     /// Whether the VXLAN device of each family stands.
     pub devices_up: bool,
-    /// Indices of the devices.
-    pub devices: Vec<u32>,
+    /// The devices and their indices.
+    pub devices: Vec<(Device, u32)>,
     /// MTU for pods, in bytes.
     pub mtu: u32,
     /// Peers that were asked for.
     pub peers: usize,
     /// Writes that failed.
     pub failed: usize,
+    /// What somebody undoes again and again.
+    pub fights: Vec<String>,
 }
 
 /// Starts the task. It ends when the facts' sender is gone. Former values of kernel settings go to the file `notes`.
@@ -47,7 +58,15 @@ pub fn start(facts: watch::Receiver<Option<Arc<Facts>>>, notes: PathBuf) -> watc
         notes: Some(notes),
         ..Memory::default()
     };
-    tokio::spawn(run(facts, changes, reports, memory));
+    let task = Reconciler {
+        facts,
+        reports,
+        memory,
+        log: PassLog::default(),
+        devices: Vec::new(),
+        due: Instant::now() + AUDIT,
+    };
+    tokio::spawn(task.run(changes));
     receiver
 }
 
@@ -65,64 +84,138 @@ fn kernel_changes() -> mpsc::Receiver<Change> {
     }
 }
 
-async fn run(
-    mut facts: watch::Receiver<Option<Arc<Facts>>>,
-    mut changes: mpsc::Receiver<Change>,
+struct Reconciler {
+    facts: watch::Receiver<Option<Arc<Facts>>>,
     reports: watch::Sender<Option<Report>>,
-    mut memory: Memory,
-) {
-    let mut due = Instant::now() + AUDIT;
-    let mut burst = Vec::new();
-    let mut log = PassLog::default();
-    let mut devices = Vec::new();
-    loop {
-        tokio::select! {
-            changed = facts.changed() => if changed.is_err() { return },
-            count = changes.recv_many(&mut burst, BURST), if !changes.is_closed() => {
-                if count > 0 && !concerns_us(&mut burst, &devices) {
-                    continue;
+    memory: Memory,
+    log: PassLog,
+    /// Our devices, as of the last pass.
+    devices: Vec<(Device, u32)>,
+    /// When everything is compared at the latest.
+    due: Instant,
+}
+
+impl Reconciler {
+    async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        let mut burst = Vec::new();
+        let mut unheard = tokio::time::interval(AUDIT_WITHOUT_EVENTS);
+        loop {
+            let cause = tokio::select! {
+                changed = self.facts.changed() => match changed {
+                    Ok(()) => Cause::Facts,
+                    Err(_) => return,
+                },
+                _ = changes.recv_many(&mut burst, BURST), if !changes.is_closed() => {
+                    if !self.take_changes(&mut burst).await {
+                        continue;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    while changes.try_recv().is_ok() {}
+                    Cause::Audit
                 }
-                tokio::time::sleep(SETTLE).await;
-                while changes.try_recv().is_ok() {}
-            }
-            () = sleep_until(due) => {}
+                _ = unheard.tick() => {
+                    if !self.look_where_nothing_is_told() {
+                        continue;
+                    }
+                    Cause::Audit
+                }
+                () = sleep_until(self.due) => Cause::Audit,
+            };
+            self.pass(cause).await;
         }
-        due = Instant::now() + AUDIT;
-        let Some(now) = facts.borrow_and_update().clone() else {
-            continue;
+    }
+
+    /// Repairs what can be repaired by itself. Answers whether everything is to be looked at now.
+    async fn take_changes(&mut self, burst: &mut Vec<Change>) -> bool {
+        let Some(facts) = self.facts.borrow().clone() else {
+            burst.clear();
+            return false;
         };
-        let mut before = std::mem::take(&mut memory);
-        let pass = move || {
-            let pass = reconcile(&now, &mut before);
-            (pass, before)
+        let mut repairs: Vec<Op> = Vec::new();
+        let mut look = false;
+        for change in burst.drain(..) {
+            match judge(&change, &facts, &self.devices) {
+                Verdict::Fine => {}
+                Verdict::Look => look = true,
+                Verdict::Repair(op) => {
+                    if !repairs.contains(&op) && repairs.len() <= SINGLE {
+                        repairs.push(*op);
+                    }
+                }
+            }
+        }
+        if look || repairs.len() > SINGLE {
+            return true;
+        }
+        if !repairs.is_empty() {
+            self.due = self.due.min(Instant::now() + VERIFY);
+            self.repair(repairs).await;
+        }
+        false
+    }
+
+    async fn repair(&mut self, ops: Vec<Op>) {
+        let mut memory = std::mem::take(&mut self.memory);
+        let work = move || (repair(&ops, &mut memory), memory);
+        match tokio::task::spawn_blocking(work).await {
+            Ok((made, memory)) => {
+                self.memory = memory;
+                match made {
+                    Ok(made) => made.iter().for_each(|op| tracing::info!("repaired: {op}")),
+                    Err(error) => tracing::debug!("{}", chain(&error)),
+                }
+            }
+            Err(error) => tracing::error!(%error, "a repair ended early"),
+        }
+    }
+
+    /// Settings and peers of which the kernel does not tell when they change. Answers whether only a pass can tell.
+    fn look_where_nothing_is_told(&self) -> bool {
+        let devices = self.devices.iter().map(|(device, _)| *device);
+        devices.for_each(refuse_router_advertisements);
+        let facts = self.facts.borrow();
+        let has_wireguard = |overlay: &DesiredOverlay| {
+            let tunnel = overlay.tunnel.as_ref();
+            tunnel.is_some_and(|tunnel| tunnel.wireguard.is_some())
         };
-        let pass = match tokio::task::spawn_blocking(pass).await {
-            Ok((pass, after)) => {
-                memory = after;
+        facts
+            .as_ref()
+            .is_some_and(|facts| facts.overlays().any(has_wireguard))
+    }
+
+    async fn pass(&mut self, cause: Cause) {
+        self.due = Instant::now() + AUDIT;
+        let Some(now) = self.facts.borrow_and_update().clone() else {
+            return;
+        };
+        let mut memory = std::mem::take(&mut self.memory);
+        let work = move || {
+            let pass = reconcile(&now, cause, &mut memory);
+            (pass, memory)
+        };
+        let pass = match tokio::task::spawn_blocking(work).await {
+            Ok((pass, memory)) => {
+                self.memory = memory;
                 pass
             }
             Err(error) => {
                 tracing::error!(%error, "a pass over the kernel ended early");
-                due = Instant::now() + RETRY;
-                continue;
+                self.due = Instant::now() + RETRY;
+                return;
             }
         };
-        log.tell(&pass);
+        self.log.tell(&pass);
         if pass.report.failed > 0 || !pass.report.devices_up {
-            due = Instant::now() + RETRY;
+            self.due = Instant::now() + RETRY;
         }
+        // An object that is left to somebody for a while is looked at when that is over.
+        let fight = self.memory.fights.wake(Instant::now());
+        self.due = fight.map_or(self.due, |end| end.min(self.due));
         let report = pass.report;
-        devices.clone_from(&report.devices);
-        reports.send_if_modified(|old| old.replace(report.clone()).as_ref() != Some(&report));
+        self.devices.clone_from(&report.devices);
+        self.reports
+            .send_if_modified(|old| old.replace(report.clone()).as_ref() != Some(&report));
     }
-}
-
-/// Whether one of the changes may have touched what is ours, or an unknown number of them was missed.
-fn concerns_us(burst: &mut Vec<Change>, devices: &[u32]) -> bool {
-    // All of them are taken, also behind the first that counts.
-    burst
-        .drain(..)
-        .fold(false, |any, change| any | concerns(&change, devices))
 }
 
 /// Says what a pass did. A failure that lasts is said once.

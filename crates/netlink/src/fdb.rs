@@ -85,8 +85,9 @@ fn message(ifindex: u32, mac: Mac, dst: IpAddr) -> NeighbourMessage {
 }
 
 /// Reads an entry out of an answer; `None` for other messages and for entries without an outer address.
-fn read_entry(message: &RouteNetlinkMessage) -> Option<FdbEntry> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+pub(crate) fn read_entry(message: &RouteNetlinkMessage) -> Option<FdbEntry> {
+    let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) = message
+    else {
         return None;
     };
     if message.header.family != AddressFamily::Bridge {

@@ -1,11 +1,10 @@
 //! Notifications of changes to links, addresses, routes and neighbours of both families.
 //!
-//! What happened is told in outline only: the reader lists the objects anew anyway, because notifications can be lost.
-//! Loss is told, too ([`Change::Overrun`]).
+//! Notifications can be lost, so a reader that must be right lists the objects anew now and then. Loss is told, too ([`Change::Overrun`]).
 
 use std::io;
 
-use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -17,7 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::conn::Reply;
 use crate::error::NetlinkError;
-use crate::route::{OUR_PROTOCOL, read_route};
+use crate::fdb::{FdbEntry, read_entry};
+use crate::neighbour::{Neighbour, read_neighbour};
+use crate::route::{Route, read_route};
 use crate::route_conn::parse;
 use crate::wire::Frames;
 
@@ -32,12 +33,14 @@ const DATAGRAM: usize = 64 * 1024;
 const QUEUE: usize = 1024;
 
 /// Something changed in the kernel, by whomever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A link appeared, vanished or changed.
     Link {
         /// Index of the link.
         ifindex: u32,
+        /// Its name; empty when the kernel does not tell.
+        name: String,
         /// It vanished.
         deleted: bool,
     },
@@ -48,23 +51,26 @@ pub enum Change {
         /// It went.
         deleted: bool,
     },
-    /// A route came or went.
+    /// A route came or went. One that takes another's place only comes.
     Route {
-        /// Index of the device; `None` for blackholes and routes over several devices.
-        ifindex: Option<u32>,
+        /// The route.
+        route: Route,
         /// It went.
         deleted: bool,
-        /// It bears [`OUR_PROTOCOL`].
-        ours: bool,
     },
-    /// A neighbour or an entry of a forwarding table came, went or changed.
+    /// A neighbour came, went or changed.
     Neighbour {
-        /// Index of the link.
-        ifindex: u32,
+        /// What is known of it now.
+        neighbour: Neighbour,
         /// It went.
         deleted: bool,
-        /// It is an FDB entry.
-        fdb: bool,
+    },
+    /// An entry of a forwarding table came, went or changed.
+    Fdb {
+        /// What it is now.
+        entry: FdbEntry,
+        /// It went.
+        deleted: bool,
     },
     /// Notifications were lost: everything has to be looked at again.
     Overrun,
@@ -193,6 +199,7 @@ fn read_change(notification: &Reply) -> Option<Change> {
         M::NewLink(m) | M::DelLink(m) if m.header.interface_family == AddressFamily::Unspec => {
             Some(Change::Link {
                 ifindex: m.header.index,
+                name: link_name(m),
                 deleted,
             })
         }
@@ -200,28 +207,31 @@ fn read_change(notification: &Reply) -> Option<Change> {
             ifindex: m.header.index,
             deleted,
         }),
-        M::NewNeighbour(m) | M::DelNeighbour(m) => neighbour_change(m, deleted),
+        M::NewNeighbour(_) | M::DelNeighbour(_) => neighbour_change(&message, deleted),
         M::NewRoute(m) | M::DelRoute(m) if m.header.kind != RouteType::Broadcast => {
             let route = read_route(&message)?;
-            Some(Change::Route {
-                ifindex: route.ifindex,
-                deleted,
-                ours: route.protocol == OUR_PROTOCOL,
-            })
+            Some(Change::Route { route, deleted })
         }
         _ => None,
     }
 }
 
-fn neighbour_change(message: &NeighbourMessage, deleted: bool) -> Option<Change> {
-    let fdb = match message.header.family {
-        AddressFamily::Inet | AddressFamily::Inet6 => false,
-        AddressFamily::Bridge => true,
-        _ => return None,
+fn link_name(message: &LinkMessage) -> String {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_default()
+}
+
+/// Entries of bridges, and of VXLAN links without an outer destination, are nobody's business here.
+fn neighbour_change(message: &RouteNetlinkMessage, deleted: bool) -> Option<Change> {
+    let entry = read_entry(message).map(|entry| Change::Fdb { entry, deleted });
+    let neighbour = || {
+        Some(Change::Neighbour {
+            neighbour: read_neighbour(message)?,
+            deleted,
+        })
     };
-    Some(Change::Neighbour {
-        ifindex: message.header.ifindex,
-        deleted,
-        fdb,
-    })
+    entry.or_else(neighbour)
 }

@@ -81,9 +81,10 @@ fn message(ifindex: u32, address: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// Reads a neighbour out of an answer; `None` for other messages.
-fn read_neighbour(message: &RouteNetlinkMessage) -> Option<Neighbour> {
-    let RouteNetlinkMessage::NewNeighbour(message) = message else {
+/// Reads a neighbour out of an answer or a notification; `None` for other messages.
+pub(crate) fn read_neighbour(message: &RouteNetlinkMessage) -> Option<Neighbour> {
+    let (RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message)) = message
+    else {
         return None;
     };
     if message.header.flags.contains(NeighbourFlags::Proxy) {

@@ -5,6 +5,8 @@
 mod conn;
 mod draw;
 mod expression;
+#[cfg(feature = "monitor")]
+mod follow;
 mod remember;
 mod set;
 mod socket;
@@ -22,6 +24,8 @@ use socket::{open, with_socket};
 
 pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
+#[cfg(feature = "monitor")]
+pub use follow::follow_tables;
 pub use remember::remember_chain;
 pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
 pub use socket::with_kept_sockets;

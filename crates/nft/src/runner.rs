@@ -170,6 +170,25 @@ impl Nft {
         Ok(Applied::Written)
     }
 
+    /// How nft lists the table, without counts; `None` when there is none. Two listings are equal when nobody changed the table in
+    /// between.
+    ///
+    /// # Errors
+    /// When `nft` is missing, refuses or does not end in time.
+    pub fn listing(&self, table: TableName) -> Result<Option<String>, NftError> {
+        let what = format!("list table {table}");
+        let family = table.family.to_string();
+        let ended = self.run(&what, &["--stateless", "list", "table", &family, table.name], "")?;
+        match ended.success {
+            true => Ok(Some(ended.stdout)),
+            false if ended.stderr.contains("No such file or directory") => Ok(None),
+            false => Err(NftError::Refused {
+                what,
+                stderr: ended.stderr,
+            }),
+        }
+    }
+
     /// The hash that the comment of the table in the kernel carries; `None` when there is no table or no hash.
     ///
     /// Only this mark is looked for in the listing: JSON would be sounder, but leaves the comment out in nftables 1.0.6.

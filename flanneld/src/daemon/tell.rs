@@ -88,13 +88,15 @@ impl Node<'_> {
     fn ready(&mut self, report: &Report) {
         self.health.set_ready();
         let recovered = self.said.clear();
+        let fights = report.fights.iter().map(|fight| format!("; {fight}"));
         let status = format!(
-            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}",
+            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}{}",
             report.own,
             report.peers,
             self.rejects.len(),
             report.failed,
-            self.config.note()
+            self.config.note(),
+            fights.collect::<String>()
         );
         if self.announced {
             notify_status(&status);

@@ -15,7 +15,7 @@ pub fn config(backend: &str) -> String {
 /// Two nodes on one link, a pod on each, and the daemons ready.
 pub struct Pair {
     pub lab: Lab,
-    daemons: Vec<Flanneld>,
+    pub daemons: Vec<Flanneld>,
     pub pods: [Pod; 2],
 }
 

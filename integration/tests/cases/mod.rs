@@ -19,6 +19,7 @@ mod etcd_access;
 mod hostile;
 mod hostile_records;
 mod ipvs;
+mod kills;
 mod kube;
 mod kube_move;
 mod lease;
@@ -27,6 +28,7 @@ mod outage;
 mod overlay;
 mod ownership;
 mod probes;
+mod repair;
 pub mod selftest;
 mod service;
 mod service_view;
@@ -47,6 +49,9 @@ macro_rules! case {
         )
     };
 }
+
+/// Twenty kills and starts under traffic, in seconds.
+const KILLS: u64 = 180;
 
 /// Every test. `plain` runs on any kernel; `ipvs`, `ipip`, `wireguard` and `vlans` need those (and run in the guest where this machine has
 /// none); `no_ipvs`, `no_wireguard` and `no_vlans` are about kernels without.
@@ -140,6 +145,14 @@ pub fn all() -> Vec<Case> {
         case!(plain overlay::stop_leaves_the_data_path),
         case!(plain overlay::removed_objects_come_back),
         case!(plain overlay::foreign_objects_stay),
+        case!(plain kills::vxlan_loses_nothing_in_twenty).within(KILLS),
+        case!(plain kills::host_gw_loses_nothing_in_twenty).within(KILLS),
+        case!(ipip kills::ipip_loses_nothing_in_twenty).within(KILLS),
+        case!(wireguard kills::wireguard_loses_nothing_in_twenty).within(KILLS),
+        case!(plain repair::every_kind_of_object_comes_back),
+        case!(wireguard repair::every_kind_of_object_of_wireguard_comes_back),
+        case!(plain repair::a_storm_of_changes_hides_nothing),
+        case!(plain repair::who_goes_on_fighting_is_named),
         case!(plain udp::restarts_lose_no_packet),
         case!(plain udp::device_route_and_lease_are_flannels),
         case!(plain udp::tcp_udp_and_icmp_beside_a_plain_peer),

@@ -28,20 +28,21 @@ pub struct TableWatch {
     table: String,
 }
 
+pub(super) fn open_socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
+    socket.set_non_blocking(true)?;
+    socket.bind(&SocketAddr::new(0, GROUP))?;
+    Ok(socket)
+}
+
 impl TableWatch {
     /// Begins to watch in the network namespace of the calling thread.
     ///
     /// # Errors
     /// When no socket can be had.
     pub fn open(table: &str) -> Result<Self, NetlinkError> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
-            socket.set_non_blocking(true)?;
-            socket.bind(&SocketAddr::new(0, GROUP))?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|e| NetlinkError::socket(format!("watch table {table}"), &e))?;
+        let socket = open_socket().map_err(|e| NetlinkError::socket(format!("watch table {table}"), &e))?;
         Ok(Self {
             socket,
             table: table.to_owned(),
@@ -67,11 +68,16 @@ impl TableWatch {
     }
 
     fn concerns_us(&self, datagram: &[u8], own: u32) -> bool {
-        Frames(datagram).any(|frame| match frame {
-            Ok(frame) if frame.kind >> 8 != SUBSYSTEM || frame.kind & 0xff == NEW_GENERATION => false,
-            // NFTA_*_TABLE is the first attribute of everything but rules' and sets' own names
-            Ok(frame) => frame.port != own && text_of(frame.payload, 1).is_some_and(|t| t == self.table),
-            Err(_) => true,
-        })
+        touches(datagram, own, |table| table == self.table)
     }
+}
+
+/// Whether somebody other than the socket with the port `own` changed one of these tables.
+pub(super) fn touches(datagram: &[u8], own: u32, is_ours: impl Fn(&str) -> bool) -> bool {
+    Frames(datagram).any(|frame| match frame {
+        Ok(frame) if frame.kind >> 8 != SUBSYSTEM || frame.kind & 0xff == NEW_GENERATION => false,
+        // NFTA_*_TABLE is the first attribute of everything but rules' and sets' own names
+        Ok(frame) => frame.port != own && text_of(frame.payload, 1).is_some_and(|table| is_ours(&table)),
+        Err(_) => true,
+    })
 }
