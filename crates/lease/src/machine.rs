@@ -9,6 +9,7 @@
 
 mod acquire;
 mod hold;
+mod repairs;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey};
 
 use crate::{Earlier, Identity, Record, UsedBefore, timing};
+use repairs::Repairs;
 pub use types::{
     ClaimOutcome, Event, Expected, Holding, LeaseTerms, Op, OwnPut, Published, Settings, Situation, Standing,
 };
@@ -87,6 +89,7 @@ pub struct LeaseMachine {
     /// A lease of an earlier run with another TTL was exchanged once.
     exchanged: bool,
     failures: u32,
+    repairs: Repairs,
     /// When the operation under way began: what it confirms was true then.
     asked: Duration,
 }
@@ -114,6 +117,7 @@ impl LeaseMachine {
             grant: None,
             exchanged: false,
             failures: 0,
+            repairs: Repairs::default(),
             asked: Duration::ZERO,
         }
     }
@@ -179,7 +183,7 @@ impl LeaseMachine {
                 renew_at,
                 renewing: false,
                 ..
-            } => renew_at,
+            } => [renew_at, self.repairs.check_at].into_iter().flatten().min(),
             State::Held { renewing: true, .. }
             | State::Idle
             | State::Listing
@@ -290,6 +294,9 @@ impl LeaseMachine {
     fn timer(&mut self, now: Duration) -> Option<Op> {
         match self.state {
             State::Waiting { until, .. } if until <= now => Some(self.list()),
+            State::Held { renewing: false, .. } if self.repairs.check_at.is_some_and(|at| at <= now) => {
+                self.check_again()
+            }
             State::Held {
                 renew_at: Some(at),
                 renewing: false,

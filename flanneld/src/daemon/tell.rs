@@ -20,6 +20,10 @@ impl Node<'_> {
                  pods stay, none is added"
                     .to_owned(),
             ),
+            Standing::Taken(by) if by.is_surely(&self.identity) => Some(format!(
+                "the lease of this node says {by} again after it was put right: does another node have a copy of this one's \
+                 --state-dir? Pods stay, none is added until it is put right again"
+            )),
             Standing::Taken(by) => Some(format!(
                 "the subnet belongs to {by} now; pods stay, new ones wait for another subnet"
             )),

@@ -85,7 +85,10 @@ impl<S: Store> Operator<S> {
                 let value = self
                     .publisher
                     .value(published.as_ref().map(|published| &published.value));
-                let stands = published.is_some_and(|p| !p.rewrite && p.value.same_as(&value));
+                let stands = published
+                    .as_ref()
+                    .is_some_and(|p| !p.rewrite && p.value.same_as(&value));
+                let foreign = published.filter(|p| p.foreign && !stands);
                 self.held = Some(key);
                 self.published = Some(value.to_json());
                 self.noted = Some(since_boot());
@@ -95,6 +98,7 @@ impl<S: Store> Operator<S> {
                     expected,
                     terms,
                     stands,
+                    foreign: foreign.map(|published| published.value.to_json()),
                 };
                 Box::pin(async move { claim.run(&store, &prefix).await })
             }
@@ -135,6 +139,8 @@ struct Claim {
     terms: LeaseTerms,
     /// It says already what we would write.
     stands: bool,
+    /// What somebody else wrote there in our name.
+    foreign: Option<String>,
 }
 
 impl Claim {
@@ -165,6 +171,12 @@ impl Claim {
         };
         match outcome {
             ClaimOutcome::Won { .. } => {
+                if let Some(foreign) = self.foreign {
+                    tracing::warn!(
+                        subnet = %self.key, foreign,
+                        "the lease of this node said what this node did not write, and is put right"
+                    );
+                }
                 tracing::info!(subnet = %self.key, value = text, "the lease is written")
             }
             ClaimOutcome::Lost => {

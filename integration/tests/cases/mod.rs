@@ -91,6 +91,7 @@ pub fn all() -> Vec<Case> {
         case!(plain ownership::expired_and_free_is_taken_again),
         case!(plain ownership::expired_and_taken_belongs_to_the_new_holder),
         case!(plain ownership::an_overwritten_record_is_given_up),
+        case!(plain ownership::a_record_in_our_name_is_put_right),
         case!(plain ownership::a_subnet_that_is_deleted_twice_is_revoked),
         case!(plain ownership::a_hundred_race_for_the_last_subnet),
         case!(plain ownership::two_nodes_with_one_address_are_told_apart),

@@ -101,6 +101,49 @@ pub fn an_overwritten_record_is_given_up() -> Result<()> {
     })
 }
 
+/// Another address under this node's own identity: put back once; undone at once, it is no fight, and no pod is added.
+pub fn a_record_in_our_name_is_put_right() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(2))?;
+    let mut daemons = start_all(&lab, &[])?;
+    let (node, daemon) = (lab.node(1)?, &mut daemons[0]);
+    let before = lease_of(&lab, node)?;
+    let (near, far) = (node.add_pod("near")?, lab.node(2)?.add_pod("far")?);
+    await_ping(&far, near.ip())?;
+    let forge = |address: &str| -> Result<()> {
+        let value = before.entry.value.replace(node.address(), address);
+        ensure!(value != before.entry.value, "{value} has no {}", node.address());
+        let etcdctl = format!(
+            "etcdctl --endpoints {} put --ignore-lease {} '{value}'",
+            etcd::ENDPOINT,
+            before.entry.key
+        );
+        lab.etcd().place().shell(&etcdctl).map(drop)
+    };
+    forge("192.168.50.66")?;
+    eventually(limit(20), "the record to be put right", || {
+        let now = lab.etcd().get(&before.entry.key)?.context("no record")?;
+        ensure!(
+            now.value == before.entry.value && now.version == before.entry.version + 2,
+            "{now:?}"
+        );
+        ensure!(now.lease == before.entry.lease, "another etcd lease: {now:?}");
+        Ok(())
+    })?;
+    daemon.wait_log("is put right")?;
+    await_ping(&far, near.ip())?;
+    await_subnet_file(node, true)?;
+
+    forge("192.168.50.66")?;
+    await_subnet_file(node, false)?;
+    daemon.wait_log("--state-dir")?;
+    throughout(Duration::from_secs(3), "the record to be left alone", || {
+        let now = lab.etcd().get(&before.entry.key)?.context("no record")?;
+        ensure!(now.value.contains("192.168.50.66"), "{now:?}");
+        Ok(())
+    })?;
+    daemon.check_running()
+}
+
 /// Deleted once it is a mishap, deleted twice within a minute it is meant.
 pub fn a_subnet_that_is_deleted_twice_is_revoked() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;

@@ -50,12 +50,17 @@ impl LeaseMachine {
                 let rewrite = records
                     .iter()
                     .any(|r| r.key == key.to_string() && r.lease != lease);
-                let value = *value;
+                let published = Published {
+                    value: *value,
+                    rewrite,
+                    foreign: self.repairs.checking,
+                };
+                self.repairs.over = self.repairs.checking.then_some(revisions.modified);
                 Some(Op::Claim {
                     key,
                     expected: Expected::Modified(revisions.modified),
                     terms: LeaseTerms::Keep(lease),
-                    published: Some(Box::new(Published { value, rewrite })),
+                    published: Some(Box::new(published)),
                 })
             }
             Choice::Drop { key, modified, why } => {
@@ -104,6 +109,7 @@ impl LeaseMachine {
 
     fn won(&mut self, key: LeaseKey, lease: i64, modified: i64, now: Duration) {
         self.failures = 0;
+        self.repairs.claimed(modified, now);
         self.grant = Some(lease).filter(|lease| *lease != 0);
         if std::mem::take(&mut self.recreating) {
             self.recreated = Some(now);

@@ -71,13 +71,14 @@ impl LeaseMachine {
             State::Held { .. } => {}
             _ => return None,
         }
-        let held = self.holding.as_mut()?;
+        let held = self.holding?;
         if put.modified <= held.modified {
             return None;
         }
-        if !ours {
+        if !ours || self.is_to_be_checked(put, now) {
             return Some(self.list());
         }
+        let held = self.holding.as_mut()?;
         held.modified = put.modified;
         if put.lease != held.lease {
             // A node of flannel renews by a new lease each time.
@@ -90,6 +91,33 @@ impl LeaseMachine {
             };
         }
         None
+    }
+
+    /// Our own identity stands in a record that we did not write: by a mistaken hand, or by a node with a copy of our state
+    /// folder. What we publish is put back, and less and less often where that is undone.
+    fn is_to_be_checked(&mut self, put: &OwnPut, now: Duration) -> bool {
+        let Some(owner) = put.owner.filter(|owner| owner.is_surely(&self.identity)) else {
+            return false;
+        };
+        let wait = self.repairs.wait(now);
+        if wait.is_zero() {
+            self.repairs.checking = true;
+            return true;
+        }
+        // Until then the subnet is reached where the record says.
+        self.contest = match owner == self.identity {
+            true => Contest::None,
+            false => Contest::Open(owner),
+        };
+        self.repairs.check_at = Some(now + wait);
+        false
+    }
+
+    /// The time to look at our record again has come.
+    pub(super) fn check_again(&mut self) -> Option<Op> {
+        self.repairs.check_at = None;
+        self.repairs.checking = true;
+        Some(self.list())
     }
 
     pub(super) fn own_deleted(&mut self, revision: i64, now: Duration) -> Option<Op> {

@@ -315,6 +315,75 @@ fn a_node_of_flannel_that_renews_for_us_is_followed() {
     ));
 }
 
+/// Our identity with an address that we do not have.
+fn forged() -> Identity {
+    node(66, 1)
+}
+
+/// The record is read again and found to be `owner`'s: the claim that follows, and whether it tells of a foreign hand.
+fn checked(m: &mut LeaseMachine, owner: Identity, now: Duration) -> (Expected, bool) {
+    let stands = record("10.5.1.0-24", owner, 77);
+    match m.handle(Event::Listed(vec![stands]), now, 0) {
+        Some(Op::Claim {
+            expected,
+            terms: LeaseTerms::Keep(77),
+            published: Some(published),
+            ..
+        }) => (expected, published.foreign),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_stands_in_our_name_is_put_right_and_no_fight_follows() {
+    let mut m = held();
+    assert!(matches!(
+        m.handle(put(forged(), 77, 11), secs(10), 0),
+        Some(Op::List)
+    ));
+    assert_eq!(checked(&mut m, forged(), secs(10)), (Expected::Modified(4), true));
+    m.handle(won(77, 12), secs(10), 0);
+    assert_eq!(m.standing(secs(11)), Standing::Confirmed);
+    m.handle(Event::Timer, secs(11), 0);
+    m.handle(Event::KeptAlive(DAY), secs(11), 0);
+
+    // Again within a minute: it is left there for a while, and no pod is added meanwhile.
+    assert!(m.handle(put(forged(), 77, 13), secs(20), 0).is_none());
+    assert_eq!(
+        (m.situation(), m.standing(secs(20))),
+        (Situation::Held, Standing::Taken(forged()))
+    );
+    assert_eq!(m.wake_at(secs(20)), Some(secs(70)));
+    assert!(m.handle(Event::Timer, secs(69), 0).is_none());
+    assert!(matches!(m.handle(Event::Timer, secs(70), 0), Some(Op::List)));
+    assert_eq!(checked(&mut m, forged(), secs(70)), (Expected::Modified(4), true));
+    m.handle(won(77, 14), secs(70), 0);
+    assert_eq!(m.standing(secs(70)), Standing::Confirmed);
+    m.handle(Event::Timer, secs(70), 0);
+    m.handle(Event::KeptAlive(DAY), secs(70), 0);
+
+    // The next time it takes two minutes; whoever puts it right himself ends it.
+    assert!(m.handle(put(forged(), 77, 15), secs(80), 0).is_none());
+    assert_eq!(m.wake_at(secs(80)), Some(secs(190)));
+    assert!(m.handle(put(node(11, 1), 77, 16), secs(90), 0).is_none());
+    assert_eq!(m.standing(secs(90)), Standing::Confirmed);
+}
+
+#[test]
+fn a_record_that_only_was_written_again_is_left_alone() {
+    let mut m = held();
+    let mine = node(11, 1);
+    assert!(matches!(m.handle(put(mine, 77, 11), secs(10), 0), Some(Op::List)));
+    let (expected, foreign) = checked(&mut m, mine, secs(10));
+    assert_eq!((expected, foreign), (Expected::Modified(4), true));
+    // It says what we would write, so the driver writes nothing.
+    m.handle(won(77, 4), secs(10), 0);
+    assert!(
+        matches!(m.handle(put(mine, 77, 12), secs(11), 0), Some(Op::List)),
+        "nothing was put right, so the next is looked at as the first was"
+    );
+}
+
 #[test]
 fn one_deletion_is_made_good_and_a_second_within_a_minute_revokes() {
     let mut m = held();

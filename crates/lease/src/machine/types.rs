@@ -48,6 +48,8 @@ pub struct Published {
     pub value: LeaseValue,
     /// Whether it has to be written anew whatever it says.
     pub rewrite: bool,
+    /// Whether it was written by somebody else in our name, while we held it.
+    pub foreign: bool,
 }
 
 /// What the driver shall do.

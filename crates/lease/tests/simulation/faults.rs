@@ -44,6 +44,8 @@ pub enum Fault {
     DeleteKey,
     /// Somebody writes over a lease.
     Overwrite,
+    /// Somebody changes what a lease says, but not whose it is.
+    Forge,
     BackUp,
     Restore,
     Wipe,
@@ -72,11 +74,12 @@ impl Fault {
     }
 
     fn tampering(rng: &mut Rng) -> Self {
-        match rng.range(0, 5) {
+        match rng.range(0, 6) {
             0 | 1 => Self::DeleteKey,
             2 => Self::Overwrite,
             3 => Self::BackUp,
             4 => Self::Restore,
+            5 => Self::Forge,
             _ => Self::Wipe,
         }
     }

@@ -135,6 +135,18 @@ fn every_short_history_holds() {
             ..two
         },
         Bounds { deletions: 1, ..two },
+        Bounds {
+            forgeries: 1,
+            steps: 1,
+            ..two
+        },
+        Bounds {
+            nodes: 1,
+            steps: 4,
+            losses: 1,
+            forgeries: 3,
+            ..Bounds::default()
+        },
     ];
     std::thread::scope(|scope| {
         for bounds in all {

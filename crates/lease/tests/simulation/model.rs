@@ -40,6 +40,8 @@ pub struct Bounds {
     pub crashes: u8,
     /// Records that an operator deletes.
     pub deletions: u8,
+    /// Records that get another address in the name of their owner.
+    pub forgeries: u8,
 }
 
 /// One thing that may happen next.
@@ -61,6 +63,7 @@ pub enum Action {
     /// The node dies and comes back, with or without what its disk knew.
     Crash(usize, bool),
     Delete(usize),
+    Forge(usize),
     Step,
 }
 
@@ -131,7 +134,7 @@ impl State {
             members: (0..usize::from(bounds.nodes)).map(member).collect(),
             now: 0,
             left: bounds,
-            tampered: bounds.deletions > 0,
+            tampered: bounds.deletions + bounds.forgeries > 0,
         }
     }
 
@@ -147,6 +150,10 @@ impl State {
         if self.left.deletions > 0 {
             let there = (0..KEYS.len()).filter(|key| self.store.get(KEYS[*key]).is_some());
             actions.extend(there.map(Action::Delete));
+        }
+        if self.left.forgeries > 0 {
+            let genuine = (0..KEYS.len()).filter(|key| self.genuine(*key).is_some());
+            actions.extend(genuine.map(Action::Forge));
         }
         if self.left.steps > 0 && waiting.is_none() {
             actions.push(Action::Step);
@@ -221,6 +228,13 @@ impl State {
                 next.store.delete(KEYS[key]);
                 next.store.history.clear();
             }
+            Action::Forge(key) => {
+                next.left.forgeries -= 1;
+                let (node, lease) = next.genuine(key).unwrap();
+                let forged = value(node).replace("192.168.50.", "192.168.51.");
+                next.store.put(KEYS[key], &forged, lease);
+                next.store.history.clear();
+            }
             Action::Step => {
                 next.left.steps -= 1;
                 next.now += STEP;
@@ -233,6 +247,13 @@ impl State {
 
     fn clock(&self) -> Duration {
         Duration::from_millis(self.now)
+    }
+
+    /// Whose record that is, and on which lease, if it says what its owner published.
+    fn genuine(&self, key: usize) -> Option<(usize, i64)> {
+        let record = self.store.get(KEYS[key])?;
+        let node = (0..self.members.len()).find(|node| value(*node).as_bytes() == record.value)?;
+        Some((node, record.lease))
     }
 
     fn carry_out(&mut self, node: usize, op: &Op) -> Result<Event, String> {
@@ -324,6 +345,7 @@ impl State {
         let now = self.clock();
         for (n, member) in self.members.iter().enumerate().filter(|(_, m)| m.started) {
             self.goes_on(n, member)?;
+            self.says_what_it_published(n, member)?;
             if self.tampered || member.machine.standing(now) != Standing::Confirmed {
                 continue;
             }
@@ -342,6 +364,22 @@ impl State {
             other => Err(format!(
                 "node {node} adds pods to {key}, which belongs to {other:?}"
             )),
+        }
+    }
+
+    /// A node that adds pods and knows no news has a record that leads to it.
+    fn says_what_it_published(&self, node: usize, member: &Member) -> Result<(), String> {
+        let settled = member.call.is_none() && self.news(member).is_none();
+        if !settled || member.machine.standing(self.clock()) != Standing::Confirmed {
+            return Ok(());
+        }
+        let key = member.machine.holding().unwrap().key.to_string();
+        match self.store.get(&key) {
+            Some(record) if record.value != value(node).as_bytes() => Err(format!(
+                "node {node} adds pods to {key}, and its record says {}",
+                String::from_utf8_lossy(&record.value)
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -82,8 +82,15 @@ impl World {
             .ok_or(format!("holds {key}, which is not in the store"))?;
         let owner = LeaseValue::parse(&record.value).map(|value| Identity::of(&value));
         match owner {
-            Ok(owner) if owner.is_surely(&node.identity) => Ok(()),
-            other => Err(format!("holds {key}, but the store has it as {other:?}")),
+            Ok(owner) if owner.is_surely(&node.identity) => {}
+            other => return Err(format!("holds {key}, but the store has it as {other:?}")),
+        }
+        match record.value == node.value().as_bytes() {
+            true => Ok(()),
+            false => Err(format!(
+                "holds {key}, but its record says {}",
+                String::from_utf8_lossy(&record.value)
+            )),
         }
     }
 

@@ -3,6 +3,9 @@
 use super::{Found, What, World};
 use crate::faults::Fault;
 
+/// Forged records in one history: after each, the node waits twice as long before it puts its record right.
+const MOST_FORGED: u32 = 2;
+
 impl World {
     pub(super) fn trouble(&mut self, fault: &Fault) {
         self.say(|| format!("{fault:?}"));
@@ -49,6 +52,7 @@ impl World {
                     self.put_as_stranger(&key);
                 }
             }
+            Fault::Forge => self.forge(),
             Fault::BackUp => self.store.back_up(),
             Fault::Restore => self.goes_back(false),
             Fault::Wipe => self.goes_back(true),
@@ -104,6 +108,26 @@ impl World {
         );
         let ttl = self.rng.range(10_000, 90_000);
         self.store.put_leased(key, &value, -self.strangers, ttl, self.now);
+    }
+
+    /// Another address in the name of a node, on the same etcd lease. Not too often: a record that is put right again and again
+    /// is left alone for longer than a history is.
+    fn forge(&mut self) {
+        let records: Vec<_> = self.store.records().cloned().collect();
+        let pick = self.rng.range(0, records.len().max(1) as u64 - 1);
+        let Some(record) = records.get(usize::try_from(pick).unwrap()) else {
+            return;
+        };
+        let named = self
+            .nodes
+            .iter()
+            .map(|node| node.value())
+            .find(|value| value.as_bytes() == record.value);
+        if let Some(value) = named.filter(|_| self.forged < MOST_FORGED) {
+            self.forged += 1;
+            let value = value.replace("192.168.50.", "192.168.51.");
+            self.store.put(&record.key, &value, record.lease);
+        }
     }
 
     fn junk(&mut self) {
