@@ -7,13 +7,56 @@ const TIGHTEST: u32 = 6;
 /// Batches without loss after which the limit is eased by one step.
 const EASE_AFTER: u32 = 64;
 
-/// Watches whether the socket loses datagrams, and limits whoever takes more than a fair part of a batch while it does.
+/// Batches for which a peer counts as one that sends. A batch is filled by a flood alone, most of the time.
+const WINDOW: u64 = 256;
+
+/// The peers that sent something lately.
+#[derive(Debug, Default)]
+struct Recent {
+    /// The batch in which each peer was last seen; 0 for none.
+    seen: Vec<u64>,
+    batch: u64,
+    /// Who was seen before it does not count.
+    horizon: u64,
+    active: u32,
+}
+
+impl Recent {
+    fn clear(&mut self) {
+        self.seen.clear();
+        (self.batch, self.horizon, self.active) = (0, 0, 0);
+    }
+
+    fn next_batch(&mut self) {
+        self.batch += 1;
+        if self.batch > self.horizon + 2 * WINDOW {
+            self.horizon = self.batch - WINDOW;
+            let active = self.seen.iter().filter(|seen| **seen > self.horizon).count();
+            self.active = u32::try_from(active).unwrap_or(u32::MAX);
+        }
+    }
+
+    fn note(&mut self, peer: PeerIndex) {
+        if self.seen.len() <= peer.get() {
+            self.seen.resize(peer.get() + 1, 0);
+        }
+        let seen = &mut self.seen[peer.get()];
+        if *seen <= self.horizon {
+            self.active += 1;
+        }
+        *seen = self.batch;
+    }
+}
+
+/// Watches whether the socket loses datagrams, and limits whoever takes more than a fair part of a batch while it does: as many as sent
+/// something lately share it.
 #[derive(Debug, Default)]
 pub struct Shares {
     /// Datagrams that the kernel had dropped when it was last asked.
     lost: u32,
     tightness: u32,
     calm: u32,
+    recent: Recent,
     /// Packets of each peer in the batch.
     counts: Vec<u32>,
     /// What each may have in the batch; `None` when there is no limit.
@@ -27,8 +70,10 @@ impl Shares {
         self.counts.clear();
         self.limit = None;
         if self.tightness == 0 {
+            self.recent.clear();
             return;
         }
+        self.recent.next_batch();
         let mut all = 0_u32;
         for (peer, packets) in senders {
             if self.counts.len() <= peer.get() {
@@ -36,11 +81,12 @@ impl Shares {
             }
             self.counts[peer.get()] += packets;
             all += packets;
+            self.recent.note(peer);
         }
-        let active = self.counts.iter().filter(|count| **count > 0).count();
-        // Alone in the batch, a peer takes nothing from others.
+        // Alone, a peer takes nothing from others.
+        let active = self.recent.active;
         if active > 1 {
-            let fair = all / u32::try_from(active).unwrap_or(1);
+            let fair = (all / active).max(1);
             self.limit = Some((fair >> self.tightness).max(1));
             for count in &mut self.counts {
                 // Who has no more than a fair part keeps all of it.
@@ -77,5 +123,138 @@ impl Shares {
         // Counts down what is left of this batch; only the last `limit` packets of it go on.
         *count -= 1;
         *count < limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::fake;
+    use crate::table::Table;
+
+    /// What a node can do in one step, in units of work: to receive a datagram costs one, to pass it on ten more.
+    const WORK: u32 = 1000;
+    const PASS_ON: u32 = 10;
+    /// Datagrams that the socket holds.
+    const QUEUE: usize = 2000;
+    const BATCH: usize = 32;
+
+    /// A socket in front of a node that is too slow for what a flooding peer sends.
+    struct Node {
+        queue: VecDeque<PeerIndex>,
+        lost: u32,
+        shares: Shares,
+        /// Whether shares are kept at all.
+        fair: bool,
+        passed: [u32; 3],
+    }
+
+    fn peers() -> (Table, Vec<PeerIndex>) {
+        let endpoints: Vec<std::net::SocketAddr> = (2..5).map(|n| ([192, 0, 2, n], 8285).into()).collect();
+        let table = fake::table(&endpoints);
+        let indices = endpoints
+            .iter()
+            .map(|endpoint| table.sender(*endpoint).unwrap())
+            .collect();
+        (table, indices)
+    }
+
+    impl Node {
+        fn new(fair: bool) -> Self {
+            Self {
+                queue: VecDeque::new(),
+                lost: 0,
+                shares: Shares::default(),
+                fair,
+                passed: [0; 3],
+            }
+        }
+
+        /// What each peer sends arrives evenly mixed; the socket drops what does not fit, whoever sent it.
+        fn arrive(&mut self, peers: &[PeerIndex], packets: [u32; 3]) {
+            let all: u32 = packets.iter().sum();
+            for number in 0..all {
+                // A packet of the second and the third now and then, the rest of the first.
+                let of = |share: u32| share > 0 && number % (all / share) == share % 3;
+                let peer = (1..3).find(|peer| of(packets[*peer])).unwrap_or(0);
+                if self.queue.len() < QUEUE {
+                    self.queue.push_back(peers[peer]);
+                } else {
+                    self.lost += 1;
+                }
+            }
+        }
+
+        fn work(&mut self) {
+            let mut left = WORK;
+            while left > 0 && !self.queue.is_empty() {
+                let count = BATCH.min(self.queue.len());
+                let batch: Vec<PeerIndex> = self.queue.drain(..count).collect();
+                let lost = self.fair.then_some(self.lost);
+                self.shares.begin(lost, batch.iter().map(|peer| (*peer, 1)));
+                for peer in batch {
+                    let admitted = self.shares.admit(peer);
+                    self.passed[peer.get()] += u32::from(admitted);
+                    left = left.saturating_sub(if admitted { 1 + PASS_ON } else { 1 });
+                }
+            }
+        }
+    }
+
+    /// Packets passed on of each peer, of those that it sent, after a thousand steps; the first hundred do not count.
+    fn share_of_others(fair: bool) -> f64 {
+        let (_table, peers) = peers();
+        let mut node = Node::new(fair);
+        let sent = [600, 6, 4];
+        for step in 0..1000 {
+            if step == 100 {
+                node.passed = [0; 3];
+            }
+            node.arrive(&peers, sent);
+            node.work();
+        }
+        f64::from(node.passed[1] + node.passed[2]) / f64::from((sent[1] + sent[2]) * 900)
+    }
+
+    #[test]
+    fn a_peer_that_floods_does_not_starve_the_others() {
+        let (without, with) = (share_of_others(false), share_of_others(true));
+        assert!(without < 0.3, "the flood is none: {without}");
+        assert!(
+            with > 0.9,
+            "{with} of the others' packets went on, {without} without shares"
+        );
+    }
+
+    #[test]
+    fn without_losses_nobody_is_limited_and_after_them_the_limit_is_eased() {
+        let (_table, peers) = peers();
+        let mut shares = Shares::default();
+        let mut batch = |lost: u32| -> [u32; 2] {
+            let senders = [(peers[0], 30), (peers[1], 2)];
+            shares.begin(Some(lost), senders.into_iter());
+            let mut admitted =
+                |peer: usize, count: u32| (0..count).filter(|_| shares.admit(peers[peer])).count() as u32;
+            [admitted(0, 30), admitted(1, 2)]
+        };
+        assert_eq!(batch(0), [30, 2]);
+        // 16 is a fair part of 32; each loss halves what is left of it.
+        assert_eq!(batch(1), [8, 2]);
+        assert_eq!(batch(2), [4, 2]);
+        assert_eq!((3..9).map(&mut batch).last(), Some([1, 2]));
+        let calm = TIGHTEST * EASE_AFTER;
+        assert_eq!((0..calm).map(|_| batch(8)).last(), Some([30, 2]));
+    }
+
+    #[test]
+    fn alone_a_peer_has_it_all() {
+        let (_table, peers) = peers();
+        let mut shares = Shares::default();
+        for lost in 1..10 {
+            shares.begin(Some(lost), std::iter::once((peers[2], 100)));
+            assert!((0..100).all(|_| shares.admit(peers[2])));
+        }
     }
 }

@@ -9,7 +9,7 @@ use flannel_tun::codec::train::{Piece, couple};
 use flannel_tun::table::{PeerIndex, Table};
 use proptest::prelude::*;
 use reference::build::{Choices, Plan};
-use reference::{merge, outbound};
+use reference::{inbound, merge, outbound};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
@@ -27,6 +27,11 @@ proptest! {
             *first = if v6 { 0x60 } else { 0x45 };
         }
         outbound::check_any(&data);
+    }
+
+    #[test]
+    fn datagrams_are_judged_as_the_reference_judges(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        inbound::check(&data);
     }
 
     #[test]

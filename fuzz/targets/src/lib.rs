@@ -27,4 +27,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("udp_cut", udp::cut),
     ("udp_claims", udp::claims),
     ("udp_merge", udp::merge),
+    ("udp_admit", udp::admit),
 ];

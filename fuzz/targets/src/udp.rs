@@ -18,3 +18,8 @@ pub fn claims(data: &[u8]) {
 pub fn merge(data: &[u8]) {
     reference::merge::check(data);
 }
+
+/// Datagrams of a peer, strange in any way: judged as a slow router judges them, for the same reason, and marked alike.
+pub fn admit(data: &[u8]) {
+    reference::inbound::check(data);
+}

@@ -317,6 +317,7 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
         .put_leased(&format!("{SUBNETS_PREFIX}10.5.99.0-24"), &value, 86_400)?;
     daemons[0].wait_log("knows the peers subnets=2")?;
     let before = received(&one)?;
+    let before_memory = peak_memory(&daemons[0])?;
     let pinger = Pinger::at_rate(&two, &one, 100)?;
     let program = format!("{}/lab-tool", sandbox::BINARIES);
     let victim = format!("{}:8285", node.address());
@@ -342,6 +343,11 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
         Ok(())
     })?;
     daemons[0].wait_log("the udp data path dropped packets")?;
+    let memory = peak_memory(&daemons[0])?;
+    ensure!(
+        memory < before_memory + BOUND_KIB,
+        "{before_memory} KiB became {memory}"
+    );
     let report = pinger.stop()?;
     ensure!(
         report.lost.is_empty(),
@@ -358,6 +364,21 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
         report.sent
     );
     Ok(())
+}
+
+/// What the threads' buffers of two queues have when every page of them was used, twice over.
+const BOUND_KIB: u64 = 20_000;
+
+/// The most that the daemon had in memory so far, in KiB (proc(5)).
+fn peak_memory(daemon: &Flanneld) -> Result<u64> {
+    let status = Place::sandbox().shell(&format!(
+        "awk '/VmHWM/ {{ print $2 }}' /proc/{}/status",
+        daemon.pid()
+    ))?;
+    status
+        .trim()
+        .parse()
+        .with_context(|| format!("{status:?} is no number"))
 }
 
 /// Packets that a node dropped for that reason.

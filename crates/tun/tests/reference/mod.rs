@@ -2,6 +2,7 @@
 //! bytes. The fuzz targets use the same checks.
 
 pub mod build;
+pub mod inbound;
 pub mod merge;
 pub mod outbound;
 pub mod slow;

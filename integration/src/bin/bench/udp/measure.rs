@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::pair::{Pair, SECOND};
 
 /// Seconds of each TCP run, milliseconds of each UDP stream, exchanges of the ping-pong.
-const TCP_SECONDS: u32 = 2;
-const STREAM_MS: &str = "1000";
+const TCP_SECONDS: u32 = 1;
+const STREAM_MS: &str = "500";
 const EXCHANGES: &str = "4000";
 
 /// What is measured.
@@ -30,6 +30,8 @@ pub enum Figure {
     High,
     /// Processor seconds of the whole machine for a gigabyte of the single TCP stream.
     Cpu,
+    /// Of these, what the forwarders in user space used.
+    OwnCpu,
 }
 
 impl Figure {
@@ -42,6 +44,7 @@ impl Figure {
         Self::Half,
         Self::High,
         Self::Cpu,
+        Self::OwnCpu,
     ];
 
     /// As it is printed, with its unit.
@@ -54,12 +57,13 @@ impl Figure {
             Self::Half => "ping-pong p50, µs",
             Self::High => "ping-pong p99, µs",
             Self::Cpu => "CPU s per GB",
+            Self::OwnCpu => "of it the forwarders'",
         }
     }
 
     /// Whether a smaller value is the better one.
     pub fn less_is_better(self) -> bool {
-        matches!(self, Self::Half | Self::High | Self::Cpu)
+        matches!(self, Self::Half | Self::High | Self::Cpu | Self::OwnCpu)
     }
 
     /// A value in the unit of its name.
@@ -69,7 +73,7 @@ impl Figure {
             Self::Tcp1 | Self::Tcp4 => format!("{:.2}", value / 1e9),
             Self::Udp64 | Self::Udp1400 => format!("{:.0}", value / 1e3),
             Self::Half | Self::High => format!("{value:.1}"),
-            Self::Cpu => format!("{value:.2}"),
+            Self::Cpu | Self::OwnCpu => format!("{value:.2}"),
         }
     }
 }
@@ -95,9 +99,12 @@ impl Figures {
 
 /// Measures everything once.
 pub fn round(pair: &Pair, figures: &mut Figures) -> Result<()> {
-    let before = busy_seconds()?;
+    let (before, own_before) = (busy_seconds()?, own_seconds(pair)?);
     let (rate, bytes) = tcp(pair, 1)?;
-    let busy = busy_seconds()? - before;
+    let (busy, own) = (busy_seconds()? - before, own_seconds(pair)? - own_before);
+    if !pair.forwarders.is_empty() {
+        figures.add(Figure::OwnCpu, own / (bytes / 1e9));
+    }
     figures.add(Figure::Tcp1, rate);
     figures.add(Figure::Cpu, busy / (bytes / 1e9));
     figures.add(Figure::Tcp4, tcp(pair, 4)?.0);
@@ -147,6 +154,19 @@ fn load(pair: &Pair, arguments: &[&str]) -> Result<(f64, f64)> {
         (Some(Ok(first)), Some(Ok(second))) => Ok((first, second)),
         _ => anyhow::bail!("net-load printed {output:?}"),
     }
+}
+
+/// Seconds that the threads of the forwarders ran so far, the kernel's work for them included (the first number of schedstat, nanoseconds).
+fn own_seconds(pair: &Pair) -> Result<f64> {
+    let mut nanoseconds = 0.0;
+    for forwarder in &pair.forwarders {
+        for task in std::fs::read_dir(format!("/proc/{}/task", forwarder.pid()))? {
+            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            let first = text.split_whitespace().next().context("an empty schedstat")?;
+            nanoseconds += first.parse::<f64>()?;
+        }
+    }
+    Ok(nanoseconds / 1e9)
 }
 
 /// Seconds that the processors were busy since boot, of all programs (proc(5), USER_HZ is 100).

@@ -28,12 +28,16 @@ impl Underlay {
 pub enum DataPath {
     /// Ours.
     Ours,
+    /// Ours on a kernel that has none of the offloads.
+    OursPlain,
     /// flannel's algorithm, one packet a system call.
     Plain,
     /// The kernel's VXLAN.
     Vxlan,
     /// The same with transmit checksum offload off on the device, as flannel's documents advise for some NICs.
     VxlanNoOffload,
+    /// The same without the outer UDP checksum (RFC 7348 §5).
+    VxlanNoChecksum,
     /// Plain routes.
     HostGw,
 }
@@ -42,9 +46,11 @@ impl DataPath {
     /// Every contender, ours first.
     pub const ALL: &[Self] = &[
         Self::Ours,
+        Self::OursPlain,
         Self::Plain,
         Self::Vxlan,
         Self::VxlanNoOffload,
+        Self::VxlanNoChecksum,
         Self::HostGw,
     ];
 
@@ -52,9 +58,11 @@ impl DataPath {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursPlain => "ours-none",
             Self::Plain => "plain",
             Self::Vxlan => "vxlan",
             Self::VxlanNoOffload => "vxlan-notx",
+            Self::VxlanNoChecksum => "vxlan-nosum",
             Self::HostGw => "host-gw",
         }
     }
@@ -62,8 +70,8 @@ impl DataPath {
     /// Largest packet of pods on an underlay of 1500 bytes.
     fn mtu(self) -> u32 {
         match self {
-            Self::Ours | Self::Plain => 1472,
-            Self::Vxlan | Self::VxlanNoOffload => 1450,
+            Self::Ours | Self::OursPlain | Self::Plain => 1472,
+            Self::Vxlan | Self::VxlanNoOffload | Self::VxlanNoChecksum => 1450,
             Self::HostGw => 1500,
         }
     }
@@ -73,6 +81,8 @@ impl DataPath {
 pub struct Pair {
     /// The pod that sends.
     pub first: Place,
+    /// Forwarders in user space, one a node.
+    pub forwarders: Vec<Process>,
     _running: Vec<Process>,
 }
 
@@ -99,11 +109,12 @@ impl Pair {
         for n in [1, 2] {
             wire_node(&here, n, &name("n", n), &name("p", n), path, underlay)?;
         }
-        let mut running = Vec::new();
+        let mut forwarders = Vec::new();
         for n in [1, 2] {
             let node = Place::netns(&name("n", n));
-            running.extend(start_path(&node, n, path)?);
+            forwarders.extend(start_path(&node, n, path)?);
         }
+        let mut running = Vec::new();
         let (first, second) = (Place::netns(&name("p", 1)), Place::netns(&name("p", 2)));
         running.push(second.spawn(&name("iperf", 2), &["iperf3", "-s"], &Environment::default())?);
         let load = format!("{}/net-load", sandbox::BINARIES);
@@ -117,6 +128,7 @@ impl Pair {
         })?;
         Ok(Self {
             first,
+            forwarders,
             _running: running,
         })
     }
@@ -143,15 +155,20 @@ fn wire_node(here: &Place, n: u32, node: &str, pod: &str, path: DataPath, underl
 fn start_path(node: &Place, n: u32, path: DataPath) -> Result<Option<Process>> {
     let other = 3 - n;
     match path {
-        DataPath::Ours | DataPath::Plain => {
+        DataPath::Ours | DataPath::OursPlain | DataPath::Plain => {
             let program = format!("{}/udp-forwarder", sandbox::BINARIES);
             let (local, own) = (format!("192.168.50.1{n}:8285"), format!("10.5.{n}.0/24"));
             let peer = format!("10.5.{other}.0/24=192.168.50.1{other}:8285");
-            let argv = [program.as_str(), path.name(), "flannel0", &local, &own, &peer];
+            let (mode, offloads) = match path {
+                DataPath::Plain => ("plain", "none"),
+                DataPath::OursPlain => ("ours", "none"),
+                _ => ("ours", "all"),
+            };
+            let argv = [program.as_str(), mode, "flannel0", &local, &own, &peer];
             let forwarder = node.spawn(
                 &format!("forwarder-{}-{n}", path.name()),
                 &argv,
-                &Environment::default(),
+                &Environment::with(&[("OFFLOADS", offloads)]),
             )?;
             eventually(limit(10), "flannel0", || node.shell("ip link show flannel0"))?;
             node.shell(&format!(
@@ -159,9 +176,13 @@ fn start_path(node: &Place, n: u32, path: DataPath) -> Result<Option<Process>> {
             ))?;
             Ok(Some(forwarder))
         }
-        DataPath::Vxlan | DataPath::VxlanNoOffload => {
+        DataPath::Vxlan | DataPath::VxlanNoOffload | DataPath::VxlanNoChecksum => {
+            let checksum = match path {
+                DataPath::VxlanNoChecksum => "noudpcsum",
+                _ => "udpcsum",
+            };
             node.shell(&format!(
-                "ip link add flannel.1 type vxlan id 1 local 192.168.50.1{n} dev u{n} dstport 8472 nolearning; \
+                "ip link add flannel.1 type vxlan id 1 local 192.168.50.1{n} dev u{n} dstport 8472 nolearning {checksum}; \
                  ip link set flannel.1 address 02:00:00:00:00:0{n} up; ip addr add 10.5.{n}.0/32 dev flannel.1; \
                  ip neigh add 10.5.{other}.0 lladdr 02:00:00:00:00:0{other} dev flannel.1 nud permanent; \
                  bridge fdb add 02:00:00:00:00:0{other} dev flannel.1 dst 192.168.50.1{other} self; \
