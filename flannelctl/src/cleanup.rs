@@ -41,6 +41,7 @@ fn command_line(arguments: &CleanupArguments) -> Vec<OsString> {
         (arguments.cni, "--cni"),
         (arguments.state, "--state"),
         (arguments.keep_sysctls, "--keep-sysctls"),
+        (arguments.services, "--services"),
     ] {
         line.extend(given.then(|| flag.into()));
     }

@@ -271,6 +271,9 @@ pub struct CleanupArguments {
     /// Leave kernel settings as they are, for other programs that need them by now
     #[arg(long)]
     pub keep_sysctls: bool,
+    /// Remove only what was programmed for Services; the overlay stays as it is
+    #[arg(long, conflicts_with_all = ["cni", "state"])]
+    pub services: bool,
 
     /// The file that flanneld wrote
     #[arg(

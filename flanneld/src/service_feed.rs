@@ -6,10 +6,9 @@ mod etcd;
 mod kube;
 mod news;
 mod node_status;
+mod servers;
 mod status_log;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +28,12 @@ use checks::Checks;
 pub use etcd::etcd_record;
 use kube::KubeSource;
 use news::News;
+use servers::Servers;
 use status_log::StatusLog;
 
 use crate::flags::{Options, ServiceSource};
 use crate::overlay::Facts;
-use crate::services::{Record, ServiceMode, Services, etcd_addresses, programmer, service_node};
+use crate::services::{HostSettings, Record, ServiceMode, Services, programmer, service_node};
 
 /// IPVS has no notifications: a part of what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(1);
@@ -45,8 +45,6 @@ const RETRY: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(20);
 /// The first change after a quiet time waits this long only, for what was written with it.
 const GATHER: Duration = Duration::from_millis(1);
-/// Longest that names of etcd's hosts may take to be looked up: they are known already, because etcd was reached by them.
-const LOOK_UP: Duration = Duration::from_secs(5);
 /// News that are taken at once.
 const BURST: usize = 4096;
 /// News that wait for a pass to end before the source itself is held up.
@@ -57,8 +55,9 @@ pub struct ServiceFeed {
     source: Source,
     node_name: String,
     mode: ServiceMode,
-    /// Where former values of kernel settings are noted.
-    notes: PathBuf,
+    host: HostSettings,
+    /// For what a restart or a clean-up should find.
+    run_dir: PathBuf,
     etcd: Vec<String>,
     audience: Audience,
     /// Where this node tells others of its Services.
@@ -102,7 +101,8 @@ impl ServiceFeed {
             status_key: format!("{}{node_name}", options.prefix.service_nodes()),
             node_name,
             mode: options.service_mode,
-            notes: options.run_dir().join(flannel_netlink::sysctl::NOTES),
+            host: options.host.clone(),
+            run_dir: options.run_dir(),
             etcd: options.etcd.endpoints.clone(),
             audience,
         })
@@ -111,6 +111,7 @@ impl ServiceFeed {
     /// Starts to follow the source and to program what it tells.
     pub fn start<S: Store>(self, store: S, facts: watch::Receiver<Option<Arc<Facts>>>) {
         let (sender, news) = mpsc::channel(QUEUE);
+        let mut api_server = None;
         let origin = match self.source {
             Source::None => return,
             Source::Etcd(prefix) => {
@@ -118,6 +119,7 @@ impl ServiceFeed {
                 "etcd"
             }
             Source::Kube(source) => {
+                api_server = source.client.server_host();
                 tokio::spawn(source.feed(sender));
                 "kube"
             }
@@ -138,8 +140,9 @@ impl ServiceFeed {
             audience: self.audience,
             look,
         };
-        let services = Services::new(programmer(self.mode, Some(self.notes)));
-        tokio::spawn(Feed::new(self.node_name, self.etcd, account).run(services, inputs));
+        let services = Services::new(programmer(self.mode, self.host, self.run_dir));
+        let servers = Servers::new(self.etcd, api_server);
+        tokio::spawn(Feed::new(self.node_name, servers, account).run(services, inputs));
     }
 }
 
@@ -155,10 +158,8 @@ struct Inputs {
 struct Feed {
     /// Name by which endpoints refer to this node.
     node_name: String,
-    /// URLs of etcd, until their addresses are known.
-    etcd: Vec<String>,
-    /// Addresses that no Service may have.
-    reserved: BTreeMap<IpAddr, String>,
+    /// Servers that the node must go on to reach.
+    servers: Servers,
     /// When the last pass began.
     passed: Option<Instant>,
     /// Changes that no pass has seen.
@@ -189,12 +190,11 @@ enum Turn {
 }
 
 impl Feed {
-    fn new(node_name: String, etcd: Vec<String>, account: Account) -> Self {
+    fn new(node_name: String, servers: Servers, account: Account) -> Self {
         let audit = Instant::now() + AUDIT;
         Self {
             node_name,
-            etcd,
-            reserved: BTreeMap::new(),
+            servers,
             passed: None,
             changes: Vec::new(),
             complete: false,
@@ -269,7 +269,7 @@ impl Feed {
         }
         self.due = self.audit;
         if self.complete || !self.changes.is_empty() {
-            self.look_up_etcd().await;
+            self.servers.look_up().await;
         }
         let facts = inputs.facts.borrow_and_update().clone();
         let node = facts.as_deref().map(|facts| self.node(facts));
@@ -320,17 +320,6 @@ impl Feed {
         sleep_until(next.max(soon)).await;
     }
 
-    async fn look_up_etcd(&mut self) {
-        let endpoints = std::mem::take(&mut self.etcd);
-        if endpoints.is_empty() {
-            return;
-        }
-        let found = tokio::task::spawn_blocking(move || etcd_addresses(&endpoints));
-        if let Ok(Ok(found)) = tokio::time::timeout(LOOK_UP, found).await {
-            self.reserved = found;
-        }
-    }
-
     /// Answers a question, on a thread that may block: the kernel is asked.
     async fn answer(self, mut services: Services, ask: Ask) -> Result<(Services, Self), JoinError> {
         tokio::task::spawn_blocking(move || {
@@ -379,7 +368,7 @@ impl Feed {
         let mut node = service_node(facts);
         node.name.clone_from(&self.node_name);
         node.zone.clone_from(&self.zone);
-        node.reserved.clone_from(&self.reserved);
+        self.servers.add_to(&mut node);
         node
     }
 }

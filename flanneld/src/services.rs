@@ -4,6 +4,7 @@
 //! translates that for its part of the kernel.
 
 mod counts;
+mod host;
 mod ipvs;
 mod mode;
 mod nftables;
@@ -19,11 +20,12 @@ use std::time::Duration;
 use flannel_plan::{FrontendChanges, HealthCheck, ServiceFacts, ServiceNode, ServiceTable};
 use flannel_telemetry::ServiceCheck;
 
+pub use host::{Conntrack, HostSettings};
 use ipvs::IpvsProgrammer;
-pub use ipvs::leftovers;
+pub use ipvs::{DRAINS, leftovers};
 pub use mode::{ServiceMode, programmer};
 use nftables::NftProgrammer;
-pub use node::{etcd_addresses, service_node};
+pub use node::{server_addresses, service_node};
 pub use programmer::{Programmer, Scope, Status, View};
 use records::RecordMemory;
 pub use records::{CONFIG, Record};

@@ -114,11 +114,14 @@ impl Client {
         self.session().access.server.to_string()
     }
 
+    /// Its host: a name or an address.
+    pub fn server_host(&self) -> Option<String> {
+        self.session().access.server.host().map(str::to_owned)
+    }
+
     /// Its address, where it is named by one.
     pub fn server_address(&self) -> Option<IpAddr> {
-        let session = self.session();
-        let host = session.access.server.host()?;
-        host.trim_matches(['[', ']']).parse().ok()
+        self.server_host()?.trim_matches(['[', ']']).parse().ok()
     }
 
     /// Reads the credentials again and takes fresh connections when they changed. Files that cannot be read leave things as

@@ -16,6 +16,7 @@ mod family;
 pub mod fdb;
 #[cfg(feature = "generic")]
 pub mod generic;
+pub mod ipset;
 pub mod link;
 pub mod local_route;
 #[cfg(feature = "monitor")]

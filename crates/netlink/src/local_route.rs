@@ -32,15 +32,16 @@ pub fn ours(conn: &mut RouteConn, ipv4: bool) -> Result<Vec<LocalRoute>, Netlink
     Ok(listed.iter().filter_map(|m| read(m, OUR_PROTOCOL)).collect())
 }
 
-/// Every address of the host that the kernel delivers, of both families, without loopback.
+/// Every address of the host that the kernel delivers, of both families, without loopback and without those of the device `except`.
 ///
 /// # Errors
 /// When the kernel refuses to list them.
-pub fn own_addresses(conn: &mut RouteConn) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+pub fn own_addresses(conn: &mut RouteConn, except: Option<u32>) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let mut addresses = BTreeSet::new();
     for ipv4 in [true, false] {
         let listed = list(conn, ipv4, PROTOCOL_KERNEL)?;
-        let routes = listed.iter().filter_map(|m| read(m, PROTOCOL_KERNEL));
+        let counted = listed.iter().filter(|m| except.is_none() || device(m) != except);
+        let routes = counted.filter_map(|m| read(m, PROTOCOL_KERNEL));
         let single = routes.filter(|r| r.destination.network() == r.destination.last());
         addresses.extend(
             single
@@ -130,6 +131,17 @@ fn message(route: &LocalRoute, ifindex: Option<u32>) -> RouteMessage {
     );
     attributes.extend(ifindex.map(RouteAttribute::Oif));
     message
+}
+
+/// The device that a route leads over.
+fn device(message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    })
 }
 
 fn read(message: &RouteNetlinkMessage, protocol: u8) -> Option<LocalRoute> {

@@ -7,6 +7,7 @@ mod draw;
 mod expression;
 #[cfg(feature = "monitor")]
 mod follow;
+mod presence;
 mod remember;
 mod set;
 mod socket;
@@ -26,6 +27,7 @@ pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
 #[cfg(feature = "monitor")]
 pub use follow::follow_tables;
+pub use presence::{chains, has_table};
 pub use remember::remember_chain;
 pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
 pub use socket::with_kept_sockets;
@@ -35,8 +37,6 @@ pub use watch::TableWatch;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-/// NFT_MSG_GETTABLE
-const GET_TABLE: u16 = 1;
 /// NFT_MSG_GETRULE
 const GET_RULE: u16 = 7;
 /// NFT_MSG_GETSETELEM
@@ -160,25 +160,6 @@ pub fn commit(family: Family, messages: &[Message], what: &str) -> Result<(), Ne
         send.map_err(|e| NetlinkError::socket(what, &e))?;
         answer(socket.socket(), (before, last)).map_err(failed)
     })
-}
-
-/// Whether there is a table of this name.
-///
-/// # Errors
-/// When the kernel has no nf_tables or does not answer.
-pub fn has_table(family: Family, table: &str) -> Result<bool, NetlinkError> {
-    // NFTA_TABLE_NAME
-    let attributes = Attributes::new().text(1, table);
-    let asked = Question {
-        kind: GET_TABLE,
-        flags: ACK,
-        attributes: &attributes,
-    };
-    let mut found = false;
-    ask(family, &asked, &format!("look for table {table}"), &mut |_| {
-        found = true
-    })?;
-    Ok(found)
 }
 
 /// Whether a chain has any rule. `false` also when there is no such chain or table.

@@ -3,6 +3,7 @@
 mod expected;
 mod host;
 mod kernel;
+mod kube_proxy;
 mod leases;
 mod members;
 mod node;
@@ -49,6 +50,7 @@ pub async fn run(
         found.push(services_apart(store, prefix, config).await?);
         found.extend(fullness(&listing));
         found.extend(node::findings(paths, config, &listing));
+        found.extend(kube_proxy::finding());
     }
     show(&found, output, |errors| {
         let noun = if errors == 1 { "check" } else { "checks" };

@@ -9,6 +9,7 @@ use flannel_netlink::sysctl;
 
 use super::item::Item;
 use super::options::Options;
+use crate::services::DRAINS;
 use crate::{cache, node_id, udp, wireguard_key};
 
 /// Where the CNI plugin notes settings, and where flannel kept its WireGuard key.
@@ -48,12 +49,18 @@ pub fn sysctls(options: &Options) -> anyhow::Result<Vec<sysctl::Changed>> {
     Ok(all)
 }
 
+/// The note of endpoints that drain, if there is one.
+pub fn drains(options: &Options) -> Option<Item> {
+    let file = options.subnet_file.parent()?.join(DRAINS);
+    file.exists().then_some(Item::File(file))
+}
+
 /// The files that are there, by names that are ours.
 pub fn files(options: &Options) -> Vec<Item> {
     let mut paths = vec![options.subnet_file.clone()];
     let dirs = run_dirs(options);
     for dir in &dirs {
-        for name in [released::SOCKET, udp::HOLDER_SOCKET, STATUS_SOCKET] {
+        for name in [released::SOCKET, udp::HOLDER_SOCKET, STATUS_SOCKET, DRAINS] {
             paths.push(dir.join(name));
         }
         if !options.keep_sysctls {
@@ -80,6 +87,7 @@ mod tests {
     fn options(folder: &Path, state: bool) -> Options {
         Options {
             dry_run: false,
+            services: false,
             bridge: None,
             state,
             keep_sysctls: false,

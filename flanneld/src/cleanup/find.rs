@@ -24,6 +24,14 @@ const TABLES: [TableName; 6] = [
     TableName::SERVICE_NAT6,
 ];
 
+/// Those of them that are about Services.
+const SERVICE_TABLES: [TableName; 4] = [
+    TableName::SERVICES,
+    TableName::SERVICES_V6,
+    TableName::SERVICE_NAT,
+    TableName::SERVICE_NAT6,
+];
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -38,17 +46,16 @@ pub struct Found {
 /// # Errors
 /// When the kernel cannot be asked at all, or containers are still attached to the bridge that is to go.
 pub fn find(options: &Options, conn: &mut RouteConn) -> anyhow::Result<Found> {
+    if options.services {
+        return of_services(options, conn);
+    }
     let links = link::dump(conn).context("cannot list the devices")?;
     let bridge = match &options.bridge {
         Some(name) => bridge(name, &links)?,
         None => None,
     };
     let mut found = Found::default();
-    let services = leftovers(conn).context("cannot list the virtual servers")?;
-    found.problems.extend(services.failed);
-    let servers = services.servers.into_iter().map(Item::VirtualServer);
-    let routes = services.routes.into_iter().map(Item::LocalRoute);
-    found.items.extend(servers.chain(routes));
+    found.add_servers(conn)?;
     found.items.extend(routes_of_ours(conn)?);
     found.items.extend(files::holder(options));
     let devices = links.iter().filter(|link| is_device_of_ours(link));
@@ -61,12 +68,7 @@ pub fn find(options: &Options, conn: &mut RouteConn) -> anyhow::Result<Found> {
     found
         .items
         .extend(bridge.map(|link| Item::Device(link.name.clone())));
-    match tables(options.bridge.is_some()) {
-        Ok(tables) => found.items.extend(tables),
-        // A host without nft has no table of ours.
-        Err(NftError::Missing { .. }) => {}
-        Err(error) => found.problems.push(crate::said::chain(&error)),
-    }
+    found.add_tables(&TABLES, options.bridge.is_some());
     if !options.keep_sysctls {
         match files::sysctls(options) {
             Ok(changed) => found.items.extend(changed.into_iter().map(Item::Sysctl)),
@@ -75,6 +77,36 @@ pub fn find(options: &Options, conn: &mut RouteConn) -> anyhow::Result<Found> {
     }
     found.items.extend(files::files(options));
     Ok(found)
+}
+
+/// What is programmed for Services: without anything of the overlay.
+fn of_services(options: &Options, conn: &mut RouteConn) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    found.add_servers(conn)?;
+    found.add_tables(&SERVICE_TABLES, false);
+    found.items.extend(files::drains(options));
+    Ok(found)
+}
+
+impl Found {
+    /// Virtual servers, and what delivers packets to them.
+    fn add_servers(&mut self, conn: &mut RouteConn) -> anyhow::Result<()> {
+        let services = leftovers(conn).context("cannot list the virtual servers")?;
+        self.problems.extend(services.failed);
+        let servers = services.servers.into_iter().map(Item::VirtualServer);
+        let routes = services.routes.into_iter().map(Item::LocalRoute);
+        self.items.extend(servers.chain(routes));
+        Ok(())
+    }
+
+    fn add_tables(&mut self, ours: &[TableName], of_plugin: bool) {
+        match tables(ours, of_plugin) {
+            Ok(tables) => self.items.extend(tables),
+            // A host without nft has no table of ours.
+            Err(NftError::Missing { .. }) => {}
+            Err(error) => self.problems.push(crate::said::chain(&error)),
+        }
+    }
 }
 
 fn routes_of_ours(conn: &mut RouteConn) -> anyhow::Result<Vec<Item>> {
@@ -127,18 +159,18 @@ fn bridge<'a>(name: &str, links: &'a [Link]) -> anyhow::Result<Option<&'a Link>>
     Ok(Some(bridge))
 }
 
-fn tables(of_plugin: bool) -> Result<Vec<Item>, NftError> {
+fn tables(ours: &[TableName], of_plugin: bool) -> Result<Vec<Item>, NftError> {
     let nft = Nft::default();
     let mut items = Vec::new();
     for (family, name) in nft.tables()? {
-        let known = TABLES
+        let known = ours
             .iter()
             .find(|t| t.name == name && t.family.to_string() == family);
-        let ours = match known {
+        let is_ours = match known {
             Some(table) => nft.current_hash(*table)?.is_some(),
             None => of_plugin && CNI_TABLES.contains(&name.as_str()),
         };
-        if ours {
+        if is_ours {
             items.push(Item::Table { family, name });
         }
     }

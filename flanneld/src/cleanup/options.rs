@@ -15,6 +15,8 @@ flannelctl subnets release.
 
   --dry-run
         only show what would be removed
+  --services
+        remove only what was programmed for Services; the overlay stays as it is
   --cni
         remove the containers' bridge and the CNI plugin's nftables tables as well; refused while a container is attached
   --bridge NAME
@@ -34,6 +36,8 @@ flannelctl subnets release.
 pub struct Options {
     /// Only show it.
     pub dry_run: bool,
+    /// Only what was programmed for Services.
+    pub services: bool,
     /// The bridge, where what the CNI plugin made goes as well.
     pub bridge: Option<String>,
     /// What outlives a reboot goes as well.
@@ -66,6 +70,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
     };
     let mut options = Options {
         dry_run: false,
+        services: false,
         bridge: None,
         state: false,
         keep_sysctls: false,
@@ -94,6 +99,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
         match name {
             "h" | "help" => return Ok(Asked::Help),
             "dry-run" => options.dry_run = true,
+            "services" => options.services = true,
             "cni" => cni = true,
             "state" => options.state = true,
             "keep-sysctls" => options.keep_sysctls = true,
@@ -102,9 +108,12 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
             "state-dir" => options.state_dir = value()?.into(),
             _ => return Err(format!("unknown flag {arg} (see flanneld cleanup --help)")),
         }
-        if inline.is_some() && matches!(name, "dry-run" | "cni" | "state" | "keep-sysctls") {
+        if inline.is_some() && matches!(name, "dry-run" | "services" | "cni" | "state" | "keep-sysctls") {
             return Err(format!("--{name} takes no value"));
         }
+    }
+    if options.services && (cni || options.state) {
+        return Err("--services is about Services alone: leave --cni and --state out".to_owned());
     }
     options.bridge = cni.then_some(bridge);
     Ok(Asked::Run(options))
@@ -143,6 +152,8 @@ mod tests {
         for args in [
             &["now"][..],
             &["--all"],
+            &["--services", "--cni"],
+            &["--services", "--state"],
             &["--bridge"],
             &["--dry-run=false"],
             &["--state-dir="],

@@ -1,5 +1,6 @@
 //! From what was typed to what it means.
 
+mod host;
 #[cfg(test)]
 mod man;
 mod options;

@@ -10,7 +10,7 @@ use flannel_tun::offloads::Offloads;
 
 use super::Typed;
 use super::services::{ServiceSource, node_name};
-use crate::services::ServiceMode;
+use crate::services::{HostSettings, ServiceMode};
 
 /// flanneld's settings, checked.
 #[derive(Debug, Clone)]
@@ -65,6 +65,8 @@ pub struct Options {
     pub services: ServiceSource,
     /// How Services are programmed.
     pub service_mode: ServiceMode,
+    /// Settings of the host that Services share with everything else on it.
+    pub host: HostSettings,
     /// Name of this node in Services, where it is not the host's own.
     pub node_name: Option<String>,
 }
@@ -135,6 +137,7 @@ impl Options {
             udp_offloads: udp_offloads(typed, &mut problems),
             services: ServiceSource::resolve(typed, &mut problems),
             service_mode: service_mode(typed, &mut problems),
+            host: super::host::settings(typed, &mut problems),
             node_name: node_name(typed),
         };
         if problems.is_empty() {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_netlink::NetlinkError;
 use flannel_netlink::generic::Ipvs;
+use flannel_netlink::{NetlinkError, sysctl};
 use flannel_plan::{FrontendKey, Frontends};
 
 use super::counts::{FrontendCounts, Wanted};
+use super::host::HostSettings;
 use super::{IpvsProgrammer, NftProgrammer, Programmer, Scope, Status, View};
 
 /// `--service-mode`
@@ -23,11 +24,11 @@ pub enum ServiceMode {
 }
 
 /// The programmer of a mode. Once its first pass has succeeded, it removes what the other programmer left on this node.
-/// Former values of kernel settings go to the file `notes`.
-pub fn programmer(mode: ServiceMode, notes: Option<PathBuf>) -> Box<dyn Programmer> {
+pub fn programmer(mode: ServiceMode, host: HostSettings, run_dir: PathBuf) -> Box<dyn Programmer> {
     Box::new(ModeProgrammer {
         mode,
-        notes,
+        host,
+        run_dir,
         chosen: None,
         leftovers: true,
         said: false,
@@ -36,7 +37,9 @@ pub fn programmer(mode: ServiceMode, notes: Option<PathBuf>) -> Box<dyn Programm
 
 struct ModeProgrammer {
     mode: ServiceMode,
-    notes: Option<PathBuf>,
+    host: HostSettings,
+    /// For what a restart or a clean-up should find.
+    run_dir: PathBuf,
     chosen: Option<Chosen>,
     leftovers: bool,
     said: bool,
@@ -55,7 +58,7 @@ impl Programmer for ModeProgrammer {
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status) {
         let chosen = match self.chosen.take() {
             Some(chosen) => chosen,
-            None => match choose(self.mode, self.notes.clone()) {
+            None => match self.choose() {
                 Ok(chosen) => chosen,
                 Err(error) => return status.fail(&error),
             },
@@ -64,6 +67,10 @@ impl Programmer for ModeProgrammer {
         let in_use = !view.frontends.cidrs.is_empty() || !view.frontends.by_key.is_empty();
         if in_use && !std::mem::replace(&mut self.said, true) {
             say(self.mode, chosen.mode);
+            let notes = self.run_dir.join(sysctl::NOTES);
+            for fault in self.host.conntrack.set(&notes) {
+                tracing::warn!("{fault}");
+            }
         }
         chosen.programmer.programme(view, scope, status);
         if self.leftovers && status.failed.is_empty() {
@@ -87,17 +94,26 @@ impl Programmer for ModeProgrammer {
     }
 }
 
-fn choose(mode: ServiceMode, notes: Option<PathBuf>) -> Result<Chosen, flannel_netlink::NetlinkError> {
-    let mode = match mode {
-        ServiceMode::Auto if Ipvs::open()?.is_none() => ServiceMode::Nftables,
-        ServiceMode::Auto | ServiceMode::Ipvs => ServiceMode::Ipvs,
-        ServiceMode::Nftables => ServiceMode::Nftables,
-    };
-    let programmer: Box<dyn Programmer> = match mode {
-        ServiceMode::Nftables => Box::new(NftProgrammer::new(notes)),
-        ServiceMode::Auto | ServiceMode::Ipvs => Box::new(IpvsProgrammer::new(true, notes)),
-    };
-    Ok(Chosen { mode, programmer })
+impl ModeProgrammer {
+    fn choose(&self) -> Result<Chosen, NetlinkError> {
+        let mode = match self.mode {
+            ServiceMode::Auto if Ipvs::open()?.is_none() => ServiceMode::Nftables,
+            ServiceMode::Auto | ServiceMode::Ipvs => ServiceMode::Ipvs,
+            ServiceMode::Nftables => ServiceMode::Nftables,
+        };
+        let programmer: Box<dyn Programmer> = match mode {
+            ServiceMode::Nftables => Box::new(NftProgrammer::new(Some(self.notes()))),
+            ServiceMode::Auto | ServiceMode::Ipvs => {
+                Box::new(IpvsProgrammer::new(&self.host, Some(&self.run_dir)))
+            }
+        };
+        Ok(Chosen { mode, programmer })
+    }
+
+    /// Where former values of kernel settings are noted.
+    fn notes(&self) -> PathBuf {
+        self.run_dir.join(sysctl::NOTES)
+    }
 }
 
 fn say(asked: ServiceMode, chosen: ServiceMode) {
@@ -122,7 +138,10 @@ fn clear_other(chosen: ServiceMode, view: &View<'_>, status: &mut Status) -> boo
     match chosen {
         ServiceMode::Nftables => match Ipvs::open() {
             Ok(None) => {}
-            Ok(Some(_)) => IpvsProgrammer::new(true, None).programme(&empty, Scope::All, &mut of_other),
+            Ok(Some(_)) => {
+                let mut programmer = IpvsProgrammer::new(&HostSettings::default(), None);
+                programmer.programme(&empty, Scope::All, &mut of_other);
+            }
             Err(error) => of_other.fail(&error),
         },
         ServiceMode::Auto | ServiceMode::Ipvs => {

@@ -205,3 +205,76 @@ fn check_as_flannel_does(key: &str, value: &str) -> Result<()> {
     );
     Ok(())
 }
+
+/// What kube-proxy left is named with what removes it, and `flanneld cleanup --services` removes what is ours and nothing else.
+pub fn each_proxy_is_removed_by_its_own_means() -> Result<()> {
+    const THEIRS: &str = "add table ip kube-proxy; add chain ip kube-proxy services; add table ip nat; add chain ip nat KUBE-SERVICES; \
+                          add chain ip nat KUBE-KUBELET-CANARY; add chain ip nat DOCKER";
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    node.run(&["nft", THEIRS])?;
+    // this kernel may have no dummy devices, and any device of that name will do
+    node.run(&[
+        "ip",
+        "link",
+        "add",
+        "kube-ipvs0",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "other0",
+    ])?;
+    node.run(&["ip", "address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"])?;
+    let mut daemons = start_all(&lab, &[])?;
+    ensure!(
+        !doctor(node)?.stdout.contains("kube-proxy"),
+        "it has the Services still"
+    );
+    lab.etcd().put(
+        "/coreos.com/network/services/v1/config",
+        r#"{"cidrs":["10.96.0.0/16"]}"#,
+    )?;
+    lab.etcd().put(
+        "/coreos.com/network/services/v1/spec/shop/web",
+        r#"{"clusterIP":"10.96.0.10","ports":[{"port":80}]}"#,
+    )?;
+    let of_services = || -> Result<String> {
+        let tables = node.run(&["nft", "list", "tables"])?;
+        let routes = node.run(&["ip", "route", "show", "table", "local", "proto", "70"])?;
+        let ours = tables.lines().filter(|line| line.contains("flannel-services"));
+        Ok(ours.chain(routes.lines()).collect::<Vec<_>>().join("\n"))
+    };
+    eventually(limit(20), "the Service", || {
+        ensure!(!of_services()?.is_empty(), "nothing is programmed");
+        Ok(())
+    })?;
+    for part in [
+        "device kube-ipvs0 with 1 addresses",
+        "table ip kube-proxy",
+        "1 chains in table ip nat",
+    ] {
+        finds(node, "warning", "kube-proxy", part)?;
+    }
+
+    let flanneld = format!("{}/flanneld", sandbox::BINARIES);
+    let refused = node.exec(&[&flanneld, "cleanup", "--services"])?;
+    ensure!(
+        refused.ok().is_err() && !of_services()?.is_empty(),
+        "a daemon runs"
+    );
+    let rest = || {
+        node.run(&[
+            "sh",
+            "-c",
+            "nft list tables | grep -v flannel-services; ip -o address; ip route",
+        ])
+    };
+    let before = rest()?;
+    daemons.drain(..).try_for_each(|daemon| daemon.kill())?;
+    node.run(&[&flanneld, "cleanup", "--services"])?;
+    let left = of_services()?;
+    ensure!(left.is_empty(), "{left}");
+    assert_eq!(rest()?, before, "and nothing else");
+    node.run(&[&flanneld, "cleanup", "--services"]).map(drop)
+}

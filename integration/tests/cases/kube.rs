@@ -1,5 +1,6 @@
 //! Services from a Kubernetes API server, with kubectl as the hand that writes them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -224,4 +225,139 @@ pub fn pods_answer_for_services_of_the_api_server() -> Result<()> {
         Ok(())
     })?;
     flannel_lab::clock::throughout(Duration::from_secs(1), "the daemon", || daemon.check_running())
+}
+
+/// Says that a Service is another proxy's.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// With a label that the controller of EndpointSlices gives them, too.
+fn labelled(mut slice: Value, label: &str, value: &str) -> Value {
+    slice["metadata"]["labels"][label] = json!(value);
+    slice
+}
+
+/// A Node in a zone.
+fn in_zone(zone: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "labels": {"topology.kubernetes.io/zone": zone}}})
+}
+
+/// What Kubernetes says that etcd's records do not: zones, Services of other proxies and of none, and load balancers that want their
+/// traffic themselves. Through whichever programmer the kernel has.
+pub fn zones_and_what_is_not_ours() -> Result<()> {
+    const BALANCER: &str = "203.0.113.7";
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let server = api_server()?;
+    let kubectl = Kubectl::new(&server.url());
+    kubectl.write(&service_cidr())?;
+    kubectl.write(&in_zone("a"))?;
+    let url = format!("--kube-api-url={}", server.url());
+    let mut daemon = lab.node(1)?.start_ready_flanneld(&[
+        "--ip-masq",
+        "--service-source=kube",
+        &url,
+        "--hostname-override=node1",
+        "--service-external-ip-range=203.0.113.0/24",
+    ])?;
+    let node = lab.node(1)?;
+    let (client, one, two) = (
+        node.add_pod("client")?,
+        node.add_pod("web1")?,
+        node.add_pod("web2")?,
+    );
+    let _responders = [one.respond(8080)?, two.respond(8080)?];
+    await_ping(&client, one.ip())?;
+    await_ping(&client, two.ip())?;
+    let answered_by = |address: &str, who: &[&str]| {
+        eventually(limit(30), &format!("answers of {who:?} at {address}"), || {
+            let answers = client.ask_many("tcp", address, 24)?;
+            let mut seen = BTreeSet::new();
+            for answer in answers {
+                let answer = answer.map_err(anyhow::Error::msg)?;
+                seen.extend(answer.split(' ').next().map(str::to_owned));
+            }
+            ensure!(seen.iter().eq(who), "{seen:?}");
+            Ok(())
+        })
+    };
+    let refused = |address: &str| {
+        eventually(limit(30), &format!("{address} to be refused"), || {
+            let answers = client.ask_many("tcp", address, 1)?;
+            let fits = matches!(answers.as_slice(), [Err(error)] if error.contains("refused"));
+            ensure!(fits, "{answers:?}");
+            Ok(())
+        })
+    };
+    let web = format!("{VIP}:80");
+    kubectl.write(&service("web", VIP))?;
+    let mut hinted = slice("web", &[one.ip(), two.ip()]);
+    for (endpoint, zone) in ["a", "b"].iter().enumerate() {
+        hinted["endpoints"][endpoint]["hints"] = json!({"forZones": [{"name": zone}]});
+    }
+    kubectl.write(&hinted)?;
+    answered_by(&web, &["web1"])?;
+    kubectl.write(&in_zone("b"))?;
+    answered_by(&web, &["web2"])?;
+    // no endpoint is for this zone, or one has no hint: all are used
+    kubectl.write(&in_zone("c"))?;
+    answered_by(&web, &["web1", "web2"])?;
+    kubectl.write(&in_zone("a"))?;
+    answered_by(&web, &["web1"])?;
+    kubectl.write(&slice("web", &[one.ip(), two.ip()]))?;
+    answered_by(&web, &["web1", "web2"])?;
+
+    let mut theirs = service("theirs", "10.96.0.21");
+    theirs["metadata"]["labels"] = json!({PROXY_NAME: "other"});
+    kubectl.write(&theirs)?;
+    kubectl.write(&labelled(slice("theirs", &[one.ip()]), PROXY_NAME, "other"))?;
+    let mut headless = service("headless", "None");
+    headless["spec"]["clusterIPs"] = json!(["None"]);
+    kubectl.write(&headless)?;
+    kubectl.write(&labelled(
+        slice("headless", &[one.ip()]),
+        "service.kubernetes.io/headless",
+        "",
+    ))?;
+    let name = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "elsewhere"},
+        "spec": {"type": "ExternalName", "externalName": "example.org"}});
+    kubectl.write(&name)?;
+    let mut balanced = service("balanced", "10.96.0.22");
+    balanced["spec"]["type"] = json!("LoadBalancer");
+    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": BALANCER, "ipMode": "Proxy"}]}});
+    server.put(Collection::Services, balanced.clone());
+    kubectl.write(&slice("balanced", &[two.ip()]))?;
+    answered_by("10.96.0.22:80", &["web2"])?;
+    refused("10.96.0.21:80")?;
+    let told = daemon.log()?;
+    ensure!(
+        ["headless", "elsewhere", "theirs"]
+            .iter()
+            .all(|name| !told.contains(&format!("shop/{name}"))),
+        "{told}"
+    );
+    let answers = client.ask_many("tcp", &format!("{BALANCER}:80"), 1)?;
+    ensure!(
+        matches!(answers.as_slice(), [Err(_)]),
+        "traffic for the load balancer did not go to it: {answers:?}"
+    );
+    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": BALANCER, "ipMode": "VIP"}]}});
+    server.put(Collection::Services, balanced);
+    answered_by(&format!("{BALANCER}:80"), &["web2"])?;
+    kubectl.run(&[
+        "label",
+        "-n",
+        "shop",
+        "service",
+        "theirs",
+        &format!("{PROXY_NAME}-"),
+    ])?;
+    kubectl.run(&[
+        "label",
+        "-n",
+        "shop",
+        "endpointslice",
+        "theirs-1",
+        &format!("{PROXY_NAME}-"),
+    ])?;
+    answered_by("10.96.0.21:80", &["web1"])?;
+    daemon.check_running()
 }

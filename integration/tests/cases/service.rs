@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::clock::throughout;
-use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pod, Process, eventually, limit, sandbox};
+use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pod, Process, eventually, kernel, limit, sandbox};
 use std::time::Duration;
 
 use super::common::{await_convergence, await_ping, start_all};
@@ -315,4 +315,56 @@ pub fn kernel_without_ipvs_is_said_once() -> Result<()> {
     );
     let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
     await_ping(&one, two.ip())
+}
+
+/// Settings of the host that the flags ask for, and no others.
+pub fn settings_of_the_host_are_made_as_asked_for() -> Result<()> {
+    const SETTINGS: [(&str, &str); 3] = [
+        ("netfilter/nf_conntrack_tcp_timeout_established", "7200"),
+        ("netfilter/nf_conntrack_udp_timeout_stream", "77"),
+        ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+    ];
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    let read = |name: &str| {
+        let text = node.run(&["cat", &format!("/proc/sys/net/{name}")])?;
+        anyhow::Ok(text.trim().to_owned())
+    };
+    let untouched = read("netfilter/nf_conntrack_udp_timeout")?;
+    lab.etcd().put(
+        "/coreos.com/network/services/v1/config",
+        r#"{"cidrs":["10.96.0.0/16"]}"#,
+    )?;
+    let mut daemon = node.start_ready_flanneld(&[
+        "--conntrack-tcp-timeout-established=2h0m0s",
+        "--conntrack-udp-timeout-stream=77s",
+        "--conntrack-udp-timeout=0s",
+        "--conntrack-tcp-be-liberal",
+        "--ipvs-tcp-timeout=16m40s",
+        "--ipvs-udp-timeout=45s",
+        "--ipvs-strict-arp",
+    ])?;
+    for (name, value) in SETTINGS {
+        eventually(limit(20), name, || {
+            let now = read(name)?;
+            ensure!(now == value, "{now}");
+            Ok(())
+        })?;
+    }
+    assert_eq!(read("netfilter/nf_conntrack_udp_timeout")?, untouched);
+    if kernel::has_ipvs() {
+        eventually(limit(20), "timeouts of IPVS", || {
+            let told = node.run(&["ipvsadm", "-L", "--timeout"])?;
+            ensure!(told.trim() == "Timeout (tcp tcpfin udp): 1000 120 45", "{told}");
+            Ok(())
+        })?;
+        assert_eq!(
+            (
+                read("ipv4/conf/all/arp_ignore")?,
+                read("ipv4/conf/all/arp_announce")?
+            ),
+            ("1".into(), "2".into())
+        );
+    }
+    daemon.check_running()
 }

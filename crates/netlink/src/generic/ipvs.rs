@@ -21,12 +21,17 @@ pub(crate) mod command {
     pub(crate) const SET_DEST: u8 = 6;
     pub(crate) const DEL_DEST: u8 = 7;
     pub(crate) const GET_DEST: u8 = 8;
+    pub(crate) const SET_CONFIG: u8 = 12;
+    pub(crate) const GET_CONFIG: u8 = 13;
 }
 
 pub(crate) mod attr {
     //! `IPVS_CMD_ATTR_*`, `IPVS_SVC_ATTR_*`, `IPVS_DEST_ATTR_*`.
     pub(crate) const SERVICE: u16 = 1;
     pub(crate) const DEST: u16 = 2;
+    pub(crate) const TIMEOUT_TCP: u16 = 4;
+    pub(crate) const TIMEOUT_TCP_FIN: u16 = 5;
+    pub(crate) const TIMEOUT_UDP: u16 = 6;
 
     pub(crate) const SVC_AF: u16 = 1;
     pub(crate) const SVC_PROTOCOL: u16 = 2;
@@ -88,6 +93,17 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes to clients.
     pub bytes_out: u64,
+}
+
+/// Seconds for which IPVS remembers a connection without packets. Of a request, what is `None` stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IpvsTimeouts {
+    /// An open TCP connection.
+    pub tcp: Option<u32>,
+    /// A TCP connection after its first FIN.
+    pub tcp_fin: Option<u32>,
+    /// UDP.
+    pub udp: Option<u32>,
 }
 
 /// How packets reach a real server (`IP_VS_CONN_F_FWD_MASK`).
@@ -200,6 +216,26 @@ pub(crate) fn list_virtual() -> Vec<u8> {
 /// A request for the list of the real servers of one virtual server.
 pub(crate) fn list_real(key: &IpvsKey) -> Vec<u8> {
     key_only(Message::new(command::GET_DEST, VERSION), key).finish()
+}
+
+/// A request for the timeouts.
+pub(crate) fn read_timeouts() -> Vec<u8> {
+    Message::new(command::GET_CONFIG, VERSION).finish()
+}
+
+/// A request to set timeouts.
+pub(crate) fn set_timeouts(timeouts: &IpvsTimeouts) -> Vec<u8> {
+    let all = [
+        (attr::TIMEOUT_TCP, timeouts.tcp),
+        (attr::TIMEOUT_TCP_FIN, timeouts.tcp_fin),
+        (attr::TIMEOUT_UDP, timeouts.udp),
+    ];
+    let message = Message::new(command::SET_CONFIG, VERSION);
+    let add = |message: Message, (kind, seconds): (u16, Option<u32>)| match seconds {
+        Some(seconds) => message.u32(kind, seconds),
+        None => message,
+    };
+    all.into_iter().fold(message, add).finish()
 }
 
 fn key_only(message: Message, key: &IpvsKey) -> Message {

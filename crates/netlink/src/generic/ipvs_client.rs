@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use flannel_model::VirtualAddress;
 
 use super::family::family_id;
-use super::ipvs::{self, IpvsKey, IpvsRequest, RealServer, Stats, VirtualServer};
+use super::ipvs::{self, IpvsKey, IpvsRequest, IpvsTimeouts, RealServer, Stats, VirtualServer};
 use super::ipvs_parse;
 use crate::{Conn, NetlinkError, Protocol, Request};
 
@@ -95,6 +95,28 @@ impl Ipvs {
             }
         }
         outcomes
+    }
+
+    /// The timeouts of the namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn timeouts(&mut self) -> Result<IpvsTimeouts, NetlinkError> {
+        let request = self.request(ipvs::read_timeouts(), "read the timeouts of IPVS".to_owned());
+        let reply = self.conn.request(&request)?;
+        Ok(reply.map_or_else(IpvsTimeouts::default, |r| ipvs_parse::timeouts(&r.payload)))
+    }
+
+    /// Sets those timeouts that are `Some`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_timeouts(&mut self, timeouts: &IpvsTimeouts) -> Result<(), NetlinkError> {
+        let request = self.request(
+            ipvs::set_timeouts(timeouts),
+            "set the timeouts of IPVS".to_owned(),
+        );
+        self.conn.request(&request).map(drop)
     }
 
     fn request(&self, payload: Vec<u8>, what: String) -> Request {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use flannel_model::{ServiceProtocol, VirtualAddress};
 
 use super::attribute::attributes_of;
-use super::ipvs::{Forward, INET, INET6, IpvsKey, RealServer, Stats, VirtualServer, attr};
+use super::ipvs::{Forward, INET, INET6, IpvsKey, IpvsTimeouts, RealServer, Stats, VirtualServer, attr};
 use crate::wire::Attributes;
 
 /// `IP_VS_SVC_F_HASHED`: set by the kernel on every virtual server that it uses.
@@ -61,6 +61,16 @@ pub(crate) fn real_server(payload: &[u8], ipv6: bool) -> Option<RealServer> {
         active: dest.u32(attr::DEST_ACTIVE_CONNS).unwrap_or(0),
         inactive: dest.u32(attr::DEST_INACT_CONNS).unwrap_or(0),
     })
+}
+
+/// The timeouts in the answer to GET_CONFIG.
+pub(crate) fn timeouts(payload: &[u8]) -> IpvsTimeouts {
+    let config = Nest(attributes_of(payload));
+    IpvsTimeouts {
+        tcp: config.u32(attr::TIMEOUT_TCP),
+        tcp_fin: config.u32(attr::TIMEOUT_TCP_FIN),
+        udp: config.u32(attr::TIMEOUT_UDP),
+    }
 }
 
 fn key(service: &Nest<'_>) -> Option<IpvsKey> {

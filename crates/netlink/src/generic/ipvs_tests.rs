@@ -7,7 +7,9 @@ use flannel_model::{ServiceProtocol, VirtualAddress};
 use proptest::prelude::*;
 
 use super::attribute::Message;
-use super::ipvs::{self, Forward, IpvsKey, IpvsRequest, RealServer, Stats, VirtualServer, attr};
+use super::ipvs::{
+    self, Forward, IpvsKey, IpvsRequest, IpvsTimeouts, RealServer, Stats, VirtualServer, attr,
+};
 use super::ipvs_parse;
 
 fn key(protocol: ServiceProtocol, address: &str) -> IpvsKey {
@@ -268,4 +270,25 @@ proptest! {
         bytes.truncate(cut);
         ipvs_parse::virtual_server(&bytes);
     }
+}
+
+#[test]
+fn only_the_timeouts_that_are_given_are_sent() {
+    let timeouts = IpvsTimeouts {
+        tcp: Some(900),
+        tcp_fin: None,
+        udp: Some(45),
+    };
+    let bytes = ipvs::set_timeouts(&timeouts);
+    let number = |kind: u16, value: u32| {
+        [
+            8u16.to_ne_bytes().as_slice(),
+            &kind.to_ne_bytes(),
+            &value.to_ne_bytes(),
+        ]
+        .concat()
+    };
+    // IPVS_CMD_SET_CONFIG, version 1; IPVS_CMD_ATTR_TIMEOUT_TCP and _UDP
+    assert_eq!(bytes, [vec![12, 1, 0, 0], number(4, 900), number(6, 45)].concat());
+    assert_eq!(ipvs_parse::timeouts(&bytes), timeouts);
 }

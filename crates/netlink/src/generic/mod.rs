@@ -10,6 +10,6 @@ mod ipvs_tests;
 mod wireguard;
 
 pub use family::family_id;
-pub use ipvs::{Forward, IpvsKey, IpvsRequest, RealServer, Stats, VirtualServer};
+pub use ipvs::{Forward, IpvsKey, IpvsRequest, IpvsTimeouts, RealServer, Stats, VirtualServer};
 pub use ipvs_client::Ipvs;
 pub use wireguard::{AllowedIp, Device as WireguardDevice, PeerSpec, PeerState, Wireguard};

@@ -24,6 +24,8 @@ pub struct ServiceNode {
     pub peers: BTreeSet<IpAddr>,
     /// Further addresses that the node must go on to reach, each with its name, such as `etcd`.
     pub reserved: BTreeMap<IpAddr, String>,
+    /// Addresses of the API server that Services come from. One of them may be a Service's own cluster address, and no external one.
+    pub api_servers: BTreeSet<IpAddr>,
 }
 
 impl ServiceNode {

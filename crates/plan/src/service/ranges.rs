@@ -75,6 +75,9 @@ pub(super) fn external_ip_fault(
     if let Some(cidr) = cidrs.iter().find(|c| c.holds(ip)) {
         return Some(format!("it lies inside the service CIDR {cidr}"));
     }
+    if node.api_servers.contains(&ip) {
+        return Some("it is an address of the API server".to_owned());
+    }
     if !config.external_cidrs.iter().any(|c| c.holds(ip)) {
         return Some(format!(
             "it lies outside the ranges {} that externalCidrs allows for such addresses",
@@ -90,5 +93,33 @@ fn list(ranges: &[IpSubnet]) -> String {
         "(none)".to_owned()
     } else {
         texts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_external_address_is_that_of_the_api_server_and_a_cluster_address_may_be() {
+        let api_server: IpAddr = "203.0.113.9".parse().unwrap();
+        let within: IpAddr = "10.96.0.1".parse().unwrap();
+        let node = ServiceNode {
+            api_servers: [api_server, within].into(),
+            ..ServiceNode::default()
+        };
+        let cidrs = ["10.96.0.0/16".parse().unwrap()];
+        let config = ServicesConfig {
+            external_cidrs: vec!["203.0.113.0/24".parse().unwrap()],
+            ..ServicesConfig::default()
+        };
+        assert_eq!(
+            external_ip_fault(api_server, &cidrs, &config, &node).unwrap(),
+            "it is an address of the API server"
+        );
+        let other = "203.0.113.10".parse().unwrap();
+        assert_eq!(external_ip_fault(other, &cidrs, &config, &node), None);
+        // the API server may be reached by its own Service
+        assert_eq!(cluster_ip_fault(within, &cidrs, &node), None);
     }
 }

@@ -31,6 +31,7 @@ fn node() -> ServiceNode {
         pods: vec!["10.5.1.0/24".parse().unwrap()],
         peers: ["203.0.113.2".parse().unwrap()].into(),
         reserved: [("203.0.113.3".parse().unwrap(), "etcd".to_owned())].into(),
+        api_servers: std::collections::BTreeSet::new(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod counts;
 mod drain;
+mod drain_file;
 mod flows;
 mod leftovers;
 mod routes;
@@ -10,19 +11,23 @@ mod sysctls;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flannel_model::{ServerKey, VirtualAddress};
-use flannel_netlink::generic::Ipvs;
-use flannel_netlink::{NetlinkError, RouteConn};
+use flannel_netlink::generic::{Ipvs, IpvsTimeouts};
+use flannel_netlink::{NetlinkError, RouteConn, sysctl};
 use flannel_nft::Element;
 use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK};
 use flannel_plan::{FrontendChanges, FrontendKey};
 
 use super::counts::{FrontendCounts, Wanted};
+use super::host::HostSettings;
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
+use drain::Drains;
+use drain_file::DrainFile;
+pub use drain_file::FILE as DRAINS;
 pub use leftovers::leftovers;
 use routes::Routes;
 use servers::Servers;
@@ -51,6 +56,9 @@ pub struct IpvsProgrammer {
     sysctls_said: Said,
     /// Where former values of kernel settings are noted.
     notes: Option<PathBuf>,
+    /// What the timeouts of IPVS are to be.
+    timeouts: IpvsTimeouts,
+    strict_arp: bool,
 }
 
 impl Programmer for IpvsProgrammer {
@@ -81,13 +89,18 @@ impl Programmer for IpvsProgrammer {
 }
 
 impl IpvsProgrammer {
-    /// With or without random source ports where addresses are masqueraded. Former values of kernel settings go to the file `notes`.
-    pub fn new(fully_random: bool, notes: Option<PathBuf>) -> Self {
+    /// With what the host is to be set to, and the folder for what a restart or a clean-up should find.
+    pub fn new(host: &HostSettings, run_dir: Option<&Path>) -> Self {
         let mut programmer = Self {
-            notes,
+            timeouts: host.ipvs_timeouts,
+            strict_arp: host.strict_arp,
+            notes: run_dir.map(|folder| folder.join(sysctl::NOTES)),
             ..Self::default()
         };
-        programmer.tables.fully_random = fully_random;
+        programmer.tables.fully_random = true;
+        if let Some(folder) = run_dir {
+            programmer.servers.drains = Drains::with_file(DrainFile::new(folder));
+        }
         programmer
     }
 
@@ -121,6 +134,7 @@ impl IpvsProgrammer {
             Scope::All | Scope::Changed(_) => self.everything(&mut conn, &mut ipvs, view, status)?,
         }
         self.servers.tend_drains(&mut ipvs, view.frontends, status);
+        self.servers.drains.save();
         status.rejects.extend(self.servers.clashes());
         Ok(())
     }
@@ -145,6 +159,7 @@ impl IpvsProgrammer {
         self.servers.observe(ipvs, ours)?;
         if !frontends.cidrs.is_empty() {
             self.set_sysctls(view, status);
+            self.set_timeouts(ipvs)?;
         }
         self.recorded = Some(BTreeSet::new());
         let touched = self.tables.touched();
@@ -293,9 +308,32 @@ impl IpvsProgrammer {
         Ok(ipvs)
     }
 
+    /// Those that are asked for; the others stay as they are.
+    fn set_timeouts(&mut self, ipvs: &mut Ipvs) -> Result<(), NetlinkError> {
+        let asked = self.timeouts;
+        if asked == IpvsTimeouts::default() {
+            return Ok(());
+        }
+        let now = ipvs.timeouts()?;
+        let wanted = IpvsTimeouts {
+            tcp: asked.tcp.or(now.tcp),
+            tcp_fin: asked.tcp_fin.or(now.tcp_fin),
+            udp: asked.udp.or(now.udp),
+        };
+        if wanted != now {
+            ipvs.set_timeouts(&asked)?;
+            tracing::info!(before = ?now, now = ?wanted, "the timeouts of IPVS are set as the flags ask for");
+        }
+        Ok(())
+    }
+
     fn set_sysctls(&mut self, view: &View<'_>, status: &mut Status) {
         let ipv6 = tables::has_family(view.frontends, false);
-        let missing = sysctls::set(ipv6, self.notes.as_deref(), &mut status.failed);
+        let notes = self.notes.as_deref();
+        let mut missing = sysctls::set(ipv6, notes, &mut status.failed);
+        if self.strict_arp {
+            missing.extend(sysctls::strict_arp(notes));
+        }
         if missing.is_empty() {
             self.sysctls_said.clear();
         } else if self.sysctls_said.is_news(&missing.join("; ")) {

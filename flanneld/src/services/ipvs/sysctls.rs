@@ -5,6 +5,8 @@ use std::path::Path;
 
 use flannel_netlink::sysctl;
 
+use crate::services::host::set_sysctl;
+
 struct Setting {
     path: &'static str,
     /// What to do, and what happens otherwise, where the kernel has no such setting.
@@ -71,6 +73,20 @@ pub(super) fn set(ipv6: bool, notes: Option<&Path>, failed: &mut Vec<String>) ->
         }
     }
     missing
+}
+
+/// Addresses are answered for by ARP on the device that has them only. What no device has, and only a local route delivers, is left to
+/// who announces it. Answers a sentence for each setting that cannot be made.
+pub(super) fn strict_arp(notes: Option<&Path>) -> Vec<String> {
+    // Documentation/networking/ip-sysctl.rst: reply only for addresses of the device that was asked on; announce with such a one
+    let settings = [
+        ("net/ipv4/conf/all/arp_ignore", 1),
+        ("net/ipv4/conf/all/arp_announce", 2),
+    ];
+    settings
+        .into_iter()
+        .filter_map(|(path, value)| set_sysctl(path, value, notes))
+        .collect()
 }
 
 /// A host that forwards IPv6 heeds router advertisements only with accept_ra 2 (Documentation/networking/ip-sysctl.rst): one that had its

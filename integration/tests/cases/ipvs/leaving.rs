@@ -1,7 +1,7 @@
 //! Endpoints that go: connections that may end, flows that must.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use flannel_lab::clock::throughout;
@@ -14,7 +14,7 @@ use super::stand::{LINES, PORT, Stand, VIP, config, real_servers, web};
 /// A real server that goes takes no new connections and keeps those it has: through a crash, until its time is up, or until it is back.
 pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()> {
     let mut config = config();
-    config["drainTimeout"] = json!(8);
+    config["drainTimeout"] = json!(12);
     let mut stand = Stand::serving(&config)?;
     let lines = "TCP 10.96.0.10:81 rr";
     let open = Held::open(&stand.client, "10.96.0.10:81", 10)?;
@@ -25,7 +25,7 @@ pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()
     // back before its time: as if nothing had been
     stand.endpoints("web", &[0, 1])?;
     stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 1)])?;
-    throughout(Duration::from_secs(9), "a real server that is back", || {
+    throughout(Duration::from_secs(13), "a real server that is back", || {
         let seen = real_servers(stand.node()?, lines)?;
         ensure!(
             seen.len() == 2 && !seen.iter().any(|s| s.ends_with(" 0")),
@@ -33,8 +33,10 @@ pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()
         );
         Ok(())
     })?;
+    let begin = Instant::now();
     stand.endpoints("web", &[0])?;
     stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 0)])?;
+    std::thread::sleep(Duration::from_secs(6));
     stand.crash()?;
     stand.start()?;
     let report = open.close()?;
@@ -42,6 +44,11 @@ pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()
     // The kernel remembers closed connections for two minutes more; the bound is shorter, and the same for open ones.
     let still = Held::open(&stand.client, "10.96.0.10:81", 4)?;
     stand.await_servers(lines, &[(0, LINES, 1)])?;
+    let took = begin.elapsed();
+    ensure!(
+        (11..18).contains(&took.as_secs()),
+        "its 12 s took {took:?}: a new process goes on with what was left"
+    );
     let report = still.close()?;
     assert_eq!((report.broken, report.servers), (0, vec!["one".to_owned()]));
     Ok(())

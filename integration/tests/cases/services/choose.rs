@@ -1,9 +1,13 @@
 //! Which endpoints are used: policies, hints, conditions, affinity.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use flannel_lab::{Pod, eventually, limit};
 use serde_json::{Value, json};
 
+use super::Mode;
 use super::ask::{MANY, await_answer, check_fails, check_reaches, shares};
 use super::city::{City, Family, at, node_ip};
 
@@ -102,6 +106,34 @@ pub fn clients_keep_their_endpoint(city: &City) -> Result<()> {
             shop.await_endpoints(&[kept, other])?;
             check_reaches(&city.client, protocol, &address, &[other])?;
         }
+    }
+    Ok(())
+}
+
+/// A client that was silent for longer than the timeout is a new one.
+pub fn clients_are_forgotten_after_their_time(city: &City) -> Result<()> {
+    const TIME: u64 = 4;
+    let more = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": TIME}}});
+    let shop = city.open_shop(more, &city.both())?;
+    if city.mode.get() == Mode::Ipvs {
+        // it remembers a client for as long as any of his connections is remembered
+        city.node(1)?.run(&["ipvsadm", "--set", "0", "0", "1"])?;
+    }
+    for family in Family::BOTH {
+        let address = shop.at(family, 53);
+        await_answer(&city.client, "udp", &address)?;
+        let mut seen = BTreeSet::new();
+        // by chance it may be the same endpoint again
+        for _ in 0..15 {
+            let answered = shares(&city.client, "udp", &address, MANY)?;
+            ensure!(answered.len() == 1, "{address}: {answered:?}");
+            seen.extend(answered.into_keys());
+            if seen.len() == 2 {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(TIME + 3));
+        }
+        ensure!(seen.len() == 2, "{address}: {seen:?} answered, whenever asked");
     }
     Ok(())
 }

@@ -66,6 +66,7 @@ const CHOOSE: &[Check] = checks![
     choose::endpoints_on_their_way_out_serve_where_none_is_ready,
     choose::endpoints_that_are_not_ready_serve_where_that_is_wanted,
     choose::clients_keep_their_endpoint,
+    choose::clients_are_forgotten_after_their_time,
     choose::health_checks_tell_where_endpoints_are,
     reach::connections_are_spread_as_asked_for,
 ];

@@ -96,5 +96,27 @@ pub fn the_other_programmer_takes_over(city: &City) -> Result<()> {
         })?;
     }
     city.clear()?;
-    super::reach::sctp_is_a_protocol_like_others(city)
+    super::reach::sctp_is_a_protocol_like_others(city)?;
+    city.clear()?;
+    and_back(city)
+}
+
+/// From nftables to IPVS.
+fn and_back(city: &City) -> Result<()> {
+    let shop = city.open_shop(json!({}), &city.both())?;
+    city.crash()?;
+    city.mode.set(Mode::Ipvs);
+    city.start()?;
+    for node in city.lab.nodes() {
+        eventually(limit(20), "what nftables had to be gone", || {
+            let tables = node.run(&["nft", "list", "tables"])?;
+            ensure!(!tables.contains("flannel-services-nat"), "{tables}");
+            Ok(())
+        })?;
+    }
+    shop.await_endpoints(&city.both())?;
+    for family in Family::BOTH {
+        check_reaches(&city.client, "tcp", &shop.at(family, 80), &city.both())?;
+    }
+    Ok(())
 }

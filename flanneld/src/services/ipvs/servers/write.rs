@@ -96,7 +96,7 @@ impl Servers {
                 if server.real.contains_key(real) {
                     self.drains.cancel(at, real);
                 } else if drain && found.weight == 0 {
-                    self.drains.begin(*at, *real, now, frontends.drain_timeout);
+                    self.drains.go_on(*at, *real, now, frontends.drain_timeout);
                 }
             }
         }
