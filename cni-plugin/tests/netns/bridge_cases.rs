@@ -192,6 +192,10 @@ fn b18_who_gives_the_hardware_address() {
         node.add("c1", &pod);
         assert_eq!(device(&pod, "eth0")["address"], "02:00:00:00:00:01", "{version}");
         let pod = Space::new();
+        node.conf["delegate"]["args"] = json!({ "cni": { "mac": "02:00:00:00:00:03" } });
+        node.add("c3", &pod);
+        assert_eq!(device(&pod, "eth0")["address"], "02:00:00:00:00:03", "{version}");
+        let pod = Space::new();
         node.conf["RuntimeConfig"] = json!({ "Mac": "02:00:00:00:00:02" });
         node.add("c2", &pod);
         assert_eq!(device(&pod, "eth0")["address"], "02:00:00:00:00:02", "{version}");

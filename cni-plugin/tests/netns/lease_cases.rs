@@ -109,6 +109,41 @@ fn h8_h9_addresses_that_were_asked_for() {
     });
 }
 
+/// A set of the runtime with two ranges, and the node's own of both families.
+#[test]
+fn b6_h10_several_addresses_of_a_family() {
+    versions(DUAL, |node, version| {
+        node.conf["runtimeConfig"] = json!({
+            "ipRanges": [[{ "subnet": "10.99.0.0/29" }, { "subnet": "10.98.0.0/24" }]],
+            "ips": ["10.98.0.7", "fd00:244:0:1::89"],
+        });
+        let pod = Space::new();
+        if ["0.1.0", "0.2.0"].contains(&version) {
+            let answer = node.call("ADD", "c1", &pod.path());
+            assert_eq!(answer.code(), 2, "{version}");
+            let msg = answer.json["msg"].as_str().unwrap();
+            assert!(msg.contains("more than 1 address per family"), "{msg}");
+            assert_eq!(node.leases(), Vec::<String>::new());
+            return;
+        }
+        let expected = ["10.98.0.7/24", "10.244.1.2/24", "fd00:244:0:1::89/64"];
+        assert_eq!(node.add("c1", &pod).ips(), expected, "{version}");
+        let mut there = pod.addresses("eth0");
+        there.sort();
+        assert_eq!(there, ["10.244.1.2/24", "10.98.0.7/24", "fd00:244:0:1::89/64"]);
+        node.conf["runtimeConfig"]["ips"] = json!([]);
+        // Behind the last one, as nobody asked for another.
+        assert_eq!(
+            node.add("c2", &Space::new()).ips()[0],
+            "10.98.0.8/24",
+            "{version}"
+        );
+        node.del("c1", "");
+        node.del("c2", "");
+        assert_eq!(node.leases(), Vec::<String>::new(), "{version}");
+    });
+}
+
 #[test]
 fn h6_blanks_in_a_lease() {
     versions(V4, |node, version| {
