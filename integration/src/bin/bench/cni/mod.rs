@@ -5,6 +5,7 @@
 
 mod block;
 mod daemon;
+mod floor;
 mod seed;
 mod side;
 mod trace;
@@ -70,6 +71,7 @@ pub fn run() -> Result<()> {
     few.at_once(16, 160, 2)?;
     few.at_once(100, 200, 1)?;
     few.stand(MANY)?;
+    few.calls_traced()?;
     few.one_by_one(&format!("one at a time, {MANY} pods on the node"), 40)?;
     few.at_once(16, 160, 1)?;
     few.at_once(100, 200, 1)?;
@@ -175,11 +177,12 @@ impl Match {
 
     /// How many programs and system calls each command takes.
     fn calls_traced(&self) -> Result<()> {
-        println!("\n-- what one call takes");
+        println!("\n-- what one call takes, {} pods on the node", self.standing);
         // The first ADD makes the bridge as well.
-        for verb in ["ADD, first", "ADD", "CHECK", "DEL", "DEL, again", "VERSION"] {
+        let first = ["ADD, first"].into_iter().filter(|_| self.standing == 0);
+        for verb in first.chain(["ADD", "CHECK", "DEL", "DEL, again", "VERSION"]) {
             for side in self.sides(0) {
-                let counted = trace::count(side, verb, &self.pod(side, "spare0"))?;
+                let counted = trace::count(side, verb, &self.pod(side, "spare0"), self.standing)?;
                 println!("{:<34} {counted}", format!("{verb}: {}", side.program()));
             }
         }
@@ -208,6 +211,26 @@ impl Match {
                 Some(why) => table::missing(kind, &why),
             }
         }
+        self.floor(rounds)
+    }
+
+    /// What the kernel alone takes for an ADD and a DEL, on our node as it stands.
+    fn floor(&self, rounds: usize) -> Result<()> {
+        if self.standing == 0 {
+            table::missing("the kernel's part alone", "no pod stands, and so no bridge");
+            return Ok(());
+        }
+        let netns = format!("/run/netns/{}", self.pod(&self.ours, "spare1"));
+        let (mut adds, mut dels) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let (add, del) = floor::life(&self.ours, &netns)?;
+            adds.push(add);
+            dels.push(del);
+            self.ours.settle(self.standing)?;
+        }
+        table::heading_ours("the kernel's part alone, in this process: nobody can be faster");
+        table::ours("ADD: device, address, routes", &Series::new(adds), None);
+        table::ours("DEL: cut off, to be deleted later", &Series::new(dels), None);
         Ok(())
     }
 

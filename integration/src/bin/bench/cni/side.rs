@@ -123,7 +123,7 @@ impl Side {
     }
 
     /// The calling thread becomes one of the node's: what it starts runs there.
-    fn enter(&self) -> Result<()> {
+    pub fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.node.as_fd(), Some(LinkNameSpaceType::Network))
             .context("cannot enter the node's namespace")
     }

@@ -24,17 +24,17 @@ impl fmt::Display for Counted {
     }
 }
 
-/// Makes one call of `verb` (its first word) under strace.
-pub fn count(side: &Side, verb: &str, pod: &str) -> Result<Counted> {
+/// Makes one call of `verb` (its first word) under strace, on a node with `standing` pods besides.
+pub fn count(side: &Side, verb: &str, pod: &str, standing: usize) -> Result<Counted> {
     let log = format!("{}/strace.log", sandbox::SCRATCH);
     let (verb, again) = verb.split_once(',').unwrap_or((verb, ""));
     let launcher = ["strace", "-f", "-qq", "-s", "0", "-e", "signal=none", "-o", &log];
     if verb == "ADD" {
         side.call("DEL", pod, pod, None)?;
-        side.settle(0)?;
+        side.settle(standing)?;
     }
     if again.contains("again") {
-        side.settle(0)?;
+        side.settle(standing)?;
     }
     // What an ADD prints is of use to CHECK and DEL only.
     let kept = format!("{}/{pod}.result", sandbox::SCRATCH);
