@@ -160,18 +160,23 @@ fn collect_garbage(node: &Node) -> Result<()> {
 
 /// Kills `verb` as it begins its call `number` of the kernel; `false` when it has fewer.
 fn killed(node: &Node, verb: &str, number: u32) -> Result<bool> {
+    Ok(killed_as(node, &call(verb, number), number)?.starts_with("killed"))
+}
+
+/// Kills `call` as it begins its call `number` of the kernel; what was reported of that.
+fn killed_as(node: &Node, call: &CniCall, number: u32) -> Result<String> {
     let report = "/run/kill-at.report";
     let tool = format!("{}/kill-at", sandbox::BINARIES);
-    let output = node.cni(&call(verb, number).through(&[&tool, &number.to_string(), report]))?;
+    let output = node.cni(&call.clone().through(&[&tool, &number.to_string(), report]))?;
     let report = std::fs::read_to_string(node.file(report)).context("no report")?;
-    let hit = report.starts_with("killed");
     ensure!(
-        hit || output.success(),
-        "{verb} was not killed and failed: {} {}",
+        report.starts_with("killed") || output.success(),
+        "{} was not killed and failed: {} {}",
+        call.command,
         output.stdout,
         output.stderr
     );
-    Ok(hit)
+    Ok(report)
 }
 
 /// `verb` killed at every call, each time followed by `mend`, after which nothing may be left.
@@ -229,6 +234,56 @@ pub fn del_handed_over_and_killed_anywhere_is_finished_by_del() -> Result<()> {
 
 pub fn del_handed_over_and_killed_anywhere_is_finished_by_gc() -> Result<()> {
     sweep_in(&Bed::with(true)?, "DEL", |node, _| collect_garbage(node))
+}
+
+/// The same call with Debian's `ptp` as delegate, which is a program of its own.
+fn delegated(verb: &str, number: u32) -> CniCall {
+    let config = json!({ "name": "cbr0", "cniVersion": "1.0.0", "type": "flannel", "delegate": { "type": "ptp", "ipMasq": false } });
+    CniCall {
+        variables: vec![("CNI_PATH".into(), "/usr/lib/cni".into())],
+        stdin: config.to_string().into(),
+        ..call(verb, number)
+    }
+}
+
+/// ADD ends in the delegate: it is killed at each of our own calls, up to the one that starts it. What is killed later is the
+/// delegate itself. DEL waits for it, and is killed at each of its calls at first and then, in the middle of the delegate's work, at
+/// every fiftieth; the delegate then runs on alone.
+pub fn another_delegate_killed_anywhere_is_finished_by_del() -> Result<()> {
+    const EXECVE: &str = "killed 59";
+    let bed = Bed::new()?;
+    let node = bed.node()?;
+    let delete = |number| -> Result<()> {
+        let output = node.cni(&delegated("DEL", number))?.ok()?;
+        ensure!(output.is_empty(), "DEL printed {output}");
+        bed.check_clean(&format!("a kill at call {number}, and DEL"))
+    };
+    let mut number = 1;
+    loop {
+        let report = killed_as(node, &delegated("ADD", number), number)?;
+        delete(number).with_context(|| format!("ADD: {report}"))?;
+        // The first one is our own start.
+        if number > FEWEST_POINTS && report.starts_with(EXECVE) {
+            break;
+        }
+        ensure!(
+            report.starts_with("killed") && number < MOST_POINTS,
+            "ADD never started the delegate: {report}"
+        );
+        number += 1;
+    }
+    let mut number = 1;
+    loop {
+        node.cni(&delegated("ADD", number))?.ok()?;
+        let report = killed_as(node, &delegated("DEL", number), number)?;
+        delete(number).with_context(|| format!("DEL: {report}"))?;
+        if !report.starts_with("killed") {
+            break;
+        }
+        number += if number < 2 * FEWEST_POINTS { 1 } else { 50 };
+    }
+    ensure!(number > 2 * FEWEST_POINTS, "DEL makes only {number} calls");
+    bed.check_keeper()
 }
 
 pub fn a_thousand_pods_a_hundred_at_a_time() -> Result<()> {

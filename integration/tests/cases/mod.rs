@@ -197,6 +197,7 @@ pub fn all() -> Vec<Case> {
         case!(plain crash::del_killed_anywhere_is_finished_by_gc),
         case!(plain crash::del_handed_over_and_killed_anywhere_is_finished_by_del),
         case!(plain crash::del_handed_over_and_killed_anywhere_is_finished_by_gc),
+        case!(plain crash::another_delegate_killed_anywhere_is_finished_by_del),
         case!(plain crash::a_thousand_pods_a_hundred_at_a_time),
         case!(plain crash::a_thousand_pods_beside_a_daemon),
         case!(plain crash::vanishing_namespace_leaves_nothing),
