@@ -127,7 +127,11 @@ impl Mirror {
                 self.etcd.back_up(&file).map_err(text)
             }
             Deed::Started | Deed::Stopped | Deed::Restored | Deed::Wiped => Ok(()),
-            Deed::Expired(_) | Deed::Put { .. } | Deed::Deleted(_) | Deed::Compacted => self.by_hand(deed),
+            Deed::Expired(_)
+            | Deed::Put { .. }
+            | Deed::Changed { .. }
+            | Deed::Deleted(_)
+            | Deed::Compacted => self.by_hand(deed),
         }
     }
 
@@ -169,6 +173,12 @@ impl Mirror {
                         client.lease_grant(i64::from(FOR_EVER), Some(grant)).await?;
                         options = options.with_lease(*lease);
                     }
+                    client
+                        .put(format!("{RANGE}{key}"), value.as_str(), Some(options))
+                        .await?;
+                }
+                Deed::Changed { key, value } => {
+                    let options = PutOptions::new().with_ignore_lease();
                     client
                         .put(format!("{RANGE}{key}"), value.as_str(), Some(options))
                         .await?;

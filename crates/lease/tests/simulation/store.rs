@@ -35,7 +35,16 @@ impl Change {
 #[derive(Debug, Clone)]
 pub enum Deed {
     Expired(i64),
-    Put { key: String, value: String, lease: i64 },
+    Put {
+        key: String,
+        value: String,
+        lease: i64,
+    },
+    /// Another value on the lease that the key has.
+    Changed {
+        key: String,
+        value: String,
+    },
     Deleted(String),
     Compacted,
     BackedUp,
@@ -181,6 +190,15 @@ impl Store {
             lease,
         });
         self.put(key, value, lease);
+    }
+
+    /// Another value for a key that stays on its lease.
+    pub fn change_by_hand(&mut self, record: &Record, value: &str) {
+        self.note(Deed::Changed {
+            key: record.key.clone(),
+            value: value.into(),
+        });
+        self.put(&record.key, value, record.lease);
     }
 
     /// An operator's deletion.

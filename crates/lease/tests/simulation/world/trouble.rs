@@ -126,7 +126,7 @@ impl World {
         if let Some(value) = named.filter(|_| self.forged < MOST_FORGED) {
             self.forged += 1;
             let value = value.replace("192.168.50.", "192.168.51.");
-            self.store.put(&record.key, &value, record.lease);
+            self.store.change_by_hand(record, &value);
         }
     }
 
