@@ -72,7 +72,7 @@ const SUITES: &[Suite] = &[
         programs: &["flanneld"],
         rivals: &[],
         ipvs: false,
-        seconds: 3_600,
+        seconds: 900,
         run: leases::run,
     },
     Suite {

@@ -1,36 +1,66 @@
 //! Leases at scale: thousands of nodes on one real etcd, and one flanneld with thousands of peers.
 //!
-//! A simulated node is the daemon's own lease driver and store client on a connection of its own, without a kernel. All of them run on
-//! one thread of this process, so what they wait for each other is in the figures. etcd's data is in memory: a sync costs nothing.
-//! What stands beside as flannel's is either measured (a start with flannel's calls) or reckoned from them, and says which.
+//! A simulated node is the daemon's own lease driver and store client on a connection of its own, without a kernel. Every node takes its
+//! subnet by real transactions, a few at a time; a sample of them are full watchers from the beginning to the end, because 5,000 watchers
+//! of 5,000 writes are 25 million events, which is what 5,000 machines are for. The output says what is of the sample. etcd's data is in
+//! memory: a sync costs nothing. What stands beside as flannel's is either measured (a start with flannel's calls) or reckoned from them,
+//! and says which.
 
 mod calls;
 mod daemon;
 mod flannel;
 mod node;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::lab::SUBNETS_PREFIX;
-use flannel_lab::{Lab, LabOptions, limit};
+use flannel_lab::{Asked, Lab, LabOptions};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::stats::{Series, milliseconds};
-use flannel_lab::Asked;
-use node::Nodes;
+use node::{FullNode, Probes};
 
-/// Nodes, unless [`NODES_VARIABLE`] says another number.
-const NODES: usize = 5_000;
-const NODES_VARIABLE: &str = "BENCH_NODES";
-/// Peers of the one flanneld, unless [`PEERS_VARIABLE`] says another number.
-const PEERS: usize = 10_000;
-const PEERS_VARIABLE: &str = "BENCH_PEERS";
-/// How long the nodes are watched in rest, in seconds, unless [`REST_VARIABLE`] says another number: each renews once in that time.
-/// In less, renewals of nodes that started together fall into it or do not.
-const REST: usize = 300;
-const REST_VARIABLE: &str = "BENCH_REST";
-/// Writes that every node has to see.
+/// A number that the environment may change.
+struct Size {
+    variable: &'static str,
+    usual: usize,
+}
+
+/// Nodes that take a subnet.
+const NODES: Size = Size {
+    variable: "BENCH_NODES",
+    usual: 5_000,
+};
+/// Those among them that watch all the time.
+const WATCHERS: Size = Size {
+    variable: "BENCH_WATCHERS",
+    usual: 100,
+};
+/// Nodes that start at one time.
+const AT_ONCE: Size = Size {
+    variable: "BENCH_AT_ONCE",
+    usual: 16,
+};
+/// Peers of the one flanneld.
+const PEERS: Size = Size {
+    variable: "BENCH_PEERS",
+    usual: 10_000,
+};
+/// Seconds in which the watchers are left in peace: long enough for each to ask for a sign of life once.
+const REST: Size = Size {
+    variable: "BENCH_REST",
+    usual: 45,
+};
+/// Writes that every watcher has to see.
 const PROBES: usize = 20;
+/// Renewals whose messages are counted.
+const RENEWALS: u64 = 20;
+/// Renewals a node and hour: one every 270 to 300 seconds.
+const RENEWALS_AN_HOUR: f64 = 3600.0 / 285.0;
+/// Signs of life that a watch stream asks for in an hour at the most: one after 40 seconds of silence.
+const SIGNS_AN_HOUR: f64 = 3600.0 / 40.0;
 /// What the project wants the daemon to stay below, in MiB.
 const MEMORY_GOAL: f64 = 60.0;
 const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
@@ -38,89 +68,25 @@ const CONFIG: &str = r#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#;
 /// Runs the suite.
 pub fn run() -> Result<()> {
     raise_file_limit()?;
-    let (nodes, peers) = (number(NODES_VARIABLE, NODES)?, number(PEERS_VARIABLE, PEERS)?);
+    let (nodes, peers) = (NODES.get()?, PEERS.get()?);
     let lab = Lab::new(&LabOptions::nodes(1).config(CONFIG))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    let rest = Duration::from_secs(u64::try_from(number(REST_VARIABLE, REST)?)?);
-    runtime.block_on(local.run_until(many_nodes(nodes, rest)))?;
-    drop(local);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(many_nodes(nodes))?;
     drop(runtime);
     lab.etcd().delete_prefix(SUBNETS_PREFIX)?;
     daemon::with_peers(&lab, peers, MEMORY_GOAL)
 }
 
-async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
-    heading(&format!("{number} nodes start at once"));
-    let before = Asked::read()?;
-    let start = Instant::now();
-    let mut nodes = Nodes::start(number)?;
-    let times = nodes.all_hold(limit(1_500)).await?;
-    let all = start.elapsed();
-    let subnets = nodes.leases().await?;
-    ensure!(subnets == number, "{subnets} leases of {number} nodes");
-    let held = Series::new(times);
-    row("all have a subnet of their own, s", &seconds(all), "", "measured");
-    let (p50, p99) = (held.percentile(50), held.percentile(99));
-    row(
-        "a node has its subnet after, s, p50 / p99",
-        &format!("{} / {}", seconds_of(p50), seconds_of(p99)),
-        "",
-        "measured",
-    );
-    nodes.all_see(number, limit(1_500)).await?;
-    row(
-        "every node has seen every lease, s",
-        &seconds(start.elapsed()),
-        "",
-        "measured",
-    );
-    let started = Asked::read()?.since(&before);
-    let n = number as f64;
-    calls::print(
-        &started,
-        "messages a node until then",
-        n,
-        flannel::calls_to_grow(n),
-    );
+async fn many_nodes(number: usize) -> Result<()> {
+    let watchers = WATCHERS.get()?.clamp(1, number);
+    let probes = Arc::new(Probes::default());
+    let mut full = start(number, watchers, &probes).await?;
+    one_more(number).await?;
+    rest(&full, number).await?;
 
-    heading("one more node");
-    let one = flannel::start(number).await?;
-    let ours = node::one_start().await?;
-    row(
-        "time to its subnet and its peers, ms",
-        &milliseconds(Some(ours.time)),
-        &milliseconds(Some(one.time)),
-        "measured",
-    );
-    row(
-        "calls",
-        &ours.calls.to_string(),
-        &one.calls.to_string(),
-        "measured",
-    );
-
-    heading(&format!("{number} nodes in rest"));
-    let before = Asked::read()?;
-    let start = Instant::now();
-    tokio::time::sleep(rest).await;
-    let hours = start.elapsed().as_secs_f64() / 3600.0;
-    let asked = Asked::read()?.since(&before);
-    calls::print(
-        &asked,
-        "messages a node and hour",
-        n * hours,
-        flannel::calls_in_rest(n),
-    );
-
-    heading("a lease changes, and every node sees it");
-    let probes = nodes
-        .probe(PROBES, limit(60))
-        .await
-        .context("the writes that every node has to see")?;
-    let events = Series::new(probes);
+    heading(&format!("a lease changes: {watchers} watchers"));
+    let waits = node::probe(&node::store()?, &probes, watchers, PROBES).await;
+    let events = Series::new(waits.context("the writes that every watcher has to see")?);
     let (p50, p99) = (
         milliseconds(events.percentile(50)),
         milliseconds(events.percentile(99)),
@@ -129,7 +95,7 @@ async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
         &format!("put to event, ms, p50 / p99 of {}", events.count()),
         &format!("{p50} / {p99}"),
         "",
-        "measured",
+        "",
     );
     row(
         "calls that follow, of all nodes",
@@ -137,7 +103,107 @@ async fn many_nodes(number: usize, rest: Duration) -> Result<()> {
         &number.to_string(),
         "derived: one LeaseTimeToLive a watcher",
     );
+    full.clear();
     Ok(())
+}
+
+/// Everybody takes a subnet, beside watchers that see all of them.
+async fn start(number: usize, watchers: usize, probes: &Arc<Probes>) -> Result<Vec<FullNode>> {
+    let at_once = AT_ONCE.get()?.max(1);
+    heading(&format!(
+        "{number} nodes, {at_once} starting at a time; {watchers} of them watch to the end"
+    ));
+    let before = Asked::read()?;
+    let start = Instant::now();
+    let mut full: Vec<FullNode> = futures::stream::iter(0..watchers)
+        .map(|index| async move {
+            let mut node = FullNode::start(index, probes.clone()).await?;
+            node.holds().await?;
+            anyhow::Ok(node)
+        })
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await?;
+    let times: Vec<Duration> = futures::stream::iter(watchers..number)
+        .map(|index| async move { tokio::spawn(node::acquire(index)).await? })
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await?;
+    row(
+        "all have a subnet of their own, s",
+        &seconds(start.elapsed()),
+        "",
+        "",
+    );
+    for node in &mut full {
+        node.sees(number).await?;
+    }
+    row(
+        "every watcher has seen every lease, s",
+        &seconds(start.elapsed()),
+        "",
+        "",
+    );
+    let asked = Asked::read()?.since(&before);
+    let leases = node::distinct_leases(&node::store()?).await?;
+    ensure!(leases == number, "{leases} leases of {number} nodes");
+    let (p50, p99) = percentiles(times);
+    row(
+        "a node has its subnet after, ms, p50 / p99",
+        &format!("{p50} / {p99}"),
+        "",
+        "",
+    );
+    let n = number as f64;
+    calls::print(&asked, "messages a node", n, flannel::calls_to_grow(n));
+    Ok(full)
+}
+
+async fn one_more(number: usize) -> Result<()> {
+    heading(&format!("one more node beside {number}"));
+    let flannels = flannel::start(number).await?;
+    let ours = node::one_start(number).await?;
+    let time = |start: &flannel::Start| milliseconds(Some(start.time));
+    row(
+        "time to its subnet and its peers, ms",
+        &time(&ours),
+        &time(&flannels),
+        "measured",
+    );
+    let (ours, flannels) = (ours.calls.to_string(), flannels.calls.to_string());
+    row("messages to etcd", &ours, &flannels, "measured");
+    Ok(())
+}
+
+async fn rest(full: &[FullNode], number: usize) -> Result<()> {
+    let period = Duration::from_secs(u64::try_from(REST.get()?)?);
+    let watchers = full.len() as f64;
+    heading(&format!("{watchers} watchers in rest for {} s", period.as_secs()));
+    let before = Asked::read()?;
+    tokio::time::sleep(period).await;
+    let asked = Asked::read()?.since(&before);
+    let streams = asked.calls("Watch") + asked.calls("LeaseKeepAlive");
+    ensure!(streams == 0, "streams were opened in rest: {asked:?}");
+    let hours = period.as_secs_f64() / 3600.0;
+    let flannels = flannel::calls_in_rest(number as f64);
+    calls::print(&asked, "messages a watcher", watchers, flannels * hours);
+    let renewals = node::renewals(RENEWALS).await? as f64 / RENEWALS as f64;
+    row("messages a renewal", &format!("{renewals:.2}"), "2", "derived");
+    row(
+        "messages a node and hour, reckoned, at most",
+        &format!("{:.0}", SIGNS_AN_HOUR + renewals * RENEWALS_AN_HOUR),
+        &format!("{flannels:.0}"),
+        "derived",
+    );
+    Ok(())
+}
+
+fn percentiles(times: Vec<Duration>) -> (String, String) {
+    let series = Series::new(times);
+    (
+        milliseconds(series.percentile(50)),
+        milliseconds(series.percentile(99)),
+    )
 }
 
 fn heading(title: &str) {
@@ -159,16 +225,14 @@ fn seconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64())
 }
 
-fn seconds_of(duration: Option<Duration>) -> String {
-    duration.map_or("–".to_owned(), seconds)
-}
-
-fn number(variable: &str, usual: usize) -> Result<usize> {
-    match std::env::var(variable) {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("{variable} is {text:?}; expected a number")),
-        Err(_) => Ok(usual),
+impl Size {
+    fn get(&self) -> Result<usize> {
+        match std::env::var(self.variable) {
+            Ok(text) => text
+                .parse()
+                .with_context(|| format!("{} is {text:?}; expected a number", self.variable)),
+            Err(_) => Ok(self.usual),
+        }
     }
 }
 

@@ -1,54 +1,61 @@
 //! A node without a kernel: the daemon's lease driver and its watches, on a connection of its own.
 
-use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flannel_daemon::clock::random_bits;
-use flannel_daemon::lease_driver::{LeaseDriver, LeaseStatus};
+use flannel_daemon::lease_driver::{LeaseDriver, LeaseStatus, record};
 use flannel_daemon::publish::{Published, Publisher, Vtep};
-use flannel_lab::etcd;
-use flannel_lease::{Identity, LeaseMachine, Settings};
-use flannel_model::{EtcdPrefix, Mac, NetworkConfig, NodeId};
+use flannel_lab::{Asked, etcd};
+use flannel_lease::{Identity, LeaseMachine, Record, Settings, Standing};
+use flannel_model::{EtcdPrefix, LeaseKey, LeaseValue, Mac, NetworkConfig, NodeId};
 use flannel_store::{EtcdOptions, EtcdStore, Event, Store, follow};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
-use flannel_lab::Asked;
+use super::flannel;
 
 /// The key that probes write: a lease that no node holds.
 const PROBE: &str = "10.255.255.0-24";
-
-/// The nodes, and what they report.
-pub struct Nodes {
-    statuses: Vec<watch::Receiver<Option<LeaseStatus>>>,
-    seen: Vec<watch::Receiver<usize>>,
-    probes: Rc<Probes>,
-    store: EtcdStore,
-    start: Instant,
-}
+/// Longest that one node may take for its subnet.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// When a probe was sent, and how long each node waited for it.
-#[derive(Default)]
-struct Probes {
-    sent: Cell<Option<Instant>>,
-    waits: RefCell<Vec<Duration>>,
+#[derive(Debug, Default)]
+pub struct Probes(Mutex<(Option<Instant>, Vec<Duration>)>);
+
+impl Probes {
+    fn send(&self) {
+        *self.lock() = (Some(Instant::now()), Vec::new());
+    }
+
+    fn arrived(&self) {
+        let mut probe = self.lock();
+        if let Some(sent) = probe.0 {
+            probe.1.push(sent.elapsed());
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.lock().1.len()
+    }
+
+    fn take(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.lock().1)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Option<Instant>, Vec<Duration>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// What a single start took.
-pub struct Start {
-    /// Until the subnet is held and the list of peers is complete.
-    pub time: Duration,
-    /// Messages to etcd.
-    pub calls: u64,
-}
-
-fn prefix() -> EtcdPrefix {
+pub fn prefix() -> EtcdPrefix {
     EtcdPrefix::new("/coreos.com/network")
 }
 
-fn store() -> Result<EtcdStore> {
+pub fn store() -> Result<EtcdStore> {
     let options = EtcdOptions {
         endpoints: vec![etcd::ENDPOINT.to_owned()],
         insecure: true,
@@ -57,14 +64,8 @@ fn store() -> Result<EtcdStore> {
     Ok(EtcdStore::connect(options)?)
 }
 
-/// One node begins; it ends with the receivers.
-async fn run(
-    index: usize,
-    store: EtcdStore,
-    status: watch::Sender<Option<LeaseStatus>>,
-    seen: watch::Sender<usize>,
-    probes: Rc<Probes>,
-) -> Result<()> {
+/// The daemon's driver for a node of this number, as the daemon makes it.
+async fn driver(index: usize, store: &EtcdStore) -> Result<LeaseDriver<EtcdStore>> {
     let prefix = prefix();
     let (config, _) = store.get(&prefix.config()).await?;
     let config = NetworkConfig::parse(&config.context("no network config")?.value)?;
@@ -87,42 +88,7 @@ async fn run(
         ipv6: vtep(),
     };
     let publisher = Publisher::new(identity, config.pools, published);
-    let driver = LeaseDriver::new(machine, store.clone(), prefix.clone(), publisher);
-    // As the daemon does, all at once: its own lease, everybody's leases, the config and the Services.
-    let (_news, own) = mpsc::channel(1);
-    tokio::task::spawn_local(driver.run(own, status));
-    let (_config, mut config) = follow(store.clone(), prefix.config());
-    let (_services, mut services) = follow(store.clone(), prefix.services());
-    let (_leases, mut leases) = follow(store, prefix.subnets());
-    let mut known = HashSet::new();
-    let probe = format!("{}{PROBE}", prefix.subnets());
-    loop {
-        let event = tokio::select! {
-            Some(event) = leases.recv() => event,
-            Some(_) = config.recv() => continue,
-            Some(_) = services.recv() => continue,
-            else => return Ok(()),
-        };
-        match event {
-            Event::InitApply(kv) | Event::Apply(kv) if kv.key == probe => probes.arrived(),
-            Event::InitApply(kv) => drop(known.insert(fingerprint(&kv.key))),
-            Event::Apply(kv) => {
-                known.insert(fingerprint(&kv.key));
-                seen.send_replace(known.len());
-            }
-            Event::InitDone { .. } => drop(seen.send_replace(known.len())),
-            Event::Delete { key, .. } => drop(known.remove(&fingerprint(&key))),
-            Event::Init | Event::Lost { .. } | Event::Resumed { .. } => {}
-        }
-    }
-}
-
-/// Thousands of nodes that keep thousands of keys would need the memory of thousands of machines; a number for each will do.
-fn fingerprint(key: &str) -> u32 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    key.hash(&mut hasher);
-    hasher.finish() as u32
+    Ok(LeaseDriver::new(machine, store.clone(), prefix, publisher))
 }
 
 fn identity(index: usize) -> Result<Identity> {
@@ -137,135 +103,201 @@ fn identity(index: usize) -> Result<Identity> {
     })
 }
 
-impl Probes {
-    fn arrived(&self) {
-        if let Some(sent) = self.sent.get() {
-            self.waits.borrow_mut().push(sent.elapsed());
-        }
-    }
+/// Waits until the lease is held and was renewed once, which is the end of a start.
+async fn holds(status: &mut watch::Receiver<Option<LeaseStatus>>) -> Result<LeaseKey> {
+    let confirmed = |status: &Option<LeaseStatus>| {
+        status
+            .as_ref()
+            .is_some_and(|status| status.standing == Standing::Confirmed)
+    };
+    let held = tokio::time::timeout(LONGEST, status.wait_for(confirmed)).await;
+    let held = held.context("no subnet in time")?.context("the node ended")?;
+    let held = held.as_ref().and_then(|status| status.held);
+    Ok(held.context("no subnet")?.key)
 }
 
-impl Nodes {
-    /// Starts so many at once. Must be called within a `LocalSet`.
-    pub fn start(number: usize) -> Result<Self> {
-        let probes = Rc::new(Probes::default());
-        let mut nodes = Self {
-            statuses: Vec::new(),
-            seen: Vec::new(),
-            probes: probes.clone(),
-            store: store()?,
-            start: Instant::now(),
-        };
-        for index in 0..number {
-            let (status, statuses) = watch::channel(None);
-            let (seen, seens) = watch::channel(0);
-            nodes.statuses.push(statuses);
-            nodes.seen.push(seens);
-            let probes = probes.clone();
-            tokio::task::spawn_local(begin(index, status, seen, probes));
+/// A node that takes its subnet and is gone again; its lease stays. How long that took.
+pub async fn acquire(index: usize) -> Result<Duration> {
+    let start = Instant::now();
+    let store = store()?;
+    let driver = driver(index, &store).await?;
+    let (status, mut held) = watch::channel(None);
+    let (_news, own) = mpsc::channel(1);
+    let task = tokio::spawn(driver.run(own, status));
+    let holds = holds(&mut held).await;
+    task.abort();
+    holds
+        .with_context(|| format!("node {index}"))
+        .map(|_| start.elapsed())
+}
+
+/// A node that does all that a daemon does with etcd, until it is dropped.
+pub struct FullNode {
+    held: watch::Receiver<Option<LeaseStatus>>,
+    seen: watch::Receiver<usize>,
+    _tasks: JoinSet<()>,
+    _news: mpsc::Sender<flannel_lease::Event>,
+}
+
+impl FullNode {
+    /// Starts one; it tells `probes` of the key of probes.
+    pub async fn start(index: usize, probes: Arc<Probes>) -> Result<Self> {
+        let store = store()?;
+        let (first, list) = oneshot::channel();
+        let driver = driver(index, &store).await?.with_first_list(list);
+        let (status, held) = watch::channel(None);
+        let (seen_sender, seen) = watch::channel(0);
+        let (news, own) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver.run(own, status));
+        for range in [prefix().config(), prefix().services()] {
+            let (_, mut events) = follow(store.clone(), range);
+            tasks.spawn(async move { while events.recv().await.is_some() {} });
         }
-        Ok(nodes)
+        let (_, leases) = follow(store, prefix().subnets());
+        tasks.spawn(see_leases(leases, first, seen_sender, probes));
+        Ok(Self {
+            held,
+            seen,
+            _tasks: tasks,
+            _news: news,
+        })
     }
 
-    /// Waits until all hold a subnet; how long each took.
-    pub async fn all_hold(&mut self, within: Duration) -> Result<Vec<Duration>> {
-        let start = self.start;
-        let waits = self.statuses.iter_mut().map(|status| async move {
-            let holds =
-                |status: &Option<LeaseStatus>| status.as_ref().is_some_and(|status| status.held.is_some());
-            status.wait_for(holds).await.context("a node ended")?;
-            anyhow::Ok(start.elapsed())
-        });
-        tokio::time::timeout(within, futures::future::try_join_all(waits))
-            .await
-            .context("not all nodes got a subnet")?
+    /// Waits until it holds a subnet.
+    pub async fn holds(&mut self) -> Result<LeaseKey> {
+        holds(&mut self.held).await
     }
 
-    /// How many leases etcd has.
-    pub async fn leases(&self) -> Result<usize> {
-        Ok(self.store.list(&prefix().subnets()).await?.kvs.len())
-    }
-
-    /// Waits until each has seen the leases of all.
-    pub async fn all_see(&mut self, number: usize, within: Duration) -> Result<()> {
-        let waits = self.seen.iter_mut().map(|seen| async move {
-            seen.wait_for(|count| *count >= number)
-                .await
-                .context("a node ended")
-                .map(drop)
-        });
-        tokio::time::timeout(within, futures::future::try_join_all(waits))
-            .await
-            .context("not all nodes saw all leases")??;
+    /// Waits until it has seen so many leases.
+    pub async fn sees(&mut self, number: usize) -> Result<()> {
+        let seen = self.seen.wait_for(|count| *count >= number);
+        let seen = tokio::time::timeout(LONGEST, seen).await;
+        seen.context("it did not see all leases in time")?
+            .context("the node ended")?;
         Ok(())
     }
+}
 
-    /// Writes a lease so many times; the time from each write to its arrival at every node.
-    pub async fn probe(&self, times: usize, within: Duration) -> Result<Vec<Duration>> {
-        let key = format!("{}{PROBE}", prefix().subnets());
-        let mut all = Vec::new();
-        for n in 0..=times {
-            let value = format!(r#"{{"PublicIP":"192.168.1.{n}","PublicIPv6":null,"BackendType":"vxlan"}}"#);
-            self.probes.waits.borrow_mut().clear();
-            self.probes.sent.set(Some(Instant::now()));
-            self.store.put(&key, &value).await?;
-            let arrived = tokio::time::timeout(within, self.arrived()).await;
-            let count = self.probes.waits.borrow().len();
-            ensure!(
-                arrived.is_ok(),
-                "{count} of {} nodes saw a write",
-                self.statuses.len()
-            );
-            // The first finds connections that have slept.
-            if n > 0 {
-                all.append(&mut self.probes.waits.borrow_mut());
+/// Counts the leases, and hands the first list to the driver as the daemon does.
+async fn see_leases(
+    mut leases: mpsc::Receiver<Event>,
+    first: oneshot::Sender<Vec<Record>>,
+    seen: watch::Sender<usize>,
+    probes: Arc<Probes>,
+) {
+    let range = prefix().subnets();
+    let probe = format!("{range}{PROBE}");
+    let mut first = Some(first);
+    let mut listing = Vec::new();
+    let mut known = HashSet::new();
+    while let Some(event) = leases.recv().await {
+        match event {
+            Event::InitApply(kv) | Event::Apply(kv) if kv.key == probe => probes.arrived(),
+            Event::InitApply(kv) => {
+                known.insert(fingerprint(&kv.key));
+                listing.extend(first.is_some().then(|| record(&range, kv)).flatten());
             }
+            Event::Apply(kv) => {
+                known.insert(fingerprint(&kv.key));
+                seen.send_replace(known.len());
+            }
+            Event::InitDone { .. } => {
+                if let Some(first) = first.take() {
+                    let _ = first.send(std::mem::take(&mut listing));
+                }
+                seen.send_replace(known.len());
+            }
+            Event::Delete { key, .. } => drop(known.remove(&fingerprint(&key))),
+            Event::Init | Event::Lost { .. } | Event::Resumed { .. } => {}
         }
-        self.store.delete(&key).await?;
-        Ok(all)
     }
+}
 
-    async fn arrived(&self) {
-        while self.probes.waits.borrow().len() < self.statuses.len() {
+/// Many nodes that keep thousands of keys would need the memory of many machines; a number for each will do.
+fn fingerprint(key: &str) -> u32 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+/// Leases in etcd: every one must be of another node.
+pub async fn distinct_leases(store: &EtcdStore) -> Result<usize> {
+    let listing = store.list(&prefix().subnets()).await?;
+    let owners: HashSet<_> = listing
+        .kvs
+        .iter()
+        .map(|kv| LeaseValue::parse(&kv.value).map(|value| value.public_ip))
+        .collect::<Result<_, _>>()?;
+    ensure!(
+        owners.len() == listing.kvs.len(),
+        "{} owners of {} leases",
+        owners.len(),
+        listing.kvs.len()
+    );
+    Ok(owners.len())
+}
+
+/// Writes a lease so many times; the time from each write to its arrival at each of `watchers` nodes.
+pub async fn probe(
+    store: &EtcdStore,
+    probes: &Probes,
+    watchers: usize,
+    times: usize,
+) -> Result<Vec<Duration>> {
+    let key = format!("{}{PROBE}", prefix().subnets());
+    let mut all = Vec::new();
+    for n in 0..=times {
+        let value = format!(r#"{{"PublicIP":"192.168.1.{n}","PublicIPv6":null,"BackendType":"vxlan"}}"#);
+        probes.send();
+        store.put(&key, &value).await?;
+        let deadline = Instant::now() + LONGEST;
+        while probes.count() < watchers {
+            ensure!(
+                Instant::now() < deadline,
+                "{} of {watchers} nodes saw a write",
+                probes.count()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        // The first finds connections that have slept.
+        if n > 0 {
+            all.append(&mut probes.take());
+        }
     }
+    store.delete(&key).await?;
+    Ok(all)
 }
 
-async fn begin(
-    index: usize,
-    status: watch::Sender<Option<LeaseStatus>>,
-    seen: watch::Sender<usize>,
-    probes: Rc<Probes>,
-) {
-    let ran = match store() {
-        Ok(store) => run(index, store, status, seen, probes).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = ran {
-        println!("node {index}: {error:#}");
-    }
-}
-
-/// One more node beside those that are there.
-pub async fn one_start() -> Result<Start> {
+/// One more node beside those that are there, until it has its subnet and its peers.
+pub async fn one_start(peers: usize) -> Result<flannel::Start> {
     let before = Asked::read()?;
     let start = Instant::now();
-    let (status, mut held) = watch::channel(None);
-    let (seen, mut seens) = watch::channel(0);
-    let node = tokio::task::spawn_local(begin(usize::from(u16::MAX), status, seen, Rc::default()));
-    let holds = |status: &Option<LeaseStatus>| status.as_ref().is_some_and(|status| status.held.is_some());
-    held.wait_for(holds).await.context("the node ended")?;
-    seens
-        .wait_for(|count| *count > 0)
-        .await
-        .context("the node ended")?;
+    let mut node = FullNode::start(usize::from(u16::MAX), Arc::default()).await?;
+    let key = node.holds().await?;
+    node.sees(peers).await?;
     let time = start.elapsed();
     let calls = Asked::read()?.since(&before).all_messages();
-    let key = held.borrow().as_ref().and_then(|status| Some(status.held?.key));
-    node.abort();
-    drop((held, seens));
-    let key = key.context("no lease")?;
+    drop(node);
     store()?.delete(&prefix().lease(&key)).await?;
-    Ok(Start { time, calls })
+    Ok(flannel::Start { time, calls })
+}
+
+/// Messages that so many renewals of an open lease take.
+pub async fn renewals(times: u64) -> Result<u64> {
+    let store = store()?;
+    let key = format!("{}{PROBE}", prefix().subnets());
+    let lease = flannel_store::NewLease::any(600);
+    let flannel_store::Created::Won { lease, .. } = store.create(&key, "{}", lease, &[]).await? else {
+        anyhow::bail!("{key} is there already");
+    };
+    store.keep_alive(lease).await?;
+    let before = Asked::read()?;
+    for _ in 0..times {
+        store.keep_alive(lease).await?;
+    }
+    let messages = Asked::read()?.since(&before).all_messages();
+    store.delete(&key).await?;
+    Ok(messages)
 }
