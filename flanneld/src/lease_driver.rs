@@ -1,6 +1,8 @@
 //! Runs the lease machine against the store.
 
 mod operate;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::Pin;

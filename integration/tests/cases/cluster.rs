@@ -10,8 +10,17 @@ use serde_json::Value;
 use super::common::{await_ping, programmed};
 
 const MEMBERS: usize = 3;
-/// How often the leader is killed.
+/// How often the leader is killed, unless [`KILLS_VARIABLE`] says another number, of 1 to 50.
 const KILLS: usize = 5;
+const KILLS_VARIABLE: &str = "LAB_LEADER_KILLS";
+
+fn kills() -> Result<usize> {
+    let Ok(text) = std::env::var(KILLS_VARIABLE) else {
+        return Ok(KILLS);
+    };
+    let number = text.parse().ok().filter(|number| (1..=50).contains(number));
+    number.with_context(|| format!("{KILLS_VARIABLE} is {text:?}; expected a number of 1 to 50"))
+}
 
 /// Each leader is killed while records come and go: every record reaches every node, and no packet is lost.
 pub fn leaders_die_and_then_the_majority() -> Result<()> {
@@ -29,7 +38,8 @@ pub fn leaders_die_and_then_the_majority() -> Result<()> {
     await_ping(&near, far.ip())?;
     await_ping(&far, near.ip())?;
     let stream = Pinger::start(&near, &far)?;
-    for number in 0..KILLS {
+    let kills = kills()?;
+    for number in 0..kills {
         let leader = cluster.leader()?;
         cluster.kill(leader)?;
         cluster
@@ -39,7 +49,7 @@ pub fn leaders_die_and_then_the_majority() -> Result<()> {
     }
     majority_dies(&lab, &mut cluster, &daemons[0])?;
     cluster
-        .churn(&lab, KILLS)
+        .churn(&lab, kills)
         .context("after the majority was back")?;
     let report = stream.stop()?;
     ensure!(report.sent >= 500 && report.lost.is_empty(), "lost: {report:?}");
