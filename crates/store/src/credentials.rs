@@ -153,7 +153,11 @@ fn user(options: &EtcdOptions, problems: &mut Vec<String>) -> Option<(String, Se
             }
         },
         (Some(_), None) => {
-            problems.push("--etcd-username is given without a password".to_owned());
+            problems.push(
+                "--etcd-username is given without a password: name a file with it by --etcd-password-file, or set \
+                 FLANNELD_ETCD_PASSWORD"
+                    .to_owned(),
+            );
             None
         }
         (None, Some(_)) => {

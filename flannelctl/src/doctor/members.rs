@@ -35,9 +35,17 @@ pub type Asked = (String, Result<MemberStatus, StoreError>);
 
 /// What there is to say of the endpoints that were given.
 pub fn findings(asked: &[Asked]) -> Vec<Finding> {
+    let answered = |port: &str| {
+        asked
+            .iter()
+            .any(|(e, answer)| answer.is_ok() && e.ends_with(port))
+    };
+    // flannel's default endpoints hold etcd's port of before 2015, where nobody listens any more.
+    let by_default = |endpoint: &str| endpoint == "http://127.0.0.1:4001" && answered("//127.0.0.1:2379");
     let silent: Vec<String> = asked
         .iter()
-        .filter_map(|(endpoint, answer)| answer.as_ref().err().map(|error| format!("{endpoint} ({error})")))
+        .filter(|(endpoint, _)| !by_default(endpoint))
+        .filter_map(|(_, answer)| answer.as_ref().err().map(ToString::to_string))
         .collect();
     let members: Vec<(&str, &MemberStatus)> = asked
         .iter()
@@ -48,7 +56,7 @@ pub fn findings(asked: &[Asked]) -> Vec<Finding> {
             "etcd-endpoints",
             Level::Warning,
             &silent,
-            "endpoints that do not answer",
+            "endpoints that do not say how they are",
             format!("{} of etcd answering", number(members.len(), "endpoint")),
             "is etcd running there? Leave out endpoints that are no more: calls pass them over, but late",
         ),
@@ -59,6 +67,9 @@ pub fn findings(asked: &[Asked]) -> Vec<Finding> {
 
 fn versions(members: &[(&str, &MemberStatus)]) -> Finding {
     let check = "etcd-version";
+    if members.is_empty() {
+        return Finding::skipped(check, "no endpoint said its version");
+    }
     let all: Vec<String> = members
         .iter()
         .map(|(endpoint, status)| format!("{} at {endpoint}", status.version))
@@ -85,6 +96,9 @@ fn versions(members: &[(&str, &MemberStatus)]) -> Finding {
 }
 
 fn alarms(members: &[(&str, &MemberStatus)]) -> Finding {
+    if members.is_empty() {
+        return Finding::skipped("etcd-alarms", "no endpoint said how it is");
+    }
     let mut bad: Vec<String> = Vec::new();
     for (endpoint, status) in members {
         bad.extend(
@@ -156,6 +170,30 @@ mod tests {
             "{}",
             mixed[1].text
         );
+    }
+
+    #[test]
+    fn endpoints_that_are_silent_are_named_but_for_flannels_old_one() {
+        let silent = |endpoint: &str| -> Asked {
+            let options = flannel_store::EtcdOptions {
+                endpoints: vec!["ftp://x".to_owned()],
+                ..flannel_store::EtcdOptions::default()
+            };
+            (
+                endpoint.to_owned(),
+                Err(flannel_store::EtcdStore::connect(options).unwrap_err()),
+            )
+        };
+        let (_, status) = member("3.6.11");
+        let here = ("http://127.0.0.1:2379".to_owned(), status);
+        assert_eq!(levels(&[silent("http://127.0.0.1:4001"), here])[0], Level::Ok);
+        let other = member("3.6.11");
+        assert_eq!(
+            levels(&[silent("http://127.0.0.1:4001"), other])[0],
+            Level::Warning
+        );
+        let skipped = [Level::Warning, Level::Skipped, Level::Skipped];
+        assert_eq!(levels(&[silent("http://127.0.0.1:4001")]), skipped);
     }
 
     #[test]

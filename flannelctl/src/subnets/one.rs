@@ -92,7 +92,7 @@ fn table(view: &View) -> String {
         ("Value", printable(&view.value)),
     ];
     for (name, value) in lines {
-        let _ = writeln!(text, "{name:<11}{value}");
+        let _ = writeln!(text, "{name:<12}{value}");
     }
     text
 }

@@ -64,6 +64,15 @@ impl Record {
         }
     }
 
+    /// The node as operators know it: its address, and the beginning of its identity where it has one.
+    pub fn holder(&self) -> String {
+        let address = self.address();
+        match self.value.node_id {
+            Some(id) => format!("{address} (node {})", &id.to_string()[..8]),
+            None => address.to_string(),
+        }
+    }
+
     /// Whose it is: the identity of one of our nodes, else the address, as flannel sees it.
     pub fn owner(&self) -> String {
         self.value

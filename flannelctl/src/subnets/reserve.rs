@@ -95,7 +95,7 @@ fn check(listing: &Listing, key: &LeaseKey, wanted: &Reservation<'_>) -> Result<
         Some(holder) => Err(Failure::Taken(format!(
             "{key} is taken: {} belongs to {}",
             holder.key,
-            holder.owner()
+            holder.holder()
         ))),
         None => Ok(()),
     }
@@ -155,7 +155,7 @@ fn in_use(record: &Record) -> String {
         "{} is in use by {}{renewed}: a node that runs claims it again at once. Stop the node first, or wait until it expires; \
          --force deletes it all the same",
         record.key,
-        record.owner()
+        record.holder()
     )
 }
 

@@ -58,7 +58,7 @@ fn one_lease_is_shown_by_any_of_its_names() {
     setup.lease("10.5.1.0-24", &vxlan(11));
     for name in ["10.5.1.0/24", "10.5.1.0-24", "10.5.1.77"] {
         let text = setup.run(&["subnets", "show", name]).ok();
-        for part in ["Public IP  192.168.50.11", "State      held", "VtepMAC"] {
+        for part in ["Public IP   192.168.50.11", "State       held", "VtepMAC"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
     }

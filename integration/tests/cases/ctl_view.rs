@@ -133,10 +133,10 @@ fn one_lease(lab: &Lab, own: &Lease) -> Result<()> {
         assert_eq!(json["key"], format!("{SUBNETS_PREFIX}{key}"));
         assert_eq!(json["etcdLease"], format!("{:016x}", own.entry.lease));
         for part in [
-            "Backend    vxlan",
-            "State      held",
-            "Age        ",
-            "Renewed    ",
+            "Backend     vxlan",
+            "State       held",
+            "Age         ",
+            "Renewed     ",
             own.vtep.as_str(),
         ] {
             ensure!(table.contains(part), "no {part:?} in {table}");
