@@ -2,6 +2,7 @@
 
 mod backend;
 mod bad_input;
+mod beside_flannel;
 mod cleanup;
 mod clients;
 mod clock;
@@ -123,6 +124,7 @@ pub fn all() -> Vec<Case> {
         case!(plain ctl::each_proxy_is_removed_by_its_own_means),
         case!(plain ctl::a_reservation_waits_for_its_node_and_outlives_it),
         case!(plain ctl::nothing_but_lease_keys_was_ever_written_where_flannel_looks),
+        case!(plain beside_flannel::nothing_else_ever_stood_where_flannel_looks),
         case!(plain ctl_view::subnets_in_every_form),
         case!(plain ctl_view::changes_are_told_while_they_happen),
         case!(plain ctl_view::a_config_is_checked_beside_what_runs),
