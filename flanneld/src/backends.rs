@@ -18,6 +18,8 @@ use crate::wireguard_key::{self, KeyPair, load_or_make, load_preshared};
 #[derive(Debug)]
 pub struct Chosen {
     settings: BackendSettings,
+    /// For VXLAN over IPv4.
+    udp_checksum: bool,
     /// For WireGuard.
     key: Option<KeyPair>,
     /// From a file of the node's own, which is safer than etcd, where all that may read the config read it.
@@ -48,6 +50,7 @@ impl Chosen {
         }
         let mut chosen = Self {
             settings,
+            udp_checksum: options.vxlan_udp_checksum,
             key,
             preshared: None,
             global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
@@ -81,7 +84,11 @@ impl Chosen {
     /// What turns facts into the overlay; `None` while something that it needs is not settled.
     pub fn backend(&self, macs: Option<Families<Mac, Mac>>) -> Option<Box<dyn Backend>> {
         Some(match self.settings {
-            BackendSettings::Vxlan(options) => Box::new(Vxlan { options, macs: macs? }),
+            BackendSettings::Vxlan(options) => Box::new(Vxlan {
+                options,
+                macs: macs?,
+                udp_checksum: self.udp_checksum,
+            }),
             BackendSettings::HostGw => Box::new(HostGw),
             BackendSettings::Ipip(options) => Box::new(Ipip {
                 direct_routing: options.direct_routing,

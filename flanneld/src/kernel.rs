@@ -397,6 +397,7 @@ fn create(name: &str, link: &TunnelLink) -> RouteRequest {
             mac: vxlan.mac,
             learning: vxlan.learning,
             gbp: vxlan.gbp,
+            udp_checksum: vxlan.udp_checksum,
         }),
         LinkKind::Wireguard => link::create_wireguard(name, link.mtu),
         LinkKind::Ipip(IpipLink { local }) => link::create_ipip(&IpipSpec {

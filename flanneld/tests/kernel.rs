@@ -94,6 +94,7 @@ fn vxlan() -> Vxlan {
     Vxlan {
         options: VxlanOptions::default(),
         macs: Families::Dual(Mac::new([0x8a, 1, 1, 1, 1, 1]), Mac::new([0x8a, 1, 1, 1, 1, 6])),
+        udp_checksum: true,
     }
 }
 

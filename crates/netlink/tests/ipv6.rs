@@ -32,6 +32,7 @@ fn make_vxlan(conn: &mut RouteConn) -> u32 {
         mac: MAC,
         learning: false,
         gbp: false,
+        udp_checksum: true,
     }))
     .unwrap();
     conn.run(&link::set_up("flannel-v6.1")).unwrap();

@@ -44,6 +44,7 @@ fn vxlan(underlay: u32) -> VxlanSpec<'static> {
         mac: MAC,
         learning: false,
         gbp: false,
+        udp_checksum: true,
     }
 }
 

@@ -324,12 +324,14 @@ fn fmt_vxlan(link: &VxlanLink, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         mac,
         learning,
         gbp,
+        udp_checksum,
     } = link;
     write!(
         f,
-        "address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}",
+        "address {mac} type vxlan id {id} link {underlay} local {local} dstport {port} {}{}{}",
         learning_text(*learning),
-        if *gbp { " gbp" } else { "" }
+        if *gbp { " gbp" } else { "" },
+        if *udp_checksum { "" } else { " noudpcsum" }
     )
 }
 
@@ -409,6 +411,7 @@ mod tests {
                 mac,
                 learning: false,
                 gbp: false,
+                udp_checksum: false,
             }),
         };
         let texts = [
@@ -446,7 +449,7 @@ mod tests {
             (
                 Op::LinkCreate(link),
                 "link add flannel.1 mtu 1450 address 8a:55:6f:01:02:03 type vxlan id 1 link 2 local 192.0.2.1 \
-                 dstport 8472 nolearning",
+                 dstport 8472 nolearning noudpcsum",
             ),
         ];
         for (op, text) in texts {

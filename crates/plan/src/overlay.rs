@@ -120,6 +120,8 @@ pub struct VxlanLink {
     pub learning: bool,
     /// Carry the group policy extension.
     pub gbp: bool,
+    /// Outer packets over IPv4 have a UDP checksum. The kernel takes it when the device is made, and never again.
+    pub udp_checksum: bool,
 }
 
 /// What makes an IPIP device. It has no remote end of its own: each route names one.

@@ -165,6 +165,8 @@ fn backend(
             Box::new(Vxlan {
                 options,
                 macs: Families::new(ipv4, ipv6)?,
+                // It decides nothing that is compared.
+                udp_checksum: true,
             })
         }
         BackendSettings::HostGw => Box::new(HostGw),

@@ -57,6 +57,8 @@ pub struct Options {
     pub healthz: Option<SocketAddr>,
     /// Where `flannelctl` asks for Services of this node.
     pub status_socket: Option<PathBuf>,
+    /// VXLAN's outer packets over IPv4 have a UDP checksum.
+    pub vxlan_udp_checksum: bool,
     /// `--udp-public-port`, unless 0.
     pub udp_public_port: Option<u16>,
     /// What the udp backend asks the kernel for.
@@ -125,6 +127,7 @@ impl Options {
             status_socket: Some(typed.text("status-socket"))
                 .filter(|text| !text.is_empty())
                 .map(PathBuf::from),
+            vxlan_udp_checksum: typed.bool("vxlan-udp-checksum"),
             udp_public_port: u16::try_from(ranged(
                 typed,
                 "udp-public-port",

@@ -32,6 +32,7 @@ fn facts() -> Facts {
         mac: mac(1),
         learning: false,
         gbp: false,
+        udp_checksum: true,
     };
     let overlay = DesiredOverlay {
         network: "10.5.0.0/16".parse().unwrap(),

@@ -144,6 +144,7 @@ pub fn all() -> Vec<Case> {
         case!(plain overlay::masquerade_hides_pods_from_outside),
         case!(plain overlay::without_ip_masq_the_plugin_masquerades),
         case!(plain overlay::rules_live_in_our_own_table),
+        case!(plain overlay::outer_checksums_are_a_choice),
         case!(plain overlay::restart_adopts),
         case!(plain overlay::crash_loses_no_packet),
         case!(plain overlay::stop_leaves_the_data_path),

@@ -273,3 +273,28 @@ pub fn foreign_objects_stay() -> Result<()> {
     assert_eq!(foreign()?, before);
     Ok(())
 }
+
+/// flannel's device has checksums in its outer packets. One that is made with `--vxlan-udp-checksum=false` has none, and both kinds of node
+/// reach each other; a device that stands stays as it is.
+pub fn outer_checksums_are_a_choice() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(2))?;
+    let _usual = lab.node(1)?.start_ready_flanneld(&[])?;
+    let other = lab
+        .node(2)?
+        .start_ready_flanneld(&["--vxlan-udp-checksum=false"])?;
+    let has_checksum = |number: usize| -> Result<bool> {
+        let device = lab.node(number)?.ip_json(&["-d", "link", "show", "flannel.1"])?;
+        let checksum = &device[0]["linkinfo"]["info_data"]["udp_csum"];
+        checksum
+            .as_bool()
+            .with_context(|| format!("no udp_csum in {device}"))
+    };
+    assert_eq!([has_checksum(1)?, has_checksum(2)?], [true, false]);
+    let (one, two) = (lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?);
+    await_ping(&one, two.ip())?;
+    ensure!(flannel_lab::transfer(&two, &one, 1)?.bytes > 1e6, "too little");
+    ensure!(other.terminate()?.success(), "flanneld ended with an error");
+    let _other = lab.node(2)?.start_ready_flanneld(&[])?;
+    ensure!(!has_checksum(2)?, "the device was made anew");
+    two.ping(one.ip())
+}

@@ -35,6 +35,8 @@ pub struct VxlanSpec<'a> {
     pub learning: bool,
     /// Carry the group policy extension.
     pub gbp: bool,
+    /// Send a UDP checksum over IPv4. Over IPv6 there always is one, because receivers insist on it.
+    pub udp_checksum: bool,
 }
 
 /// An IPIP link to be made, without an other end of its own: each route over it names one.
@@ -96,6 +98,9 @@ pub fn create_vxlan(spec: &VxlanSpec<'_>) -> RouteRequest {
     ];
     if spec.gbp {
         attributes.push(InfoVxlan::Gbp);
+    }
+    if !spec.udp_checksum {
+        attributes.push(InfoVxlan::UDPCsum(false));
     }
     let mut message = message_for(LinkRef::Name(spec.name));
     message.attributes.push(LinkAttribute::Mtu(spec.mtu));

@@ -57,6 +57,7 @@ fn vxlan_backend() -> Vxlan {
     Vxlan {
         options: VxlanOptions::default(),
         macs: Families::Ipv4(OWN),
+        udp_checksum: true,
     }
 }
 
@@ -192,6 +193,7 @@ fn ipv6_has_its_own_device_addresses_and_data() {
     let backend = Vxlan {
         options: VxlanOptions::default(),
         macs: Families::Dual(OWN, Mac::new([2, 0, 0, 0, 6, 1])),
+        udp_checksum: true,
     };
     let value = |address: &str| {
         format!(

@@ -19,6 +19,8 @@ pub struct Vxlan {
     pub options: VxlanOptions,
     /// Ethernet address of the node's own VTEP of each family.
     pub macs: Families<Mac, Mac>,
+    /// Outer packets over IPv4 have a UDP checksum.
+    pub udp_checksum: bool,
 }
 
 impl Backend for Vxlan {
@@ -76,6 +78,7 @@ impl Vxlan {
             mac,
             learning,
             gbp,
+            udp_checksum: self.udp_checksum,
         }
     }
 }

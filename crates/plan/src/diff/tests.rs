@@ -58,6 +58,7 @@ fn vxlan_link() -> VxlanLink {
         mac: mac(1),
         learning: false,
         gbp: false,
+        udp_checksum: true,
     }
 }
 
