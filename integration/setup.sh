@@ -45,6 +45,8 @@ lab_needs() {
   program kubectl kubernetes-client "asks the lab's API server as an independent client"
   program modprobe kmod "loads IPVS where the kernel has it as a module"
   program tcpdump tcpdump "looks for packets of pods in the clear between nodes"
+  program socat socat "moves bytes between pods, and speaks SCTP"
+  program ethtool ethtool "turns a lab cable's offloads off, so that what it carries can be looked at packet by packet"
   program wg wireguard-tools "takes a peer away from a WireGuard device, which flanneld must notice"
   program faketime faketime "makes the wall clock of a daemon jump"
   program strace strace "counts what a call of a CNI plugin asks of the kernel"
