@@ -409,6 +409,7 @@ impl<'a> Node<'a> {
             underlay: &self.underlay,
             key: own,
             macs: status.macs,
+            blackhole: self.options.blackhole,
         };
         let peers: Vec<_> = view.peers.values().collect();
         let (facts, useless) = facts::facts(own, &peers)?;

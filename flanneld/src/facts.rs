@@ -26,6 +26,8 @@ pub struct Own<'a> {
     pub key: LeaseKey,
     /// Ethernet address of the VTEP of each family, for a backend that has them.
     pub macs: Option<Families<Mac, Mac>>,
+    /// Packets to addresses of the own subnet that no pod has are dropped.
+    pub blackhole: bool,
 }
 
 /// A record that is of no use to the backend: its key, and why.
@@ -91,7 +93,10 @@ fn overlay(
         carrier: own.underlay.carrier(family)?,
         connected: &own.underlay.connected,
     };
-    let (overlay, rejects) = backend.overlay(&facts, peers);
+    let (mut overlay, rejects) = backend.overlay(&facts, peers);
+    if own.blackhole {
+        overlay.blackholes.insert(own_subnet);
+    }
     let texts = rejects
         .into_iter()
         .map(|(key, reason)| (key.to_string(), reason.to_string()));

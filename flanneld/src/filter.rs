@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_model::IpFamily;
+use flannel_model::{IpFamily, IpSubnet};
 use flannel_netlink::nftables::follow_tables;
 use flannel_nft::{MasqueradeTable, Nft, NftError, Table, TableName, masquerade_table};
 use tokio::sync::{mpsc, watch};
@@ -21,9 +21,10 @@ const TABLES: [(IpFamily, TableName); 2] = [
 ];
 
 /// What the operator wants of the packet filter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Wanted {
     masquerade: bool,
+    exempt: Vec<IpSubnet>,
     fully_random: bool,
     forward: bool,
     resync: Duration,
@@ -33,6 +34,7 @@ impl From<&Options> for Wanted {
     fn from(options: &Options) -> Self {
         Self {
             masquerade: options.ip_masq,
+            exempt: options.masq_exempt.clone(),
             fully_random: options.fully_random,
             forward: options.forward_rules,
             resync: options.nft_resync,
@@ -80,7 +82,7 @@ async fn run(
     let mut changes = table_changes();
     let mut due = Instant::now() + wanted.resync;
     let mut said = Said::default();
-    let mut tables = Tables::new(wanted);
+    let mut tables = Tables::new(wanted.clone());
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
@@ -98,7 +100,7 @@ async fn run(
         let result;
         (result, tables) = match pass.await {
             Ok((result, tables)) => (result.map_err(|error| chain(&error)), tables),
-            Err(error) => (Err(error.to_string()), Tables::new(wanted)),
+            Err(error) => (Err(error.to_string()), Tables::new(wanted.clone())),
         };
         let state = match result {
             Ok(written) => {
@@ -160,6 +162,7 @@ impl Tables {
                         network: overlay.network,
                         subnet: overlay.own_subnet,
                         masquerade: true,
+                        exempt: self.wanted.exempt.clone(),
                         fully_random: self.wanted.fully_random,
                         accept_forward: self.wanted.forward,
                     });

@@ -11,7 +11,7 @@ const KUBE_MARK: &str = "0x4000";
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 
 /// What the table of one family is made from. Both ranges are of that family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasqueradeTable {
     /// The pod network of the cluster.
     pub network: IpSubnet,
@@ -19,6 +19,8 @@ pub struct MasqueradeTable {
     pub subnet: IpSubnet,
     /// Whether packets are masqueraded at all.
     pub masquerade: bool,
+    /// Destinations outside the network that see the addresses of pods; those of the other family are passed over.
+    pub exempt: Vec<IpSubnet>,
     /// Whether source ports are chosen at random, which lowers the odds of two connections colliding.
     pub fully_random: bool,
     /// Whether packets from and to the pod network are accepted on their way through this node. Another table may still drop
@@ -50,6 +52,11 @@ fn postrouting(input: &MasqueradeTable) -> String {
     } else {
         "masquerade"
     };
+    let exempt = input
+        .exempt
+        .iter()
+        .filter(|range| range.is_ipv4() == network.is_ipv4());
+    let exempt = exempt.map(|range| format!("    {ip} saddr {network} {ip} daddr {range} return\n"));
     [
         "  chain postrtg {\n".to_owned(),
         "    type nat hook postrouting priority srcnat; policy accept;\n".to_owned(),
@@ -58,6 +65,7 @@ fn postrouting(input: &MasqueradeTable) -> String {
         format!("    {ip} saddr {network} {ip} daddr {subnet} return\n"),
         // outside to a local pod: the pod sees who calls
         format!("    {ip} saddr != {network} {ip} daddr {subnet} return\n"),
+        exempt.collect(),
         format!("    {ip} saddr {network} {ip} daddr != {multicast} {masquerade}\n"),
         // host or outside to a pod elsewhere: the answer must come back through this node
         format!("    {ip} saddr != {network} {ip} daddr {network} {masquerade}\n"),
@@ -91,6 +99,7 @@ mod tests {
             network: "10.5.0.0/16".parse().unwrap(),
             subnet: "10.5.1.0/24".parse().unwrap(),
             masquerade: true,
+            exempt: Vec::new(),
             fully_random: true,
             accept_forward: true,
         }
@@ -141,6 +150,21 @@ mod tests {
         ] {
             assert!(text.contains(rule), "{rule}\n{text}");
         }
+    }
+
+    #[test]
+    fn exempt_destinations_come_before_what_masquerades() {
+        let input = MasqueradeTable {
+            exempt: vec!["192.168.0.0/16".parse().unwrap(), "fd00:9::/48".parse().unwrap()],
+            ..input()
+        };
+        let text = masquerade_table(&input).transaction();
+        let exempt = text.find("ip saddr 10.5.0.0/16 ip daddr 192.168.0.0/16 return");
+        assert!(
+            exempt.is_some() && exempt < text.find("masquerade fully-random"),
+            "{text}"
+        );
+        assert!(!text.contains("fd00:9::"), "a range of the other family: {text}");
     }
 
     #[test]

@@ -72,6 +72,7 @@ fn masquerade() -> MasqueradeTable {
         network: "10.5.0.0/16".parse().unwrap(),
         subnet: "10.5.1.0/24".parse().unwrap(),
         masquerade: true,
+        exempt: vec!["192.168.0.0/16".parse().unwrap()],
         fully_random: true,
         accept_forward: true,
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_model::EtcdPrefix;
+use flannel_model::{EtcdPrefix, IpSubnet};
 use flannel_store::{EtcdOptions, Password, Secret};
 use flannel_tun::offloads::Offloads;
 
@@ -47,6 +47,10 @@ pub struct Options {
     pub wireguard_psk_file: Option<PathBuf>,
     /// Masquerade what leaves the overlay.
     pub ip_masq: bool,
+    /// Destinations that see the addresses of pods.
+    pub masq_exempt: Vec<IpSubnet>,
+    /// Keep a blackhole route for the own subnet.
+    pub blackhole: bool,
     /// With random source ports.
     pub fully_random: bool,
     /// Accept forwarded overlay traffic.
@@ -120,6 +124,8 @@ impl Options {
             state_dir: PathBuf::from(typed.text("state-dir")),
             wireguard_psk_file: typed.optional("wireguard-psk-file").map(PathBuf::from),
             ip_masq: typed.bool("ip-masq"),
+            masq_exempt: subnets(typed, "ip-masq-exempt", &mut problems),
+            blackhole: typed.bool("ip-blackhole-route"),
             fully_random: !typed.bool("ip-masq-fully-random-disable"),
             forward_rules: typed.bool("iptables-forward-rules"),
             nft_resync: Duration::from_secs(resync),
@@ -206,6 +212,20 @@ fn period(typed: &Typed, name: &str, least: u64, problems: &mut Vec<String>) -> 
         ));
     }
     Duration::from_secs(seconds.unwrap_or(least))
+}
+
+/// Ranges, one or several joined by commas each time that the flag is given.
+fn subnets(typed: &Typed, name: &str, problems: &mut Vec<String>) -> Vec<IpSubnet> {
+    let mut ranges = Vec::new();
+    for text in typed.list(name).iter().flat_map(|list| list.split(',')) {
+        match text.trim().parse() {
+            Ok(range) => ranges.push(range),
+            Err(_) => problems.push(format!(
+                "--{name}={text:?}: expected a range such as 192.168.0.0/16"
+            )),
+        }
+    }
+    ranges
 }
 
 fn address<A: std::str::FromStr>(
@@ -305,6 +325,21 @@ mod tests {
         assert_eq!(options.renew_margin, Duration::from_secs(3_600));
         assert_eq!(options.healthz, None);
         assert!(!options.ip_masq && options.fully_random && options.forward_rules);
+    }
+
+    #[test]
+    fn ranges_are_joined_or_repeated() {
+        let options = resolve(&[
+            "--ip-masq-exempt=192.168.0.0/16, fd00:9::/48",
+            "--ip-masq-exempt=10.9.0.0/24",
+        ])
+        .unwrap();
+        let shown: Vec<String> = options.masq_exempt.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.168.0.0/16", "fd00:9::/48", "10.9.0.0/24"]);
+        for bad in ["10.9.0.0", "10.9.0.0/33", "", "here"] {
+            let problems = resolve(&[&format!("--ip-masq-exempt={bad}")]).unwrap_err();
+            assert!(problems[0].contains("--ip-masq-exempt"), "{problems:?}");
+        }
     }
 
     #[test]

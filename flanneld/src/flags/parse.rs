@@ -250,11 +250,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_from_anywhere_but_its_default_is_fine() {
-        for args in [
-            &["--kube-subnet-mgr"][..],
-            &["--vmodule", "x=4"],
-            &["-ip-blackhole-route"],
-        ] {
+        for args in [&["--kube-subnet-mgr"][..], &["--vmodule", "x=4"]] {
             let problems = run(args, &[]).unwrap_err();
             assert!(problems[0].contains("is refused"), "{problems:?}");
         }

@@ -210,6 +210,12 @@ pub const FLAGS: &[Flag] = &[
         "masquerade traffic that leaves the overlay",
     ),
     built(
+        "ip-masq-exempt",
+        Kind::List,
+        "",
+        "destinations outside the network that see the addresses of pods (with --ip-masq): a CIDR or several joined by commas; may be repeated",
+    ),
+    built(
         "ip-masq-fully-random-disable",
         Kind::Bool,
         "false",
@@ -279,12 +285,11 @@ pub const FLAGS: &[Flag] = &[
         "true",
         "accept forwarded traffic of the overlay (with --ip-masq)",
     ),
-    refused(
+    built(
         "ip-blackhole-route",
         Kind::Bool,
         "false",
-        "keep a blackhole route for the node's subnet",
-        "the blackhole route is not built yet; leave it out",
+        "drop packets to addresses of the node's subnet that no container has, instead of sending them out by another route",
     ),
     built(
         "service-source",

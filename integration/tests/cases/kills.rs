@@ -15,11 +15,11 @@ const RATE_IN_GUEST: u32 = 100;
 /// A kill comes at a random moment of this time after a start: sometimes before the daemon is ready, sometimes long after.
 const LONGEST_LIFE: Duration = Duration::from_millis(900);
 
-/// What the node has, without counters and timers.
+/// What the node has, without counters and timers. The order in which the kernel tells of it means nothing.
 fn state(node: &Node) -> Result<String> {
     node.shell(
-        "ip -d link | sed 's/[a-z_]*timer *[0-9.]*//g'; ip -o address; nft -s list ruleset; ls -A /run/flannel /var/lib/flannel; \
-         (ip -4 route show table all; ip -6 route show table all; ip rule; ip neigh show nud permanent; bridge fdb) | sort",
+        "(ip -d link | sed 's/[a-z_]*timer *[0-9.]*//g'; ip -o address; ip -4 route show table all; ip -6 route show table all; \
+         ip rule; ip neigh show nud permanent; bridge fdb; nft -s list ruleset; ls -A /run/flannel /var/lib/flannel) | sort",
     )
 }
 

@@ -143,6 +143,8 @@ pub fn all() -> Vec<Case> {
         case!(plain overlay::tcp_flows_across_nodes),
         case!(plain overlay::masquerade_hides_pods_from_outside),
         case!(plain overlay::without_ip_masq_the_plugin_masquerades),
+        case!(plain overlay::exempt_destinations_see_the_pod_and_nobody_else_does),
+        case!(plain overlay::a_blackhole_keeps_strays_on_the_node),
         case!(plain overlay::rules_live_in_our_own_table),
         case!(plain overlay::outer_checksums_are_a_choice),
         case!(plain overlay::restart_adopts),

@@ -91,6 +91,52 @@ pub fn masquerade_hides_pods_from_outside() -> Result<()> {
     Ok(())
 }
 
+/// Destinations that are exempt see the pod itself: the one outside has no way back to it, the node's own router does.
+pub fn exempt_destinations_see_the_pod_and_nobody_else_does() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    let daemon = node.start_ready_flanneld(&["--ip-masq", "--ip-masq-exempt=192.0.2.0/24"])?;
+    let pod = node.add_pod("one")?;
+    await_ping(&pod, node.address())?;
+    ensure!(
+        pod.ask("tcp", &outside()).is_err(),
+        "an exempt destination answers, so it was masqueraded"
+    );
+    daemon.terminate()?;
+    let _daemon = node.start_ready_flanneld(&["--ip-masq", "--ip-masq-exempt=198.51.100.0/24"])?;
+    let answer = eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
+    assert_eq!(answer, format!("outside {}", node.address()));
+    Ok(())
+}
+
+/// A packet to an address of the node's subnet that no pod has ends on the node, also where there is no bridge yet.
+pub fn a_blackhole_keeps_strays_on_the_node() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let node = lab.node(1)?;
+    let daemon = node.start_ready_flanneld(&["--ip-blackhole-route"])?;
+    let subnet = lease_of(&lab, node)?.subnet;
+    let blackholes = || node.run(&["ip", "route", "show", "type", "blackhole"]);
+    ensure!(blackholes()?.contains(&subnet), "{}", blackholes()?);
+    let stray = subnet.replace(".0/24", ".200");
+    let refused = node.exec(&["ip", "route", "get", &stray])?;
+    ensure!(!refused.success(), "it would leave the node: {}", refused.stdout);
+    node.run(&["ip", "route", "flush", "type", "blackhole"])?;
+    eventually(limit(10), "the blackhole that was taken away", || {
+        ensure!(blackholes()?.contains(&subnet), "it is not there");
+        Ok(())
+    })?;
+    // Pods are reached as ever.
+    let pod = node.add_pod("one")?;
+    await_ping(&pod, &subnet.replace(".0/24", ".1"))?;
+    node.ping(pod.ip())?;
+    daemon.terminate()?;
+    let _daemon = node.start_ready_flanneld(&[])?;
+    eventually(limit(10), "no blackhole without the flag", || {
+        ensure!(blackholes()?.is_empty(), "{}", blackholes()?);
+        Ok(())
+    })
+}
+
 fn outside() -> String {
     format!("{OUTSIDE_ADDRESS}:{OUTSIDE_PORT}")
 }
