@@ -217,6 +217,10 @@ pub enum Command {
         command: ServiceCommand,
     },
 
+    /// Shows how the flanneld of this node stands: whether it is ready and why not, subnet, devices, peers, what failed, and who undoes
+    /// its work
+    Status(SocketArgument),
+
     /// Takes away what flanneld made on this host, and nothing else
     ///
     /// Runs `flanneld cleanup`: devices, routes, nftables tables, virtual servers, files and changed kernel settings. flanneld must

@@ -11,6 +11,7 @@ mod findings;
 mod generate;
 mod output;
 mod services;
+mod status;
 mod subnets;
 
 use std::process::ExitCode;
@@ -87,6 +88,7 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         Command::Config {
             command: Some(ConfigCommand::Set { file, force }),
         } => config::set(&store, &prefix, file, *force, output).await,
+        Command::Status(socket) => status::show(socket, output).await,
         Command::Services(arguments) => services::show(asker, arguments, output).await,
         Command::Explain(arguments) => services::explain(asker, arguments, output).await,
         Command::Service {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use flannel_lease::{
     Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings,
 };
-use flannel_model::{Families, LeaseKey, NodeId};
+use flannel_model::{Families, LeaseKey, NodeId, NodeReport};
 use flannel_plan::Underlay;
 use flannel_store::{EtcdStore, Event, Store, follow_since};
 use flannel_telemetry::{
@@ -55,10 +55,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let reload = signals::reload_requests()?;
     let health = Health::starting("starting");
     let (metrics, scrapes) = Metrics::new();
+    let (node_report, told) = watch::channel(None);
     let audience = Audience {
         metrics: metrics.services.clone(),
         scrapes,
-        questions: status_socket(&options),
+        questions: status_socket(&options, told),
     };
     let udp_counted = udp::Current::default();
     udp_counted.publish(&metrics);
@@ -68,7 +69,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     // Pods go also while there is no subnet yet.
     reaper::start(&options.subnet_file);
     tokio::select! {
-        result = work(&options, &health, audience, udp_counted, reload) => result,
+        result = work(&options, &health, audience, udp_counted, node_report, reload) => result,
         signal = stop => {
             notify_stopping();
             tracing::info!("{signal}: stopping; routes, devices and rules stay, pods keep their connections");
@@ -78,11 +79,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Questions of flannelctl on this node. Without the socket the daemon does all its work.
-fn status_socket(options: &Options) -> mpsc::Receiver<StatusRequest> {
+fn status_socket(
+    options: &Options,
+    told: watch::Receiver<Option<NodeReport>>,
+) -> mpsc::Receiver<StatusRequest> {
     let served = options
         .status_socket
         .as_deref()
-        .map(flannel_telemetry::serve_status);
+        .map(|path| flannel_telemetry::serve_status(path, told));
     match served {
         Some(Ok(questions)) => return questions,
         Some(Err(error)) => tracing::warn!("{}", chain(&error)),
@@ -96,6 +100,7 @@ async fn work(
     health: &Health,
     audience: Audience,
     udp_counted: udp::Current,
+    node_report: watch::Sender<Option<NodeReport>>,
     reload: Signal,
 ) -> anyhow::Result<()> {
     let store = EtcdStore::connect(options.etcd.clone())?;
@@ -141,6 +146,7 @@ async fn work(
         cache,
         offline,
         udp_counted,
+        node_report,
     };
     Node::start(options, health, store, services, beginning)
         .run(reload)
@@ -166,6 +172,7 @@ struct Beginning {
     cache: Option<Cache>,
     offline: bool,
     udp_counted: udp::Current,
+    node_report: watch::Sender<Option<NodeReport>>,
 }
 
 /// The running node: the ends of every task, and what is known of the world.
@@ -197,6 +204,10 @@ struct Node<'a> {
     cache: CacheWriter,
     announced: bool,
     said: Said,
+    /// Whether it is ready, and why not.
+    state: (&'static str, String),
+    /// What is told at `/status`.
+    node_report: watch::Sender<Option<NodeReport>>,
 }
 
 impl<'a> Node<'a> {
@@ -216,6 +227,7 @@ impl<'a> Node<'a> {
             cache,
             offline,
             udp_counted,
+            node_report,
         } = beginning;
         let settings = Settings {
             ttl: options.lease_ttl,
@@ -292,6 +304,8 @@ impl<'a> Node<'a> {
             cache: CacheWriter::new(options.state_dir.clone()),
             announced: false,
             said: Said::default(),
+            state: ("waiting", String::new()),
+            node_report,
         }
     }
 
@@ -329,6 +343,7 @@ impl<'a> Node<'a> {
                 changed = self.udp.changed() => changed.context("the udp data path ended")?,
             }
             self.tell();
+            self.tell_status();
         }
     }
 

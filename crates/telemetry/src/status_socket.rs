@@ -1,4 +1,4 @@
-//! What the node knows of its Services, as JSON over HTTP on a Unix socket, for `flannelctl` on the same node. It only tells: nothing
+//! How the node stands and what it knows of its Services, as JSON over HTTP on a Unix socket, for `flannelctl` on the same node. It only tells: nothing
 //! can be changed there.
 
 use std::io;
@@ -13,10 +13,10 @@ use axum::extract::{Path as Segments, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flannel_model::{Explanation, ServiceProtocol, ServicesReport};
+use flannel_model::{Explanation, NodeReport, ServiceProtocol, ServicesReport};
 use serde::Serialize;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// Longest that somebody waits for an answer: a first pass over many Services may be under way.
@@ -57,9 +57,14 @@ pub enum StatusSocketError {
 /// Makes the socket, readable by root and its group, and serves it until the process ends. A socket that a former process left is
 /// replaced.
 ///
+/// `node` is what the node tells of itself at `/status`.
+///
 /// # Errors
 /// When the socket cannot be made.
-pub fn serve_status(path: &Path) -> Result<mpsc::Receiver<StatusRequest>, StatusSocketError> {
+pub fn serve_status(
+    path: &Path,
+    node: watch::Receiver<Option<NodeReport>>,
+) -> Result<mpsc::Receiver<StatusRequest>, StatusSocketError> {
     let bind = |source| StatusSocketError::Bind {
         path: path.to_owned(),
         source,
@@ -74,7 +79,8 @@ pub fn serve_status(path: &Path) -> Result<mpsc::Receiver<StatusRequest>, Status
     let routes = Router::new()
         .route("/v1/services", get(services))
         .route("/v1/explain/{protocol}/{address}/{port}", get(explain))
-        .with_state(requests);
+        .with_state(requests)
+        .merge(Router::new().route("/status", get(status)).with_state(node));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "the status socket ended");
@@ -96,6 +102,17 @@ fn remove_stale(path: &Path) -> Result<(), StatusSocketError> {
     // Where it cannot be removed, binding says why.
     let _ = std::fs::remove_file(path);
     Ok(())
+}
+
+async fn status(State(node): State<watch::Receiver<Option<NodeReport>>>) -> Response {
+    let now = node.borrow().clone();
+    match now {
+        Some(report) => answer(&report),
+        None => {
+            let text = "flanneld has only just started, or waits for the network config; see its log\n";
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
 }
 
 async fn services(State(requests): State<mpsc::Sender<StatusRequest>>) -> Response {
@@ -132,12 +149,16 @@ async fn ask<T: Serialize>(
         );
     }
     match timeout(ANSWER_WITHIN, wait).await {
-        Ok(Ok(answer)) => match serde_json::to_string(&answer) {
-            Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        },
+        Ok(Ok(found)) => answer(&found),
         Ok(Err(_)) => unavailable("flanneld programs no Services (--service-source=none?)\n"),
         Err(_) => unavailable("flanneld is busy with a pass over the Services; try again\n"),
+    }
+}
+
+fn answer(found: &impl Serialize) -> Response {
+    match serde_json::to_string(found) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
@@ -164,7 +185,8 @@ mod tests {
     #[tokio::test]
     async fn questions_are_answered() {
         let path = scratch("status");
-        let mut requests = serve_status(&path).unwrap();
+        let (node, seen) = watch::channel(None);
+        let mut requests = serve_status(&path, seen).unwrap();
         assert_eq!(
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o660
@@ -187,6 +209,18 @@ mod tests {
             "{text}"
         );
         assert!(fetch(&path, "/v1/explain/udp/here/80").await.contains("400"));
+        assert!(fetch(&path, "/status").await.contains("503"));
+        let report = NodeReport {
+            state: "ready".to_owned(),
+            peers: 7,
+            ..NodeReport::default()
+        };
+        node.send(Some(report)).unwrap();
+        let told = fetch(&path, "/status").await;
+        assert!(
+            told.contains(r#""state":"ready""#) && told.contains(r#""peers":7"#),
+            "{told}"
+        );
         drop(requests);
         assert!(fetch(&path, "/v1/services").await.contains("503"));
     }
@@ -194,16 +228,23 @@ mod tests {
     #[tokio::test]
     async fn a_socket_is_taken_over_from_the_dead_only() {
         let path = scratch("stale");
-        let first = serve_status(&path).unwrap();
-        assert!(matches!(serve_status(&path), Err(StatusSocketError::Served(_))));
+        let nobody = || watch::channel(None).1;
+        let first = serve_status(&path, nobody()).unwrap();
+        assert!(matches!(
+            serve_status(&path, nobody()),
+            Err(StatusSocketError::Served(_))
+        ));
         drop(first);
         let dead = path.with_extension("dead");
         let _ = std::fs::remove_file(&dead);
         drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
-        serve_status(&dead).unwrap();
+        serve_status(&dead, nobody()).unwrap();
         let file = path.with_extension("txt");
         std::fs::write(&file, "mine").unwrap();
-        assert!(matches!(serve_status(&file), Err(StatusSocketError::NoSocket(_))));
+        assert!(matches!(
+            serve_status(&file, nobody()),
+            Err(StatusSocketError::NoSocket(_))
+        ));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
     }
 }

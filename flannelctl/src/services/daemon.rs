@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use flannel_model::{Explanation, ServiceProtocol, ServicesReport};
+use flannel_model::{Explanation, NodeReport, ServiceProtocol, ServicesReport};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
@@ -20,6 +20,11 @@ use crate::failure::Failure;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Largest answer, in bytes: some 100,000 Services.
 const LARGEST: usize = 256 << 20;
+
+/// How the node stands; `None` when no flanneld listens here.
+pub async fn node(socket: &Path) -> Result<Option<NodeReport>, Failure> {
+    ask(socket, "/status").await
+}
 
 /// All Services of this node; `None` when no flanneld listens here.
 pub async fn services(socket: &Path) -> Result<Option<ServicesReport>, Failure> {

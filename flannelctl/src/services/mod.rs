@@ -2,7 +2,7 @@
 
 mod apply;
 mod conflicts;
-mod daemon;
+pub mod daemon;
 mod delete;
 mod explain;
 pub mod input;

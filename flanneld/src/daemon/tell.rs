@@ -1,7 +1,9 @@
 //! What the running node says of itself: subnet.env for the plugin, its status for the service manager, the probes and the log.
 
+use std::net::IpAddr;
+
 use flannel_lease::Standing;
-use flannel_model::SubnetEnv;
+use flannel_model::{NodeReport, SubnetEnv};
 use flannel_telemetry::{notify_ready, notify_status};
 
 use super::Node;
@@ -83,6 +85,7 @@ impl Node<'_> {
         self.health.set_waiting(reason);
         let state = if self.announced { "degraded" } else { "waiting" };
         let status = format!("{state}: {reason}");
+        self.state = (state, reason.to_owned());
         if self.said.is_news(&status) {
             tracing::info!("{status}");
             notify_status(&status);
@@ -91,6 +94,7 @@ impl Node<'_> {
 
     fn ready(&mut self, report: &Report) {
         self.health.set_ready();
+        self.state = ("ready", String::new());
         let recovered = self.said.clear();
         let fights = report.fights.iter().map(|fight| format!("; {fight}"));
         let status = format!(
@@ -112,6 +116,42 @@ impl Node<'_> {
             tracing::info!("ready: {status}");
             self.announced = true;
         }
+    }
+
+    /// What flannelctl on this node is told.
+    pub(super) fn tell_status(&self) {
+        let report = self.reports.borrow();
+        let public = &self.underlay.public_ip;
+        let ipv4 = public.ipv4().map(|ip| IpAddr::from(*ip));
+        let ipv6 = public.ipv6().map(|ip| IpAddr::from(*ip));
+        let held = self.lease.borrow().as_ref().and_then(|status| status.held);
+        let subnets = held.map(|held| {
+            let ipv4 = held.key.ipv4().map(|subnet| subnet.to_string());
+            ipv4.into_iter()
+                .chain(held.key.ipv6().map(|subnet| subnet.to_string()))
+        });
+        let told = NodeReport {
+            state: self.state.0.to_owned(),
+            reason: self.state.1.clone(),
+            interface: self.underlay.name.clone(),
+            public_ips: ipv4.into_iter().chain(ipv6).collect(),
+            subnets: subnets.into_iter().flatten().collect(),
+            mtu: report.as_ref().map_or(0, |report| report.mtu),
+            devices: report
+                .iter()
+                .flat_map(|report| &report.devices)
+                .map(|(device, _)| device.to_string())
+                .collect(),
+            peers: report.as_ref().map_or(0, |report| report.peers),
+            records_skipped: self.rejects.len(),
+            writes_failed: report.as_ref().map_or(0, |report| report.failed),
+            fights: report
+                .as_ref()
+                .map(|report| report.fights.clone())
+                .unwrap_or_default(),
+        };
+        self.node_report
+            .send_if_modified(|old| old.replace(told.clone()).as_ref() != Some(&told));
     }
 
     fn subnet_env(&self, report: &Report) -> SubnetEnv {

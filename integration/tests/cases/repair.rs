@@ -1,7 +1,7 @@
 //! Whatever others take away or change comes back by itself, and who goes on doing it is named.
 
 use anyhow::{Result, ensure};
-use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, limit};
+use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, limit, sandbox};
 use rustix::process::Signal;
 
 use super::backend::Pair;
@@ -147,6 +147,12 @@ pub fn who_goes_on_fighting_is_named() -> Result<()> {
         );
         let told = daemons[0].notifications();
         ensure!(told.contains("again and again"), "the status says {told}");
+        let program = format!("{}/flannelctl", sandbox::BINARIES);
+        let shown = node.run(&[&program, "status"])?;
+        ensure!(
+            shown.contains("again and again") && shown.contains("ready"),
+            "{shown}"
+        );
         Ok(())
     })?;
     eventually(limit(20), "the route after the pause", || {
