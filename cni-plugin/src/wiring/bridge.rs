@@ -69,7 +69,7 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Shared, Cni
         address(conn, bearer, plan)?;
         forward(plan)?;
         // It is enough that either of the two allows them (`IN_DEV_TX_REDIRECTS`); every other device has a setting of its own.
-        sysctl::set("ipv4/conf/all/send_redirects", "0")?;
+        sysctl::set_host("ipv4/conf/all/send_redirects", "0")?;
     }
     Ok(Shared { bridge, gateway })
 }
