@@ -56,6 +56,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let health = Health::starting("starting");
     let (metrics, scrapes) = Metrics::new();
     let (node_report, told) = watch::channel(None);
+    metrics.node(told.clone());
     let audience = Audience {
         metrics: metrics.services.clone(),
         scrapes,

@@ -6,6 +6,7 @@ mod health;
 mod logs;
 mod manager;
 mod metrics;
+mod node_metrics;
 mod service_checks;
 mod service_loads;
 mod service_metrics;

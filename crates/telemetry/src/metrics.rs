@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flannel_model::NodeReport;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::counter_family::{Asked, CounterFamily};
+use crate::node_metrics::NodeCollector;
 use crate::service_loads::{LoadCollector, ServiceLoad};
 use crate::service_metrics::ServiceMetrics;
 
@@ -73,6 +75,12 @@ impl Metrics {
         registry.register_collector(Box::new(Asked(source)));
     }
 
+    /// Adds how the node stands.
+    pub fn node(&self, told: watch::Receiver<Option<NodeReport>>) {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(NodeCollector(told)));
+    }
+
     /// The text of a scrape.
     pub async fn text(&self) -> String {
         let loads = self.fresh_loads().await.unwrap_or_default();
@@ -115,6 +123,32 @@ mod tests {
             let text = metrics.text().await;
             let line = format!("flannel_test_total{{of=\"asking\"}} {times}");
             assert!(text.lines().any(|found| found == line), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_node_says_how_it_stands() {
+        let (metrics, _requests) = Metrics::new();
+        let (report, told) = watch::channel(None);
+        metrics.node(told);
+        assert!(!metrics.text().await.contains("flannel_ready"));
+        let stands = NodeReport {
+            state: "ready".to_owned(),
+            peers: 3,
+            records_skipped: 1000,
+            fights: vec!["somebody".to_owned()],
+            ..NodeReport::default()
+        };
+        report.send_replace(Some(stands));
+        let text = metrics.text().await;
+        for line in [
+            "flannel_ready 1",
+            "flannel_peers 3",
+            "flannel_records_skipped 1000",
+            "flannel_kernel_writes_failed 0",
+            "flannel_fights 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! A thousand records that no node should have written, in the middle of traffic.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 use flannel_lab::lab::SUBNETS_PREFIX;
-use flannel_lab::{Flanneld, Lab, LabOptions, Pinger, eventually, limit};
+use flannel_lab::{Flanneld, Lab, LabOptions, Pinger, eventually, http, limit};
 
 use super::common::{await_ping, check_peers, lease_of, list, peer, start_all};
 
@@ -12,7 +14,7 @@ const RECORDS: usize = 1000;
 /// only node 1 can know.
 pub fn a_thousand_bad_records_under_traffic() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(2))?;
-    let mut daemons = start_all(&lab, &[])?;
+    let mut daemons = start_all(&lab, &["--healthz-port=9009"])?;
     let node = lab.node(1)?;
     let (own, other) = (lease_of(&lab, node)?, lease_of(&lab, lab.node(2)?)?);
     let (near, far) = (node.add_pod("near")?, lab.node(2)?.add_pod("far")?);
@@ -22,6 +24,7 @@ pub fn a_thousand_bad_records_under_traffic() -> Result<()> {
     let stream = Pinger::start(&near, &far)?;
     let corpus = corpus(own.base(), node.address());
     ensure!(corpus.len() == RECORDS, "{} records", corpus.len());
+    let keys = corpus.iter().map(|(key, _)| key).collect::<BTreeSet<_>>().len();
     lab.etcd().put_all(&corpus)?;
     // It comes last, so all others were looked at.
     let good = (
@@ -32,6 +35,16 @@ pub fn a_thousand_bad_records_under_traffic() -> Result<()> {
     let last = peer("10.5.254.0/24", "192.168.50.70", "02:00:00:00:00:70");
     eventually(limit(30), "the good peers and nobody else", || {
         check_peers(node, &[&other, &last])
+    })?;
+    eventually(limit(10), "all of them counted", || {
+        let (_, text) = http::get(&format!("{}:9009", node.address()), "/metrics")?;
+        let skipped = text
+            .lines()
+            .find_map(|line| line.strip_prefix("flannel_records_skipped "));
+        let skipped: usize = skipped.context("no such metric")?.parse()?;
+        // Some stand at one key, and each key counts once.
+        ensure!(skipped == keys, "{skipped} of {keys}");
+        Ok(())
     })?;
     assert_eq!(foreign_routes(&lab)?, routes, "a route of the node's own moved");
     let report = stream.stop()?;
