@@ -12,6 +12,7 @@ use crate::sandbox;
 /// A running tcpdump.
 #[derive(Debug)]
 pub struct Capture {
+    place: Place,
     process: Process,
     file: String,
 }
@@ -26,6 +27,15 @@ const RAW: u32 = 101;
 impl Capture {
     /// Of everything that matches, from when it returns.
     pub fn start(place: &Place, interface: &str, filter: &str) -> Result<Self> {
+        Self::of(place, interface, filter, "0")
+    }
+
+    /// Of the beginning of every packet, which is enough to count them.
+    pub fn headers(place: &Place, interface: &str) -> Result<Self> {
+        Self::of(place, interface, "ip or ip6 or arp", "200")
+    }
+
+    fn of(place: &Place, interface: &str, filter: &str, bytes: &str) -> Result<Self> {
         let name = format!("{}-{interface}", place.name());
         let file = format!("{}/{name}.pcap", sandbox::SCRATCH);
         // KiB; with its 2 MiB a burst would go by unseen.
@@ -36,7 +46,7 @@ impl Capture {
             "-i",
             interface,
             "-s",
-            "0",
+            bytes,
             "-U",
             "--immediate-mode",
             "-Z",
@@ -50,13 +60,36 @@ impl Capture {
             ensure!(process.log_text()?.contains("listening on"), "not yet");
             Ok(())
         })?;
-        Ok(Self { process, file })
+        Ok(Self {
+            place: place.clone(),
+            process,
+            file,
+        })
+    }
+
+    /// Ends it and counts the packets that match, for each of the filters.
+    pub fn count(mut self, filters: &[&str]) -> Result<Vec<usize>> {
+        self.end()?;
+        filters
+            .iter()
+            .map(|filter| {
+                let lines = self
+                    .place
+                    .run(&["tcpdump", "-n", "-r", &self.file, filter])
+                    .with_context(|| format!("reading the capture with {filter}"))?;
+                Ok(lines.lines().count())
+            })
+            .collect()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.process.signal(Signal::INT)?;
+        self.process.wait(limit(10)).map(drop)
     }
 
     /// Ends it: the IP packets, in order, nothing missing.
     pub fn stop(mut self) -> Result<Vec<Vec<u8>>> {
-        self.process.signal(Signal::INT)?;
-        self.process.wait(limit(10))?;
+        self.end()?;
         let log = self.process.log_text()?;
         ensure!(
             log.contains("\n0 packets dropped by kernel"),

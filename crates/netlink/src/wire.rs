@@ -210,6 +210,16 @@ fn read_i32(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
+/// The kernel's answer to a request: 0, or an errno below zero (`struct nlmsgerr`).
+#[cfg(test)]
+pub(crate) fn status(sequence: u32, code: i32) -> Vec<u8> {
+    let mut payload = code.to_ne_bytes().to_vec();
+    payload.resize(20, 0);
+    let mut bytes = Vec::new();
+    append(&mut bytes, 2, 0, sequence, &payload);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,13 +3,18 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::codec::checksum::Sum;
 use crate::codec::coalesce::Takes;
 use crate::codec::virtio::{self, VnetHeader};
 use crate::device::Tun;
+use crate::memory::Memory;
+use crate::offloads::Offloads;
+use crate::socket::Socket;
 use crate::table::{Net, Own, PeerSpec, Table};
 
 /// What it hands over, and what was written to it.
@@ -54,6 +59,30 @@ impl Tun for FakeTun {
 
     fn takes(&self) -> Takes {
         Takes { tcp: true, udp: true }
+    }
+}
+
+/// Both ends of a forwarder: what it reads and writes, the peer that it talks to, and the memory that outlives it.
+pub struct Scene {
+    pub memory: Memory,
+    pub tun: Arc<FakeTun>,
+    pub socket: Arc<Socket>,
+    pub peer: UdpSocket,
+    pub table: Table,
+}
+
+pub fn scene() -> Scene {
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let local = "127.0.0.1:0".parse().unwrap();
+    let socket = Socket::bind(local, 1, Offloads::ALL).unwrap().remove(0);
+    peer.connect(socket.local()).unwrap();
+    Scene {
+        memory: Memory::new(1).unwrap(),
+        tun: FakeTun::new(),
+        socket: Arc::new(socket),
+        table: table(&[peer.local_addr().unwrap()]),
+        peer,
     }
 }
 

@@ -1,74 +1,13 @@
 //! WireGuard: what travels between nodes is encrypted, always.
 
-use anyhow::{Context, Result, ensure};
-use flannel_lab::command::Environment;
+use anyhow::{Result, ensure};
+use flannel_lab::capture::Capture;
 use flannel_lab::lab::SUBNETS_PREFIX;
-use flannel_lab::process::Process;
-use flannel_lab::{Lab, LabOptions, Node, Place, eventually, limit};
-use rustix::process::Signal;
+use flannel_lab::{Lab, LabOptions, Node, eventually, limit};
 
 use super::backend::{Pair, config, subnet_env};
 
 const KEY_FILE: &str = "/var/lib/flannel/wgkey";
-
-/// Everything that passes a node's underlay interface, from here on.
-struct Capture {
-    place: Place,
-    process: Process,
-    file: String,
-}
-
-impl Capture {
-    fn start(node: &Node) -> Result<Self> {
-        let file = format!("/tmp/{}.pcap", node.name());
-        let argv = [
-            "tcpdump",
-            // KiB; with its 2 MiB a burst would go by unseen.
-            "-B",
-            "32768",
-            "-i",
-            "eth0",
-            "-s",
-            "200",
-            "-U",
-            "--immediate-mode",
-            "-Z",
-            "root",
-            "-w",
-            &file,
-        ];
-        let process = node.spawn(
-            &format!("{}-tcpdump", node.name()),
-            &argv,
-            &Environment::default(),
-        )?;
-        eventually(limit(10), "the capture", || {
-            ensure!(process.log_text()?.contains("listening on"), "not yet");
-            Ok(())
-        })?;
-        Ok(Self {
-            place: (**node).clone(),
-            process,
-            file,
-        })
-    }
-
-    /// Ends it and counts the packets that match, for each of the filters.
-    fn count(mut self, filters: &[&str]) -> Result<Vec<usize>> {
-        self.process.signal(Signal::INT)?;
-        self.process.wait(limit(10))?;
-        filters
-            .iter()
-            .map(|filter| {
-                let lines = self
-                    .place
-                    .run(&["tcpdump", "-n", "-r", &self.file, filter])
-                    .with_context(|| format!("reading the capture with {filter}"))?;
-                Ok(lines.lines().count())
-            })
-            .collect()
-    }
-}
 
 /// Restarts included, nothing of the pods is seen on the wire in the clear; keys and device stay the same.
 pub fn every_packet_is_encrypted_and_no_restart_is_felt() -> Result<()> {
@@ -88,7 +27,7 @@ pub fn every_packet_is_encrypted_and_no_restart_is_felt() -> Result<()> {
         ensure!(lease.value.contains("PublicKey"), "no key: {lease:?}");
         ensure!(!lease.value.contains(secret), "the private key is in etcd");
     }
-    let capture = Capture::start(pair.lab.node(1)?)?;
+    let capture = Capture::headers(pair.lab.node(1)?, "eth0")?;
     pair.carries(1420)?;
     pair.restarts_unfelt()?;
     without_the_device(&mut pair)?;
@@ -161,7 +100,7 @@ pub fn peers_without_a_key_get_nothing() -> Result<()> {
     let first = one.start_ready_flanneld(&[&flag])?;
     let second = two.start_ready_flanneld(&[&flag])?;
     let pods = [one.add_pod("one")?, two.add_pod("two")?];
-    let capture = Capture::start(one)?;
+    let capture = Capture::headers(one, "eth0")?;
     // A node that has no key in its lease.
     let keyless =
         r#"{"PublicIP":"192.168.50.77","PublicIPv6":null,"BackendType":"wireguard","BackendData":{}}"#;
@@ -215,7 +154,7 @@ fn carries_both(mode: &str, devices: &[&str], filter: &str) -> Result<()> {
         daemons.push(node.start_ready_flanneld(&[])?);
     }
     let pods = [lab.node(1)?.add_pod("one")?, lab.node(2)?.add_pod("two")?];
-    let capture = Capture::start(lab.node(1)?)?;
+    let capture = Capture::headers(lab.node(1)?, "eth0")?;
     for (from, to) in [(0, 1), (1, 0)] {
         for address in pods[to].addresses()? {
             eventually(limit(10), &format!("an answer of {address}"), || {

@@ -70,7 +70,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{self, Frames};
+    use crate::wire::{Frames, status};
 
     fn request(what: &str) -> Request {
         Request {
@@ -79,14 +79,6 @@ mod tests {
             payload: vec![0; 8],
             what: what.into(),
         }
-    }
-
-    fn status(sequence: u32, code: i32) -> Vec<u8> {
-        let mut payload = code.to_ne_bytes().to_vec();
-        payload.resize(20, 0);
-        let mut bytes = Vec::new();
-        wire::append(&mut bytes, 2, 0, sequence, &payload);
-        bytes
     }
 
     #[test]

@@ -118,14 +118,7 @@ fn ask_for_answer(datagram: &mut [u8], at: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn status(sequence: u32, code: i32) -> Vec<u8> {
-        let mut payload = code.to_ne_bytes().to_vec();
-        payload.resize(20, 0);
-        let mut bytes = Vec::new();
-        wire::append(&mut bytes, 2, 0, sequence, &payload);
-        bytes
-    }
+    use crate::wire::status;
 
     fn heard() -> Heard {
         Heard {

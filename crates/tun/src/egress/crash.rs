@@ -1,40 +1,13 @@
 //! What is read and not yet sent when the process ends is sent by the next one, with the bytes that it would have had.
 
-use std::net::UdpSocket;
-use std::time::Duration;
-
 use super::*;
-use crate::fake::{self, FakeTun};
-use crate::memory::Memory;
-use crate::offloads::Offloads;
+use crate::fake::{self, Scene, scene};
 
 const FROM: [u8; 4] = [10, 5, 1, 9];
 const TO: [u8; 4] = [10, 5, 2, 9];
 
-struct Scene {
-    memory: Memory,
-    tun: Arc<FakeTun>,
-    socket: Arc<Socket>,
-    peer: UdpSocket,
-    table: Table,
-}
-
-fn scene() -> Scene {
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let local = "127.0.0.1:0".parse().unwrap();
-    let socket = Socket::bind(local, 1, Offloads::ALL).unwrap().remove(0);
-    Scene {
-        memory: Memory::new(1).unwrap(),
-        tun: FakeTun::new(),
-        socket: Arc::new(socket),
-        table: fake::table(&[peer.local_addr().unwrap()]),
-        peer,
-    }
-}
-
 impl Scene {
-    fn start(&self) -> Egress {
+    fn egress(&self) -> Egress {
         let memory = self.memory.outbound(0).unwrap();
         Egress::new(self.tun.clone(), Arc::clone(&self.socket), Arc::default(), memory)
     }
@@ -76,10 +49,10 @@ impl Scene {
 fn killed_after_the_read() {
     let scene = scene();
     let expected = scene.fill();
-    let mut first = scene.start();
+    let mut first = scene.egress();
     first.slots.fill(&*scene.tun).unwrap();
     drop(first);
-    scene.start().pump(&scene.table).unwrap();
+    scene.egress().pump(&scene.table).unwrap();
     assert_eq!([scene.arrived(), scene.arrived()], expected);
 }
 
@@ -87,11 +60,11 @@ fn killed_after_the_read() {
 fn killed_with_packets_that_were_made_ready() {
     let scene = scene();
     let expected = scene.fill();
-    let mut first = scene.start();
+    let mut first = scene.egress();
     first.slots.fill(&*scene.tun).unwrap();
     first.judge(&scene.table);
     drop(first);
-    scene.start().pump(&scene.table).unwrap();
+    scene.egress().pump(&scene.table).unwrap();
     assert_eq!([scene.arrived(), scene.arrived()], expected);
 }
 
@@ -99,9 +72,9 @@ fn killed_with_packets_that_were_made_ready() {
 fn what_was_sent_is_not_sent_again() {
     let scene = scene();
     let expected = scene.fill();
-    scene.start().pump(&scene.table).unwrap();
+    scene.egress().pump(&scene.table).unwrap();
     assert_eq!([scene.arrived(), scene.arrived()], expected);
-    scene.start().pump(&scene.table).unwrap();
+    scene.egress().pump(&scene.table).unwrap();
     scene.nothing_more_arrives();
 }
 
@@ -110,7 +83,7 @@ fn memory_full_of_nonsense_is_no_packet() {
     let scene = scene();
     for byte in [0x11, 0x45, 0x60, 0xff] {
         scene.memory.outbound(0).unwrap().bytes_mut().fill(byte);
-        let mut next = scene.start();
+        let mut next = scene.egress();
         let expected = scene.fill();
         while next.pump(&scene.table).unwrap() {}
         assert_eq!([scene.arrived(), scene.arrived()], expected);

@@ -1,36 +1,10 @@
 //! What is received and not yet passed on when the process ends is passed on by the next one.
 
-use std::net::UdpSocket;
-
 use super::*;
-use crate::fake::{self, FakeTun};
-use crate::memory::Memory;
-use crate::offloads::Offloads;
-
-struct Scene {
-    memory: Memory,
-    tun: Arc<FakeTun>,
-    socket: Arc<Socket>,
-    peer: UdpSocket,
-    table: Table,
-}
-
-fn scene() -> Scene {
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let local = "127.0.0.1:0".parse().unwrap();
-    let socket = Socket::bind(local, 1, Offloads::ALL).unwrap().remove(0);
-    peer.connect(socket.local()).unwrap();
-    Scene {
-        memory: Memory::new(1).unwrap(),
-        tun: FakeTun::new(),
-        socket: Arc::new(socket),
-        table: fake::table(&[peer.local_addr().unwrap()]),
-        peer,
-    }
-}
+use crate::fake::{self, Scene, scene};
 
 impl Scene {
-    fn start(&self) -> Ingress {
+    fn ingress(&self) -> Ingress {
         let memory = self.memory.inbound(0).unwrap();
         Ingress::new(self.tun.clone(), Arc::clone(&self.socket), Arc::default(), memory)
     }
@@ -51,10 +25,10 @@ impl Scene {
 fn killed_after_the_read() {
     let scene = scene();
     let expected = scene.send();
-    let mut first = scene.start();
+    let mut first = scene.ingress();
     assert!(first.batch.receive(&scene.socket).unwrap().0 > 0);
     drop(first);
-    let mut next = scene.start();
+    let mut next = scene.ingress();
     next.pump(&scene.table).unwrap();
     next.pump(&scene.table).unwrap();
     assert_eq!(*scene.tun.written.lock().unwrap(), expected);
@@ -64,12 +38,12 @@ fn killed_after_the_read() {
 fn what_was_passed_on_is_not_passed_on_again() {
     let scene = scene();
     let expected = scene.send();
-    let mut first = scene.start();
+    let mut first = scene.ingress();
     for _ in 0..3 {
         first.pump(&scene.table).unwrap();
     }
     drop(first);
-    scene.start().pump(&scene.table).unwrap();
+    scene.ingress().pump(&scene.table).unwrap();
     assert_eq!(*scene.tun.written.lock().unwrap(), expected);
 }
 
@@ -78,7 +52,7 @@ fn memory_full_of_nonsense_is_no_packet() {
     let scene = scene();
     for byte in [0x02, 0x45, 0xff] {
         scene.memory.inbound(0).unwrap().bytes_mut().fill(byte);
-        let mut next = scene.start();
+        let mut next = scene.ingress();
         let expected = scene.send();
         for _ in 0..4 {
             next.pump(&scene.table).unwrap();
