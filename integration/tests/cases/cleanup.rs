@@ -29,6 +29,15 @@ fn compare(before: &str, after: &str) -> Result<()> {
     Ok(())
 }
 
+/// What there is once the kernel has checked the addresses, which it shows as tentative until then.
+fn settled(node: &Node) -> Result<String> {
+    eventually(limit(10), "addresses that have settled", || {
+        let state = state(node)?;
+        ensure!(!state.contains("tentative"), "not yet");
+        Ok(state)
+    })
+}
+
 fn clean_up(node: &Node, program: &str, flags: &[&str]) -> Result<flannel_lab::Output> {
     let program = format!("{}/{program}", sandbox::BINARIES);
     node.exec(&[&[program.as_str(), "cleanup"], flags].concat())
@@ -43,11 +52,7 @@ fn leaves_a_virgin_host(options: LabOptions, arguments: &[&str]) -> Result<()> {
         "ip route add 172.30.0.0/16 via 192.168.50.1; ip route add blackhole 10.99.0.0/24; nft add table ip theirs; \
          ip neigh add 192.168.50.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
     )?;
-    let before = eventually(limit(10), "addresses that have settled", || {
-        let state = state(one)?;
-        ensure!(!state.contains("tentative"), "not yet");
-        Ok(state)
-    })?;
+    let before = settled(one)?;
     let daemons = [
         one.start_ready_flanneld(arguments)?,
         two.start_ready_flanneld(arguments)?,
@@ -63,7 +68,7 @@ fn leaves_a_virgin_host(options: LabOptions, arguments: &[&str]) -> Result<()> {
     );
     let [daemon, _other] = daemons;
     ensure!(daemon.terminate()?.success(), "SIGTERM is a clean end");
-    let standing = state(one)?;
+    let standing = settled(one)?;
     let shown = clean_up(one, "flannelctl", &["--dry-run", "--state"])?.ok()?;
     ensure!(shown.contains("would remove /run/flannel/subnet.env"), "{shown}");
     compare(&standing, &state(one)?).context("a dry run")?;
