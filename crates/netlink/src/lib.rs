@@ -21,6 +21,8 @@ pub mod link;
 pub mod local_route;
 #[cfg(feature = "monitor")]
 pub mod monitor;
+#[cfg(feature = "monitor")]
+mod multicast;
 pub mod neighbour;
 pub mod netns;
 pub mod nftables;

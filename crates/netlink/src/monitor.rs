@@ -9,14 +9,14 @@ use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use rustix::net::{RecvFlags, sockopt};
-use tokio::io::Interest;
+use rustix::net::sockopt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::conn::Reply;
 use crate::error::NetlinkError;
 use crate::fdb::{FdbEntry, read_entry};
+use crate::multicast;
 use crate::neighbour::{Neighbour, read_neighbour};
 use crate::route::{Route, read_route};
 use crate::route_conn::parse;
@@ -94,10 +94,7 @@ pub fn watch_changes() -> Result<
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
     socket.set_non_blocking(true).map_err(|e| error(&e))?;
     socket.bind(&SocketAddr::new(0, GROUPS)).map_err(|e| error(&e))?;
-    // SAFETY: `Socket` owns its descriptor, names the same one all its life and closes it only when dropped; nothing
-    // takes it out of the `AsyncFd`.
-    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
-        .map_err(|e| error(&io::Error::from(e)))?;
+    let socket = multicast::listen(socket).map_err(|e| error(&e))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let driver = async move {
         Watch {
@@ -131,7 +128,7 @@ impl Watch {
                 self.missed = false;
             }
             let length = tokio::select! {
-                received = receive(&self.socket, &mut buffer) => received?,
+                received = multicast::receive(&self.socket, &mut buffer) => received?,
                 () = self.sender.closed() => return Ok(()),
             };
             match length {
@@ -159,26 +156,6 @@ impl Watch {
         // A closed queue is noticed by the loop.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(change) {
             self.missed = true;
-        }
-    }
-}
-
-/// The length of the next datagram from the kernel; `None` when some were lost (ENOBUFS) or it did not fit.
-async fn receive(socket: &AsyncFd<Socket>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        let mut ready = socket.readable().await?;
-        let received = ready.try_io(|socket| {
-            rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::TRUNC).map_err(io::Error::from)
-        });
-        match received {
-            Ok(Ok((read, length))) if length > read => return Ok(None),
-            Ok(Ok((read, _))) => return Ok(Some(read)),
-            Ok(Err(e)) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                return Ok(None);
-            }
-            Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(e)) => return Err(e),
-            Err(_would_block) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use flannel_lab::lab::{CONFIG_KEY, DEFAULT_CONFIG, SUBNETS_PREFIX};
 use flannel_lab::{Environment, Flanneld, Lab, LabOptions, Pinger, Process, Stillness, eventually, limit};
 use serde_json::Value;
 
-use super::common::{await_ping, programmed};
+use super::common::{await_ping, programmed, start_together};
 
 const MEMBERS: usize = 3;
 /// How often the leader is killed, unless [`KILLS_VARIABLE`] says another number, of 1 to 50.
@@ -28,12 +28,7 @@ pub fn leaders_die_and_then_the_majority() -> Result<()> {
     let mut cluster = Cluster::start(&lab)?;
     cluster.put(CONFIG_KEY, DEFAULT_CONFIG)?;
     let flag = format!("--etcd-endpoints={}", endpoints());
-    let mut daemons: Vec<Flanneld> = lab
-        .nodes()
-        .iter()
-        .map(|node| node.start_flanneld(&[&flag, "--peer-delete-hold=1s"]))
-        .collect::<Result<_>>()?;
-    daemons.iter_mut().try_for_each(Flanneld::wait_ready)?;
+    let mut daemons = start_together(&lab, &[&flag, "--peer-delete-hold=1s"])?;
     let (near, far) = (lab.node(1)?.add_pod("near")?, lab.node(2)?.add_pod("far")?);
     await_ping(&near, far.ip())?;
     await_ping(&far, near.ip())?;

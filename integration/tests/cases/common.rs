@@ -83,13 +83,19 @@ pub fn lease_of(lab: &Lab, node: &Node) -> Result<Lease> {
 
 /// Starts flanneld on every node, then waits until each is ready and has programmed all others.
 pub fn start_all(lab: &Lab, arguments: &[&str]) -> Result<Vec<Flanneld>> {
+    let daemons = start_together(lab, arguments)?;
+    await_convergence(lab)?;
+    Ok(daemons)
+}
+
+/// Starts flanneld on every node, then waits until each is ready.
+pub fn start_together(lab: &Lab, arguments: &[&str]) -> Result<Vec<Flanneld>> {
     let mut daemons: Vec<Flanneld> = lab
         .nodes()
         .iter()
         .map(|n| n.start_flanneld(arguments))
         .collect::<Result<_>>()?;
     daemons.iter_mut().try_for_each(Flanneld::wait_ready)?;
-    await_convergence(lab)?;
     Ok(daemons)
 }
 

@@ -7,7 +7,7 @@ use flannel_lab::clock::throughout;
 use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::{Flanneld, Lab, LabOptions, Pinger, Stillness, eventually, limit};
 
-use super::common::{await_ping, await_route_everywhere};
+use super::common::{await_ping, await_route_everywhere, start_together};
 use super::etcd_access::{ENDPOINT, FILES, make_certificates, secure_etcd, start_secure_etcd};
 
 const FIRST: &str = "the first password";
@@ -36,12 +36,7 @@ pub fn tokens_passwords_and_certificates_change_under_traffic() -> Result<()> {
         "--subnet-lease-ttl=15s",
         &from_file,
     ];
-    let mut daemons: Vec<Flanneld> = lab
-        .nodes()
-        .iter()
-        .map(|node| node.start_flanneld(&flags))
-        .collect::<Result<_>>()?;
-    daemons.iter_mut().try_for_each(Flanneld::wait_ready)?;
+    let mut daemons = start_together(&lab, &flags)?;
     let (near, far) = (lab.node(1)?.add_pod("near")?, lab.node(2)?.add_pod("far")?);
     await_ping(&near, far.ip())?;
     await_ping(&far, near.ip())?;

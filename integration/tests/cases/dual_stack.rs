@@ -5,6 +5,8 @@ use flannel_lab::lab::{CONFIG_KEY, SUBNETS_PREFIX};
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Pod, eventually, limit};
 use serde_json::Value;
 
+use super::common::start_together;
+
 const DUAL: &str =
     r#"{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
 const IPV6_ONLY: &str =
@@ -259,12 +261,7 @@ fn lease_of(lab: &Lab, node: &Node, range: &str) -> Result<Lease> {
 
 /// Starts flanneld on every node and waits until each has a route to each other in every family of the leases.
 fn start_all(lab: &Lab, arguments: &[&str], range: &str) -> Result<Vec<Flanneld>> {
-    let mut daemons: Vec<Flanneld> = lab
-        .nodes()
-        .iter()
-        .map(|node| node.start_flanneld(arguments))
-        .collect::<Result<_>>()?;
-    daemons.iter_mut().try_for_each(Flanneld::wait_ready)?;
+    let daemons = start_together(lab, arguments)?;
     eventually(limit(20), "all nodes to have programmed each other", || {
         let leases = leases(lab, range)?;
         ensure!(leases.len() == lab.nodes().len(), "{} leases", leases.len());

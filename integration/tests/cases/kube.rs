@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flannel_kube::fixture::{ApiServer, Collection, Failure};
 use flannel_lab::lab::OPERATOR_ADDRESS;
-use flannel_lab::{Flanneld, Kubectl, Lab, LabOptions, eventually, limit};
+use flannel_lab::{Flanneld, Kubectl, Lab, LabOptions, Node, Pod, Process, eventually, limit};
 use serde_json::{Value, json};
 
 use super::common::await_ping;
@@ -172,18 +172,21 @@ pub fn services_are_followed_and_bad_ones_named() -> Result<()> {
     daemon.check_running()
 }
 
+/// A pod that asks, and two that answer with their names.
+fn client_and_webs(node: &Node) -> Result<(Pod, [Pod; 2], [Process; 2])> {
+    let client = node.add_pod("client")?;
+    let webs = [node.add_pod("web1")?, node.add_pod("web2")?];
+    let responders = [webs[0].respond(8080)?, webs[1].respond(8080)?];
+    Ok((client, webs, responders))
+}
+
 pub fn pods_answer_for_services_of_the_api_server() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;
     let server = api_server()?;
     let kubectl = Kubectl::new(&server.url());
     let mut daemon = start(&lab, &server)?;
     let node = lab.node(1)?;
-    let (client, one, two) = (
-        node.add_pod("client")?,
-        node.add_pod("web1")?,
-        node.add_pod("web2")?,
-    );
-    let _responders = [one.respond(8080)?, two.respond(8080)?];
+    let (client, [one, two], _responders) = client_and_webs(node)?;
     await_ping(&client, one.ip())?;
     kubectl.write(&service_cidr())?;
     kubectl.write(&service("web", VIP))?;
@@ -259,12 +262,7 @@ pub fn zones_and_what_is_not_ours() -> Result<()> {
         "--service-external-ip-range=203.0.113.0/24",
     ])?;
     let node = lab.node(1)?;
-    let (client, one, two) = (
-        node.add_pod("client")?,
-        node.add_pod("web1")?,
-        node.add_pod("web2")?,
-    );
-    let _responders = [one.respond(8080)?, two.respond(8080)?];
+    let (client, [one, two], _responders) = client_and_webs(node)?;
     await_ping(&client, one.ip())?;
     await_ping(&client, two.ip())?;
     let answered_by = |address: &str, who: &[&str]| {

@@ -29,30 +29,15 @@ struct Size {
 }
 
 /// Nodes that take a subnet.
-const NODES: Size = Size {
-    variable: "BENCH_NODES",
-    usual: 5_000,
-};
+const NODES: Size = Size::new("BENCH_NODES", 5_000);
 /// Those among them that watch all the time.
-const WATCHERS: Size = Size {
-    variable: "BENCH_WATCHERS",
-    usual: 100,
-};
+const WATCHERS: Size = Size::new("BENCH_WATCHERS", 100);
 /// Nodes that start at one time.
-const AT_ONCE: Size = Size {
-    variable: "BENCH_AT_ONCE",
-    usual: 16,
-};
+const AT_ONCE: Size = Size::new("BENCH_AT_ONCE", 16);
 /// Peers of the one flanneld.
-const PEERS: Size = Size {
-    variable: "BENCH_PEERS",
-    usual: 10_000,
-};
+const PEERS: Size = Size::new("BENCH_PEERS", 10_000);
 /// Seconds in which the watchers are left in peace: long enough for each to ask for a sign of life once.
-const REST: Size = Size {
-    variable: "BENCH_REST",
-    usual: 45,
-};
+const REST: Size = Size::new("BENCH_REST", 45);
 /// Writes that every watcher has to see.
 const PROBES: usize = 20;
 /// Renewals whose messages are counted.
@@ -226,6 +211,10 @@ fn seconds(duration: Duration) -> String {
 }
 
 impl Size {
+    const fn new(variable: &'static str, usual: usize) -> Self {
+        Self { variable, usual }
+    }
+
     fn get(&self) -> Result<usize> {
         match std::env::var(self.variable) {
             Ok(text) => text
