@@ -362,7 +362,7 @@ impl<'a> Node<'a> {
     fn tell_lease(&mut self) {
         let held = self.lease.borrow().as_ref().and_then(|status| status.held);
         if let Some(held) = held
-            && let Some(news) = self.feed.own_news(&held, &self.identity)
+            && let Some(news) = self.feed.own_news(&held, &self.identity, &self.usable.pools)
         {
             self.send_lease(news);
         }

@@ -185,6 +185,9 @@ fn tell_op(op: &Op) {
             let why = match why {
                 flannel_lease::Useless::NotOffered => "does not fit the network config any more",
                 flannel_lease::Useless::Surplus => "is one too many: the node holds another one",
+                flannel_lease::Useless::Younger => {
+                    "has a part of a subnet that an older record of another node has"
+                }
             };
             tracing::warn!(subnet = %key, "a lease of this node {why}, and is deleted");
         }

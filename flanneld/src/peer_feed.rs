@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_lease::{
     Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, Peer, PeerTable, PeerView, Record,
 };
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool};
 use flannel_store::{Event, LostReason, Position};
 use tokio::sync::oneshot;
 
@@ -18,8 +19,8 @@ pub struct PeerFeed {
     /// Who waits for the first complete list.
     first: Option<oneshot::Sender<Vec<Record>>>,
     position: Option<Position>,
-    /// The last surplus lease of ours that was told.
-    surplus: i64,
+    /// The last write of what stands against our lease, once it was told.
+    clash: i64,
 }
 
 /// What an event brought.
@@ -60,7 +61,7 @@ impl PeerFeed {
             listing: Vec::new(),
             first: None,
             position: None,
-            surplus: 0,
+            clash: 0,
         }
     }
 
@@ -102,15 +103,20 @@ impl PeerFeed {
     }
 
     /// What the store says of the lease that we hold, if it is other than what we know of it.
-    pub fn own_news(&mut self, held: &Holding, identity: &Identity) -> Option<LeaseEvent> {
+    pub fn own_news(
+        &mut self,
+        held: &Holding,
+        identity: &Identity,
+        pools: &Families<Ipv4Pool, Ipv6Pool>,
+    ) -> Option<LeaseEvent> {
         if let Some(news) = self.table.own_news(held) {
             return Some(news);
         }
-        let surplus = self.table.surplus(identity, &held.key)?;
+        let clash = self.table.clash(identity, &held.key, pools)?;
         // Told once: what an operation can do about it is done then.
-        let new = surplus > self.surplus;
-        self.surplus = surplus;
-        new.then_some(LeaseEvent::Surplus)
+        let new = clash > self.clash;
+        self.clash = clash;
+        new.then_some(LeaseEvent::Clash)
     }
 
     /// Takes one event at `now` since boot.
@@ -158,7 +164,7 @@ impl PeerFeed {
                 reason: LostReason::WentBack { .. },
             } => {
                 self.table.distrust(now);
-                self.surplus = 0;
+                self.clash = 0;
                 News {
                     own: Some(Own::Reset),
                     ..News::default()
@@ -186,6 +192,7 @@ impl PeerFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flannel_model::NetworkConfig;
     use flannel_store::{KeyValue, LeaseId};
 
     const PATIENCE: Patience = Patience {
@@ -234,6 +241,11 @@ mod tests {
         }
     }
 
+    fn pools() -> Families<Ipv4Pool, Ipv6Pool> {
+        let config = NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#);
+        config.unwrap().pools
+    }
+
     #[test]
     fn nothing_is_complete_before_the_list_ends() {
         let mut feed = feed();
@@ -244,7 +256,7 @@ mod tests {
                 .peers
         );
         assert!(!feed.is_synced());
-        assert!(feed.own_news(&held(1), &me()).is_none());
+        assert!(feed.own_news(&held(1), &me(), &pools()).is_none());
         assert!(feed.take(done(9), NOW).peers);
         assert!(feed.is_synced());
         assert!(
@@ -274,14 +286,14 @@ mod tests {
         feed.take(Event::Init, NOW);
         feed.take(Event::InitApply(kv("10.5.1.0-24", "192.168.50.11", 5)), NOW);
         feed.take(done(9), NOW);
-        assert!(feed.own_news(&held(5), &me()).is_none());
+        assert!(feed.own_news(&held(5), &me(), &pools()).is_none());
         // written before we knew that it is ours
         assert!(matches!(
-            feed.own_news(&held(4), &me()),
+            feed.own_news(&held(4), &me(), &pools()),
             Some(LeaseEvent::OwnPut(_))
         ));
         feed.take(Event::Apply(kv("10.5.1.0-24", "192.168.50.66", 12)), NOW);
-        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me()) else {
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools()) else {
             panic!("no news");
         };
         assert_eq!((put.modified, put.owner.unwrap().public_ip.octets()[3]), (12, 66));
@@ -291,11 +303,11 @@ mod tests {
         };
         feed.take(gone, NOW);
         assert!(matches!(
-            feed.own_news(&held(5), &me()),
+            feed.own_news(&held(5), &me(), &pools()),
             Some(LeaseEvent::OwnDeleted(13))
         ));
         assert!(
-            feed.own_news(&held(14), &me()).is_none(),
+            feed.own_news(&held(14), &me(), &pools()).is_none(),
             "ours is newer than what was seen"
         );
     }
@@ -308,7 +320,7 @@ mod tests {
         let mut junk = kv("10.5.1.0-24", "x", 12);
         junk.value = b"junk".to_vec();
         feed.take(Event::Apply(junk), NOW);
-        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me()) else {
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools()) else {
             panic!("no news");
         };
         assert_eq!(put.owner, None);

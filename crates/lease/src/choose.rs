@@ -1,15 +1,16 @@
 //! Which subnets a node takes, given everybody's records.
 
 mod fresh;
+mod others;
 mod taken;
 #[cfg(test)]
 mod tests;
 
-use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, Subnet};
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue};
 
 use crate::{Identity, Record, Revisions, UsedBefore};
 use fresh::fresh;
-use taken::Taken;
+use others::Others;
 
 /// What to do about an own subnet.
 #[derive(Debug, Clone)]
@@ -40,7 +41,13 @@ pub enum Choice {
         by: Identity,
     },
     /// Create a lease for these free subnets.
-    Create(LeaseKey),
+    Create {
+        /// Its key.
+        key: LeaseKey,
+        /// Whether nobody can have a part of them but under this very key. Otherwise who created it has to look whether somebody
+        /// did so a moment before.
+        alone: bool,
+    },
     /// A fresh subnet is needed; say which were in use before, then choose again.
     ReadUsed,
     /// Every subnet of a pool is taken.
@@ -54,6 +61,8 @@ pub enum Useless {
     NotOffered,
     /// This node holds another one: an operation that was given up had its effect after all, or an old backup brought it back.
     Surplus,
+    /// An older record of another node has a part of it.
+    Younger,
 }
 
 /// The subnet that a node would like to go on with.
@@ -96,46 +105,59 @@ pub struct Chooser<'a> {
 impl Chooser<'_> {
     /// Chooses as flannel does: the lease of this node, else the previous subnet if it is free, else a free one near the
     /// beginning of the pool. `random` picks among the free ones. Of several leases of this node the earlier one counts,
-    /// then a reservation, then the first in key order.
+    /// then a reservation, then the first in key order. Keys that differ may share addresses all the same, one half of two or a
+    /// subnet of another length: of two such records the older one counts, everywhere.
     pub fn choose(&self, records: &[Record], random: u64) -> Choice {
-        let mut mine = self.own_leases(records);
+        let (mut mine, mut others) = (Vec::new(), Others::default());
+        for record in records {
+            match self.own(record) {
+                Some(own) => mine.push(own),
+                None => others.add(record, self.pools),
+            }
+        }
         mine.sort_by_key(|own| (!self.earlier.is(&own.key), own.lease != 0, own.key.to_string()));
-        if let Some(useless) = mine.iter().find_map(|own| self.useless(own)) {
+        let elder = |own: &Own| others.elder(&own.key, own.revisions.created);
+        if let Earlier::Holding(held) = &self.earlier
+            && let Some(by) = mine.iter().find(|own| own.key == *held).and_then(elder)
+        {
+            return Choice::Taken { by };
+        }
+        if let Some(useless) = mine
+            .iter()
+            .find_map(|own| self.useless(own, elder(own).is_some()))
+        {
             return useless;
         }
-        let taken = Taken::new(records, self.pools);
+        // What has an elder and is left is what an operator reserved.
+        mine.retain(|own| elder(own).is_none());
         if let Earlier::Holding(held) = &self.earlier
             && self.fits(held)
         {
             return match mine.into_iter().find(|own| own.key == *held) {
                 Some(own) => own.adopt(),
-                None if taken.is_free(held) => Choice::Create(*held),
-                None => match owner_of(records, held) {
+                None => match others.holder(held) {
                     Some(by) => Choice::Taken { by },
-                    None => self.create(&taken, random),
+                    None => claim(*held, &others),
                 },
             };
         }
         match mine.into_iter().find(|own| self.fits(&own.key)) {
             Some(own) => own.adopt(),
-            None => self.create(&taken, random),
+            None => self.create(&others, random),
         }
     }
 
-    fn own_leases(&self, records: &[Record]) -> Vec<Own> {
-        let own = |record: &Record| {
-            let key = record.key.parse().ok()?;
-            let value = LeaseValue::parse(&record.value).ok()?;
-            let owner = Identity::of(&value);
-            self.identity.is(&owner).then(|| Own {
-                key,
-                surely: self.identity.is_surely(&owner),
-                value,
-                revisions: record.revisions,
-                lease: record.lease,
-            })
-        };
-        records.iter().filter_map(own).collect()
+    fn own(&self, record: &Record) -> Option<Own> {
+        let key = record.key.parse().ok()?;
+        let value = LeaseValue::parse(&record.value).ok()?;
+        let owner = Identity::of(&value);
+        self.identity.is(&owner).then(|| Own {
+            key,
+            surely: self.identity.is_surely(&owner),
+            value,
+            revisions: record.revisions,
+            lease: record.lease,
+        })
     }
 
     /// Whether the config offers it, in exactly the families that are on.
@@ -149,7 +171,7 @@ impl Chooser<'_> {
                 .is_none_or(|s| self.pools.ipv6().is_some_and(|pool| pool.offers(&s)))
     }
 
-    fn useless(&self, own: &Own) -> Option<Choice> {
+    fn useless(&self, own: &Own, has_elder: bool) -> Option<Choice> {
         let surplus = match self.earlier {
             Earlier::Holding(held) => own.surely && own.key != held && self.fits(&held),
             Earlier::Previous(_) | Earlier::None => false,
@@ -159,6 +181,7 @@ impl Chooser<'_> {
             _ if own.lease == 0 || own.value.reserved => return None,
             (false, _) => Useless::NotOffered,
             (true, true) => Useless::Surplus,
+            (true, false) if has_elder => Useless::Younger,
             (true, false) => return None,
         };
         Some(Choice::Drop {
@@ -169,7 +192,8 @@ impl Chooser<'_> {
     }
 
     /// New subnets for every family; the earlier ones as far as they can be had.
-    fn create(&self, taken: &Taken, random: u64) -> Choice {
+    fn create(&self, others: &Others<'_>, random: u64) -> Choice {
+        let taken = others.taken(self.pools);
         let earlier = self.earlier.key();
         let ipv4 = self.pools.ipv4().map(|pool| {
             let earlier = earlier.and_then(LeaseKey::ipv4);
@@ -197,24 +221,16 @@ impl Chooser<'_> {
         if ipv4 == Some(None) || ipv6 == Some(None) {
             return Choice::Exhausted;
         }
-        Families::new(ipv4.flatten(), ipv6.flatten()).map_or(Choice::Exhausted, |subnets| {
-            Choice::Create(LeaseKey::new(subnets))
-        })
+        Families::new(ipv4.flatten(), ipv6.flatten())
+            .map_or(Choice::Exhausted, |subnets| claim(LeaseKey::new(subnets), others))
     }
 }
 
-/// Who has a part of this key's subnets; somebody unknown when the value cannot be read.
-fn owner_of(records: &[Record], held: &LeaseKey) -> Option<Identity> {
-    let record = records.iter().find(|record| {
-        let key: Option<LeaseKey> = record.key.parse().ok();
-        key.is_some_and(|key| overlaps(key.ipv4(), held.ipv4()) || overlaps(key.ipv6(), held.ipv6()))
-    })?;
-    let unknown = Identity {
-        public_ip: std::net::Ipv4Addr::UNSPECIFIED,
-        public_ipv6: None,
-        node: None,
-    };
-    Some(LeaseValue::parse(&record.value).map_or(unknown, |value| Identity::of(&value)))
+fn claim(key: LeaseKey, others: &Others<'_>) -> Choice {
+    Choice::Create {
+        key,
+        alone: others.leave_alone(&key),
+    }
 }
 
 struct Own {
@@ -235,8 +251,4 @@ impl Own {
             revisions: self.revisions,
         }
     }
-}
-
-fn overlaps<S: Subnet>(one: Option<S>, other: Option<S>) -> bool {
-    one.zip(other).is_some_and(|(one, other)| one.overlaps(&other))
 }

@@ -6,6 +6,7 @@
 mod choose;
 mod identity;
 mod machine;
+mod overlap;
 mod peers;
 mod record;
 mod timing;

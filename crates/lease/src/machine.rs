@@ -34,7 +34,11 @@ enum State {
     /// The list is there; which subnets were in use before is being read.
     ReadingUsed(Vec<Record>),
     Dropping,
-    Claiming(LeaseKey),
+    Claiming {
+        key: LeaseKey,
+        /// Others may have a part of it under another key: only a list after the claim tells who was first.
+        contestable: bool,
+    },
     Waiting {
         until: Duration,
         why: Why,
@@ -158,7 +162,7 @@ impl LeaseMachine {
             }
             Event::OwnPut(put) => self.own_put(&put, now),
             Event::OwnDeleted(revision) if held => self.own_deleted(revision, now),
-            Event::Surplus if held => Some(self.list()),
+            Event::Clash if held => Some(self.list()),
             Event::StoreReset => self.store_reset(now),
             Event::Freed => {
                 self.freed(now, random);
@@ -166,11 +170,9 @@ impl LeaseMachine {
             }
             Event::Resume => self.resume(),
             Event::Timer => self.timer(now),
-            Event::Listed(_)
-            | Event::KeptAlive(_)
-            | Event::Expired
-            | Event::OwnDeleted(_)
-            | Event::Surplus => None,
+            Event::Listed(_) | Event::KeptAlive(_) | Event::Expired | Event::OwnDeleted(_) | Event::Clash => {
+                None
+            }
         }
     }
 
@@ -189,7 +191,7 @@ impl LeaseMachine {
             | State::Listing
             | State::ReadingUsed(_)
             | State::Dropping
-            | State::Claiming(_)
+            | State::Claiming { .. }
             | State::Deleted
             | State::Revoked => None,
         };
@@ -209,7 +211,7 @@ impl LeaseMachine {
             | State::Listing
             | State::ReadingUsed(_)
             | State::Dropping
-            | State::Claiming(_)
+            | State::Claiming { .. }
             | State::Deleted
             | State::Waiting { .. } => Situation::Acquiring,
         }
@@ -285,7 +287,7 @@ impl LeaseMachine {
             State::Listing
             | State::ReadingUsed(_)
             | State::Dropping
-            | State::Claiming(_)
+            | State::Claiming { .. }
             | State::Deleted => self.wait(timing::FAILED, Why::Failed, now, random),
             State::Idle | State::Waiting { .. } | State::Revoked => {}
         }

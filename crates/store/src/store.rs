@@ -27,9 +27,6 @@ pub trait Store: Clone + Send + Sync + 'static {
 
     /// Creates a key on a fresh lease, unless it exists. When it does, a lease that was granted for it is revoked again.
     /// `notes` are written in the same transaction, without a lease.
-    ///
-    /// A key of two halves (`10.5.2.0-24&fd00:5:0:2::-64`) counts as there when any key has its first half, with another second
-    /// one or without: two nodes that start at once would otherwise have one subnet. Second halves are not compared.
     fn create(
         &self,
         key: &str,

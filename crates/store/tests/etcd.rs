@@ -62,26 +62,6 @@ async fn leases(etcd: &EtcdProcess) -> usize {
     client.leases().await.unwrap().leases().len()
 }
 
-/// Dual stack: whoever has the IPv4 subnet has it, whatever IPv6 subnet it goes with.
-#[tokio::test]
-async fn of_keys_with_one_first_half_there_is_only_one() {
-    let (_etcd, store) = start();
-    let memory = flannel_store::memory::MemoryStore::default();
-    let names = [
-        "10.5.2.0-24&fd00:5:0:1::-64",
-        "10.5.2.0-24&fd00:5:0:2::-64",
-        "10.5.22.0-24&fd00:5:0:2::-64",
-    ];
-    let mut won = Vec::new();
-    for name in names.map(key) {
-        let lease = NewLease::any(600);
-        let real = store.create(&name, "1", lease, &[]).await.unwrap();
-        let fake = memory.create(&name, "1", lease, &[]).await.unwrap();
-        won.push([real, fake].map(|created| matches!(created, Created::Won { .. })));
-    }
-    assert_eq!(won, [[true; 2], [false; 2], [true; 2]]);
-}
-
 #[tokio::test]
 async fn fifty_race_for_one_key_and_one_wins() {
     let (etcd, store) = start();

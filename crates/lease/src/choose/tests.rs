@@ -72,7 +72,7 @@ fn choose_knowing(
 
 fn created(choice: Choice) -> String {
     match choice {
-        Choice::Create(key) => key.to_string(),
+        Choice::Create { key, .. } => key.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -151,7 +151,7 @@ fn a_lease_that_does_not_fit_any_more_is_dropped_but_never_a_reservation() {
         );
         records[0].lease = 0;
         let choice = choose(&records, &roomy(), Earlier::None);
-        assert!(matches!(choice, Choice::Create(_)), "{unfit}: {choice:?}");
+        assert!(matches!(choice, Choice::Create { .. }), "{unfit}: {choice:?}");
     }
 }
 
@@ -209,6 +209,84 @@ fn dual_stack_claims_both_families_in_one_key_and_keeps_what_it_can() {
     assert_eq!(next, "10.5.1.0-24&fd00:5:0:7::-64");
     let v6 = pools(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#);
     assert_eq!(created(choose(&[], &v6, Earlier::None)), "fd00:5:0:1::-64");
+}
+
+/// With another revision of creation than the 5 of [`record`].
+fn created_at(revision: i64, record: Record) -> Record {
+    Record {
+        revisions: Revisions {
+            created: revision,
+            ..record.revisions
+        },
+        ..record
+    }
+}
+
+#[test]
+fn of_two_records_with_a_part_of_one_subnet_the_older_counts() {
+    let mine = record("10.5.3.0-24&fd00:5:0:3::-64", "192.168.50.11");
+    for part in [
+        "10.5.3.0-24",
+        "10.5.3.0-24&fd00:5:0:4::-64",
+        "10.5.4.0-24&fd00:5:0:3::-64",
+        "10.5.3.128-25",
+    ] {
+        let held = Earlier::Holding(key(&mine.key));
+        let chosen = |created, earlier| {
+            let theirs = created_at(created, record(part, "192.168.50.12"));
+            choose(&[theirs, mine.clone()], &pools(DUAL), earlier)
+        };
+        for earlier in [held, Earlier::None] {
+            assert_eq!(adopted(chosen(6, earlier)).0, mine.key, "{part}");
+        }
+        let choice = chosen(4, held);
+        assert!(
+            matches!(choice, Choice::Taken { by } if by.public_ip.octets()[3] == 12),
+            "{part}: {choice:?}"
+        );
+        let choice = chosen(4, Earlier::None);
+        assert!(
+            matches!(
+                choice,
+                Choice::Drop {
+                    modified: 7,
+                    why: Useless::Younger,
+                    ..
+                }
+            ),
+            "{part}: {choice:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reservation_with_an_elder_is_neither_used_nor_deleted() {
+    let mut mine = record("10.5.3.0-24", "192.168.50.11");
+    mine.lease = 0;
+    let elder = created_at(4, record("10.5.3.128-25", "192.168.50.12"));
+    for earlier in [Earlier::None, Earlier::Previous(key("10.5.3.0-24"))] {
+        assert_eq!(
+            created(choose(&[mine.clone(), elder.clone()], &roomy(), earlier)),
+            "10.5.1.0-24"
+        );
+    }
+}
+
+#[test]
+fn what_others_can_have_a_part_of_is_told() {
+    let alone = |records: &[Record], pools: &Pools| match choose(records, pools, Earlier::None) {
+        Choice::Create { alone, .. } => alone,
+        other => panic!("{other:?}"),
+    };
+    let other = |key| [record(key, "192.168.50.12")];
+    assert!(alone(&[], &roomy()) && alone(&other("10.5.9.0-24"), &roomy()));
+    assert!(alone(&other("10.0.0.0-8"), &roomy()), "counts for nothing");
+    for shape in ["10.5.9.0-25", "10.5.9.0-24&fd00:5:0:9::-64"] {
+        assert!(!alone(&other(shape), &roomy()), "{shape}");
+    }
+    assert!(!alone(&[], &pools(DUAL)));
+    let v6 = pools(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#);
+    assert!(alone(&[], &v6));
 }
 
 #[test]
@@ -282,7 +360,7 @@ fn notes_are_asked_for_only_when_a_fresh_subnet_is_needed() {
     };
     assert!(matches!(chooser(Earlier::None).choose(&[], 0), Choice::ReadUsed));
     let previous = Earlier::Previous(key("10.5.9.0-24"));
-    assert!(matches!(chooser(previous).choose(&[], 0), Choice::Create(_)));
+    assert!(matches!(chooser(previous).choose(&[], 0), Choice::Create { .. }));
     let taken = [record("10.5.9.0-24", "10.0.0.9")];
     assert!(matches!(chooser(previous).choose(&taken, 0), Choice::ReadUsed));
 }
@@ -304,7 +382,7 @@ proptest! {
             })
             .collect();
         match choose_knowing(&records, &roomy(), Earlier::None, &used, random) {
-            Choice::Create(created) => {
+            Choice::Create { key: created, .. } => {
                 let subnet: Ipv4Subnet = created.ipv4().unwrap();
                 prop_assert!(roomy().ipv4().unwrap().offers(&subnet));
                 prop_assert!(records.iter().all(|r| r.key != created.to_string()));

@@ -46,7 +46,10 @@ impl LeaseMachine {
                 revisions,
                 lease,
             } => {
-                self.state = State::Claiming(key);
+                self.state = State::Claiming {
+                    key,
+                    contestable: false,
+                };
                 let rewrite = records
                     .iter()
                     .any(|r| r.key == key.to_string() && r.lease != lease);
@@ -69,7 +72,7 @@ impl LeaseMachine {
                 self.state = State::Dropping;
                 Some(Op::Drop { key, modified, why })
             }
-            Choice::Create(key) => Some(self.create(key, random)),
+            Choice::Create { key, alone } => Some(self.create(key, !alone, random)),
             Choice::ReadUsed => {
                 self.state = State::ReadingUsed(records);
                 Some(Op::ReadUsed)
@@ -81,8 +84,8 @@ impl LeaseMachine {
         }
     }
 
-    fn create(&mut self, key: LeaseKey, random: u64) -> Op {
-        self.state = State::Claiming(key);
+    fn create(&mut self, key: LeaseKey, contestable: bool, random: u64) -> Op {
+        self.state = State::Claiming { key, contestable };
         let held = self.holding.map(|held| held.lease).filter(|lease| *lease != 0);
         let lease = *self.grant.get_or_insert(held.unwrap_or(lease_number(random)));
         Op::Claim {
@@ -97,10 +100,12 @@ impl LeaseMachine {
     }
 
     pub(super) fn claimed(&mut self, outcome: ClaimOutcome, now: Duration, random: u64) -> Option<Op> {
-        let State::Claiming(key) = self.state else {
+        let State::Claiming { key, contestable } = self.state else {
             return None;
         };
         match outcome {
+            // Whoever was first sees no older record, and takes it over as a node that starts does.
+            ClaimOutcome::Won { .. } if contestable => return Some(self.list()),
             ClaimOutcome::Won { lease, modified } => self.won(key, lease, modified, now),
             ClaimOutcome::Lost => self.wait(timing::FAILED, Why::Failed, now, random),
         }

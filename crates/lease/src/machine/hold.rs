@@ -51,7 +51,10 @@ impl LeaseMachine {
         self.exchanged = true;
         let lease = lease_number(random);
         self.grant = Some(lease);
-        self.state = State::Claiming(held.key);
+        self.state = State::Claiming {
+            key: held.key,
+            contestable: false,
+        };
         Op::Claim {
             key: held.key,
             expected: Expected::Modified(held.modified),

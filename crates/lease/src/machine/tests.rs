@@ -499,7 +499,7 @@ fn a_run_goes_on_with_what_the_earlier_one_held() {
 
 #[test]
 fn a_node_that_turns_to_dual_stack_keeps_its_ipv4_subnet() {
-    let mut m = machine(r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#);
+    let mut m = machine(DUAL);
     m.handle(Event::Start, secs(0), 0);
     let op = listed(&mut m, vec![mine("10.5.9.0-24", 5)], secs(0));
     assert!(
@@ -517,6 +517,82 @@ fn a_node_that_turns_to_dual_stack_keeps_its_ipv4_subnet() {
         claims(&listed(&mut m, vec![], secs(0))).0,
         "10.5.9.0-24&fd00:5:0:1::-64"
     );
+}
+
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+
+/// What our own claim wrote, and what somebody wrote a moment before.
+fn race(elder: &str) -> (LeaseMachine, Vec<Record>) {
+    let mut m = machine(DUAL);
+    m.handle(Event::Start, secs(0), 0);
+    let (key, ..) = claims(&listed(&mut m, vec![], secs(0)));
+    let claim = m.handle(won(77, 10), secs(1), 0);
+    assert!(
+        matches!(claim, Some(Op::List)),
+        "who was first is not known yet: {claim:?}"
+    );
+    assert_eq!(
+        (m.situation(), m.standing(secs(1))),
+        (Situation::Acquiring, Standing::None)
+    );
+    let mut own = mine(&key, 77);
+    own.revisions.created = 10;
+    (m, vec![own, others(elder)])
+}
+
+#[test]
+fn of_two_that_claim_one_half_at_once_the_first_has_it() {
+    let (mut m, records) = race("10.5.9.0-24&fd00:5:0:9::-64");
+    let op = listed(&mut m, records, secs(2));
+    assert_eq!(claims(&op).1, Expected::Modified(4), "nobody was before us");
+    m.handle(won(77, 4), secs(3), 0);
+    assert_eq!(m.situation(), Situation::Held);
+
+    let (mut m, records) = race("10.5.9.0-24&fd00:5:0:1::-64");
+    let elder = vec![records[1].clone()];
+    let op = listed(&mut m, records, secs(2));
+    assert!(
+        matches!(
+            op,
+            Some(Op::Drop {
+                why: Useless::Younger,
+                ..
+            })
+        ),
+        "{op:?}"
+    );
+    assert!(matches!(m.handle(Event::Dropped, secs(3), 0), Some(Op::List)));
+    let (key, _, terms) = claims(&listed(&mut m, elder, secs(3)));
+    assert_eq!(
+        key, "10.5.1.0-24&fd00:5:0:2::-64",
+        "the half that is free is kept"
+    );
+    assert!(matches!(terms, LeaseTerms::Grant { .. }), "{terms:?}");
+    assert!(m.lost().is_empty(), "no pod was ever there");
+}
+
+#[test]
+fn a_holder_that_is_younger_gives_way_and_says_what_is_stranded() {
+    let mut m = held();
+    assert!(matches!(m.handle(Event::Clash, secs(3), 0), Some(Op::List)));
+    let mut own = mine("10.5.1.0-24", 77);
+    own.revisions.created = 10;
+    let elder = others("10.5.1.128-25");
+    let op = listed(&mut m, vec![own, elder.clone()], secs(3));
+    assert!(
+        matches!(
+            op,
+            Some(Op::Drop {
+                why: Useless::Younger,
+                ..
+            })
+        ),
+        "{op:?}"
+    );
+    assert!(matches!(m.standing(secs(3)), Standing::Taken(by) if by == node(12, 2)));
+    m.handle(Event::Dropped, secs(4), 0);
+    assert_eq!(claims(&listed(&mut m, vec![elder], secs(4))).0, "10.5.2.0-24");
+    assert_eq!(m.lost().len(), 1);
 }
 
 #[test]

@@ -132,8 +132,8 @@ pub enum Event {
     OwnPut(OwnPut),
     /// Our key is not there at this revision.
     OwnDeleted(i64),
-    /// There is another lease of ours besides the one that we hold.
-    Surplus,
+    /// There is another lease of ours besides the one that we hold, or an older one of somebody else with a part of its subnets.
+    Clash,
     /// The store was wiped, or restored from a backup.
     StoreReset,
     /// A lease of somebody was deleted.

@@ -6,6 +6,7 @@ use flannel_model::{Families, Ipv4Pool, Ipv4Subnet, Ipv6Pool, Ipv6Subnet, LeaseK
 
 use super::{Peer, RejectReason};
 use crate::Identity;
+use crate::overlap::shares;
 
 /// An address that no peer's subnet may cover, and what it is.
 pub type Protected = (IpAddr, &'static str);
@@ -144,12 +145,4 @@ fn covered(peer: &Peer, limits: &Limits<'_>) -> Option<RejectReason> {
 fn stranded(peer: &Peer, limits: &Limits<'_>) -> Option<RejectReason> {
     let same = |lost: &LeaseKey| shares(lost, &peer.key);
     limits.stranded.iter().any(same).then_some(RejectReason::Stranded)
-}
-
-/// Whether two leases share an address.
-pub(super) fn shares(one: &LeaseKey, other: &LeaseKey) -> bool {
-    fn overlap<S: Subnet>(one: Option<S>, other: Option<S>) -> bool {
-        one.zip(other).is_some_and(|(one, other)| one.overlaps(&other))
-    }
-    overlap(one.ipv4(), other.ipv4()) || overlap(one.ipv6(), other.ipv6())
 }

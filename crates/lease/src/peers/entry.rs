@@ -10,6 +10,7 @@ use crate::{Identity, Record};
 /// What stands in the store under the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
+    pub created: i64,
     pub modified: i64,
     pub lease: i64,
     /// `None` when the value cannot be read.
@@ -49,6 +50,7 @@ impl Entry {
 /// Reads a record. What was good before stays in use when the new value cannot be read.
 pub(super) fn read(record: &Record, before: Option<Peer>) -> Entry {
     let stamp = Stamp {
+        created: record.revisions.created,
         modified: record.revisions.modified,
         lease: record.lease,
         owner: None,

@@ -5,11 +5,12 @@ mod leaving;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flannel_model::LeaseKey;
+use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey};
 
-use super::entry::{Entry, Stamp, read};
+use super::entry::{Entry, read};
 use super::view::view;
 use super::{Limits, Peer, PeerView};
+use crate::overlap::{counted, shares};
 use crate::{Event, Holding, Identity, OwnPut, Record};
 
 /// Most records that are kept: as many as a /8 has subnets of /24. What is beyond costs no memory.
@@ -184,18 +185,33 @@ impl PeerTable {
         }
     }
 
-    /// The last write of a lease that surely is this node's, besides the one that it holds: one too many.
-    pub fn surplus(&self, identity: &Identity, held: &LeaseKey) -> Option<i64> {
-        let held = held.to_string();
-        let surplus = |stamp: &Stamp| {
-            let mine = stamp.owner.is_some_and(|owner| identity.is_surely(&owner));
-            mine && stamp.lease != 0 && !stamp.reserved
+    /// The last write among the records that stand against the lease that this node holds: another lease that surely is this
+    /// node's, one too many, and an older record of somebody else with a part of the same subnets.
+    pub fn clash(
+        &self,
+        identity: &Identity,
+        held: &LeaseKey,
+        pools: &Families<Ipv4Pool, Ipv6Pool>,
+    ) -> Option<i64> {
+        let own = held.to_string();
+        let created = self.entries.get(&own)?.stored?.created;
+        let against = |text: &str, entry: &Entry| {
+            let stamp = entry.stored?;
+            let is = |mine: fn(&Identity, &Identity) -> bool| stamp.owner.is_some_and(|o| mine(identity, &o));
+            let surplus = || is(Identity::is_surely) && stamp.lease != 0 && !stamp.reserved;
+            let older = || stamp.created < created && !is(Identity::is);
+            let key = || {
+                entry
+                    .good
+                    .as_ref()
+                    .map(|peer| peer.key)
+                    .or_else(|| text.parse().ok())
+            };
+            let overlaps = || Some(shares(&counted(&key()?, pools)?, held));
+            (surplus() || older() && overlaps()?).then_some(stamp.modified)
         };
-        let others = self.entries.iter().filter(|(key, _)| **key != held);
-        others
-            .filter_map(|(_, entry)| entry.stored.filter(surplus))
-            .map(|stamp| stamp.modified)
-            .max()
+        let others = self.entries.iter().filter(|(text, _)| **text != own);
+        others.filter_map(|(text, entry)| against(text, entry)).max()
     }
 
     /// Every peer in use, for the next run to begin with.

@@ -52,6 +52,10 @@ impl World {
             protected: &protected,
         })
     }
+
+    fn clash(&self, table: &PeerTable) -> Option<i64> {
+        table.clash(&self.identity, &self.own, &self.pools)
+    }
 }
 
 fn record(key: &str, value: &str, revision: i64) -> Record {
@@ -423,9 +427,50 @@ fn a_second_lease_of_ours_is_noticed() {
     let mine = format!(r#"{{"PublicIP":"192.168.50.11","NodeID":"{id}"}}"#);
     let world = ipv4();
     let table = table([record("10.5.1.0-24", &mine, 7), record("10.5.9.0-24", &mine, 8)]);
-    assert_eq!(table.surplus(&world.identity, &world.own), Some(8));
-    assert_eq!(
-        table.surplus(&world.identity, &"10.5.9.0-24".parse().unwrap()),
-        Some(7)
-    );
+    assert_eq!(world.clash(&table), Some(8));
+    let other = World {
+        own: "10.5.9.0-24".parse().unwrap(),
+        ..ipv4()
+    };
+    assert_eq!(other.clash(&table), Some(7));
+}
+
+#[test]
+fn an_older_record_with_a_part_of_our_subnets_is_noticed() {
+    let world = dual();
+    let mine = |revision| {
+        record(
+            "10.5.1.0-24&fd00:5:0:1::-64",
+            r#"{"PublicIP":"192.168.50.11"}"#,
+            revision,
+        )
+    };
+    let theirs = r#"{"PublicIP":"192.168.50.12"}"#;
+    for part in [
+        "10.5.1.0-24",
+        "10.5.1.0-24&fd00:5:0:2::-64",
+        "10.5.2.0-24&fd00:5:0:1::-64",
+        "10.5.0.0-20",
+        "10.5.1.128-25&fd00:5:0:2::-64",
+    ] {
+        for value in [theirs, "junk"] {
+            assert_eq!(
+                world.clash(&table([mine(7), record(part, value, 6)])),
+                Some(6),
+                "{part}"
+            );
+            assert_eq!(
+                world.clash(&table([mine(7), record(part, value, 8)])),
+                None,
+                "{part}"
+            );
+        }
+    }
+    for harmless in ["10.5.2.0-24&fd00:5:0:2::-64", "10.0.0.0-8", "10.5.0.0-16", "junk"] {
+        assert_eq!(
+            world.clash(&table([mine(7), record(harmless, theirs, 6)])),
+            None,
+            "{harmless}"
+        );
+    }
 }

@@ -136,6 +136,13 @@ fn every_short_history_holds() {
         },
         Bounds { deletions: 1, ..two },
         Bounds {
+            dual: true,
+            steps: 0,
+            losses: 1,
+            late: 1,
+            ..two
+        },
+        Bounds {
             forgeries: 1,
             steps: 1,
             ..two

@@ -7,15 +7,19 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use flannel_lease::{
-    Event, Expected, Holding, Identity, LeaseMachine, LeaseTerms, Op, OwnPut, Settings, Situation, Standing,
+    Event, Expected, Holding, Identity, LeaseMachine, LeaseTerms, Op, OwnPut, PeerTable, Settings, Situation,
+    Standing,
 };
 use flannel_model::{LeaseKey, LeaseValue, NetworkConfig, NodeId};
 
 use crate::node::{PATIENCE, Pools, TTL};
 use crate::store::{Store, Time};
+use crate::world::overlap;
 
 const CONFIG: &str =
     r#"{"Network":"10.5.0.0/28","SubnetLen":30,"SubnetMin":"10.5.0.4","SubnetMax":"10.5.0.8"}"#;
+const DUAL: &str = r#"{"Network":"10.5.0.0/28","SubnetLen":30,"SubnetMin":"10.5.0.4","SubnetMax":"10.5.0.8",
+    "EnableIPv6":true,"IPv6Network":"fd00:5::/62","IPv6SubnetMin":"fd00:5:0:1::","IPv6SubnetMax":"fd00:5:0:2::"}"#;
 const KEYS: [&str; 2] = ["10.5.0.4-30", "10.5.0.8-30"];
 /// Two thirds of a lease's lifetime: after one step it is due for renewal, after two it is over.
 const STEP: Time = 40_000;
@@ -42,6 +46,8 @@ pub struct Bounds {
     pub deletions: u8,
     /// Records that get another address in the name of their owner.
     pub forgeries: u8,
+    /// Beside the two IPv4 subnets there are two of IPv6, and a node takes any one of each.
+    pub dual: bool,
 }
 
 /// One thing that may happen next.
@@ -93,8 +99,9 @@ pub struct State {
     tampered: bool,
 }
 
-fn pools() -> Pools {
-    NetworkConfig::parse(CONFIG.as_bytes()).unwrap().pools
+fn pools(dual: bool) -> Pools {
+    let config = if dual { DUAL } else { CONFIG };
+    NetworkConfig::parse(config.as_bytes()).unwrap().pools
 }
 
 fn identity(node: usize) -> Identity {
@@ -114,8 +121,8 @@ fn value(node: usize) -> String {
     )
 }
 
-fn machine(node: usize) -> LeaseMachine {
-    LeaseMachine::new(SETTINGS, pools(), identity(node), None)
+fn machine(node: usize, dual: bool) -> LeaseMachine {
+    LeaseMachine::new(SETTINGS, pools(dual), identity(node), None)
 }
 
 impl State {
@@ -123,7 +130,7 @@ impl State {
         let mut store = Store::new();
         store.fences = fences;
         let member = |node| Member {
-            machine: machine(node),
+            machine: machine(node, bounds.dual),
             started: false,
             life: 0,
             call: None,
@@ -285,8 +292,8 @@ impl State {
         let disk = member.machine.holding().copied().filter(|_| keeps_disk);
         member.life += 1;
         member.machine = match disk {
-            Some(holding) => machine(node).resuming(holding),
-            None => machine(node),
+            Some(holding) => machine(node, self.left.dual).resuming(holding),
+            None => machine(node, self.left.dual),
         };
     }
 
@@ -295,9 +302,10 @@ impl State {
         let now = self.clock();
         let mut choices = Vec::new();
         let machine = self.members[node].machine.clone();
-        for pick in 0..KEYS.len() as u64 {
-            // The upper bits make the number of the etcd lease, the lowest the choice among free subnets.
-            let random = (node as u64 + 1) << 40 | u64::from(self.members[node].life) << 36 | pick;
+        for pick in 0..if self.left.dual { 4 } else { 2 } {
+            // The upper bits make the number of the etcd lease, the lowest of each half the choice among free subnets.
+            let choice = (pick >> 1) << 32 | pick & 1;
+            let random = (node as u64 + 1) << 40 | u64::from(self.members[node].life) << 36 | choice;
             let mut machine = machine.clone();
             let mut op = machine.handle(event.clone(), now, random);
             let chooses = matches!(op, Some(Op::ReadUsed));
@@ -336,13 +344,22 @@ impl State {
                 }))
             }
             None if self.store.revision > held.modified => Some(Event::OwnDeleted(self.store.revision)),
+            _ if self.left.dual => self.clash(member, &held.key),
             _ => None,
         }
+    }
+
+    fn clash(&self, member: &Member, held: &LeaseKey) -> Option<Event> {
+        let mut table = PeerTable::new(PATIENCE);
+        table.reset(self.store.list(), self.store.revision, self.clock());
+        let clash = table.clash(member.machine.identity(), held, &pools(true));
+        clash.map(|_| Event::Clash)
     }
 
     /// What must hold at every moment.
     pub fn check(&self) -> Result<(), String> {
         let now = self.clock();
+        let mut owned: Vec<LeaseKey> = Vec::new();
         for (n, member) in self.members.iter().enumerate().filter(|(_, m)| m.started) {
             self.goes_on(n, member)?;
             self.says_what_it_published(n, member)?;
@@ -351,6 +368,12 @@ impl State {
             }
             let key = member.machine.holding().unwrap().key;
             self.is_its_own(n, &key)?;
+            owned.push(key);
+        }
+        for (n, one) in owned.iter().enumerate() {
+            if let Some(other) = owned[..n].iter().find(|other| overlap(one, other)) {
+                return Err(format!("two nodes add pods to {one} and {other}"));
+            }
         }
         Ok(())
     }

@@ -61,7 +61,9 @@ impl Node {
     pub fn new(number: usize, address: u8, pools: Pools) -> Self {
         let identity = Identity {
             public_ip: std::net::Ipv4Addr::new(192, 168, 50, address),
-            public_ipv6: None,
+            public_ipv6: pools
+                .ipv6()
+                .map(|_| std::net::Ipv6Addr::new(0xfd00, 50, 0, 0, 0, 0, 0, address.into())),
             node: Some(NodeId::new(number as u128 + 1)),
         };
         Self {
@@ -99,8 +101,12 @@ impl Node {
         let id = self.identity.node.unwrap();
         let number = id.to_string();
         let mac = format!("02:00:00:00:{}:{last:02x}", &number[30..]);
+        let public_ipv6 = self
+            .identity
+            .public_ipv6
+            .map_or("null".into(), |ip| format!("\"{ip}\""));
         format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"NodeID":"{id}"}}"#,
+            r#"{{"PublicIP":"{}","PublicIPv6":{public_ipv6},"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"NodeID":"{id}"}}"#,
             self.identity.public_ip
         )
     }

@@ -14,7 +14,7 @@ const EACH: u64 = 2;
 /// Seeds that are looked through for them.
 const SEEDS: u64 = 2_000;
 
-const KINDS: [Found; 7] = [
+const KINDS: [Found; 8] = [
     Found::Taken,
     Found::LateAnswer,
     Found::LostAnswer,
@@ -22,6 +22,7 @@ const KINDS: [Found; 7] = [
     Found::Wiped,
     Found::Compacted,
     Found::SharedAddress,
+    Found::Younger,
 ];
 
 /// The first seeds that hold each kind, with all that each holds.

@@ -3,9 +3,11 @@
 mod checks;
 mod trouble;
 
+pub use checks::overlap;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing};
+use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing, Useless};
 use flannel_model::NetworkConfig;
 
 use crate::faults::{Fault, Kind};
@@ -44,6 +46,8 @@ pub enum Found {
     Compacted,
     /// Two nodes with one address.
     SharedAddress,
+    /// A node let go what an older record had a part of.
+    Younger,
 }
 
 /// What happens next.
@@ -113,10 +117,15 @@ impl World {
     fn of_kind(seed: u64, kind: Kind, end: Time, tell: bool) -> Self {
         let mut rng = Rng::new(seed);
         // /27 has seven subnets of /30 to hand out, /28 three: there some node may find none
-        let config = if rng.chance(25) && kind != Kind::Calm {
-            r#"{"Network":"10.5.0.0/28"}"#
-        } else {
-            r#"{"Network":"10.5.0.0/27","SubnetLen":30}"#
+        let small = rng.chance(25) && kind != Kind::Calm;
+        // and as many of IPv6, of which each node picks one by itself
+        let config = match (small, rng.chance(30)) {
+            (true, false) => r#"{"Network":"10.5.0.0/28"}"#,
+            (false, false) => r#"{"Network":"10.5.0.0/27","SubnetLen":30}"#,
+            (true, true) => r#"{"Network":"10.5.0.0/28","EnableIPv6":true,"IPv6Network":"fd00:5::/62"}"#,
+            (false, true) => {
+                r#"{"Network":"10.5.0.0/27","SubnetLen":30,"EnableIPv6":true,"IPv6Network":"fd00:5::/61"}"#
+            }
         };
         let pools = NetworkConfig::parse(config.as_bytes()).unwrap().pools;
         let count = usize::try_from(rng.range(2, 5)).unwrap();
@@ -358,6 +367,14 @@ impl World {
         };
         let refused = !self.reaches_store(node) && self.rng.chance(70);
         self.say(|| format!("node {node} → {}", brief_op(&call)));
+        let younger = matches!(
+            call,
+            Op::Drop {
+                why: Useless::Younger,
+                ..
+            }
+        );
+        self.found.extend(younger.then_some(Found::Younger));
         let it = &mut self.nodes[node];
         it.op += 1;
         it.op_open = true;
@@ -507,8 +524,9 @@ impl World {
         let Some(held) = it.machine.holding() else {
             return Ok(());
         };
-        let surplus = || it.table.surplus(&it.identity, &held.key).map(|_| Event::Surplus);
-        if let Some(news) = it.table.own_news(held).or_else(surplus) {
+        let clash = || it.table.clash(&it.identity, &held.key, &self.pools);
+        let news = it.table.own_news(held).or_else(|| clash().map(|_| Event::Clash));
+        if let Some(news) = news {
             self.hand(node, news);
         }
         Ok(())

@@ -13,12 +13,6 @@ use crate::{
     StoreError, TimeToLive,
 };
 
-/// For a key of two halves, the range of all keys with the same first half, with a second one (`&` is followed by `'`) or without.
-fn halves(key: &str) -> Option<(String, String)> {
-    let (first, _) = key.split_once('&')?;
-    Some((first.to_owned(), format!("{first}'")))
-}
-
 impl Store for EtcdStore {
     type Watch = EtcdWatch;
 
@@ -62,10 +56,8 @@ impl Store for EtcdStore {
         let doing = format!("create {key} in");
         let (lease, fresh) = self.grant(&doing, lease).await?;
         let notes = notes.iter().map(|(key, value)| put(key, value, LeaseId::NONE));
-        let absent = Compare::version(key, CompareOp::Equal, 0);
-        let half = halves(key).map(|(from, to)| Compare::version(from, CompareOp::Equal, 0).with_range(to));
         let txn = Txn::new()
-            .when([absent].into_iter().chain(half).collect::<Vec<_>>())
+            .when([Compare::version(key, CompareOp::Equal, 0)])
             .and_then(
                 [put(key, value, lease)]
                     .into_iter()

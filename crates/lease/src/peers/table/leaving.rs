@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::Peer;
-use super::super::check::shares;
 use super::super::entry::{Entry, read};
 use super::PeerTable;
+use crate::overlap::shares;
 use crate::{Identity, Record};
 
 impl PeerTable {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use flannel_lease::{Identity, PeerTable, PeerView, Situation, Standing};
-use flannel_model::LeaseValue;
+use flannel_model::{LeaseKey, LeaseValue};
 
 use super::World;
 use crate::faults::Kind;
@@ -26,10 +26,11 @@ impl World {
             .collect();
         for (n, one) in owners.iter().enumerate() {
             for (m, other) in owners.iter().enumerate().skip(n + 1) {
-                if one.is_some() && one == other {
-                    let key = one.map(|key| key.to_string()).unwrap_or_default();
+                if let (Some(one), Some(other)) = (one, other)
+                    && overlap(one, other)
+                {
                     return Err(format!(
-                        "at {} ms: nodes {n} and {m} both act as owner of {key}",
+                        "at {} ms: nodes {n} and {m} act as owners of {one} and {other}",
                         self.now
                     ));
                 }
@@ -94,13 +95,18 @@ impl World {
         }
     }
 
+    /// Of the family that has fewer.
     fn free(&self) -> usize {
-        let pool = self.pools.ipv4().copied();
-        let taken = |key: String| self.store.get(&key).is_some();
-        let subnets = pool.into_iter().flat_map(|pool| pool.subnets());
-        subnets
-            .filter(|s| !taken(format!("{}-{}", s.network(), s.length())))
-            .count()
+        let keys: Vec<LeaseKey> = self.store.records().filter_map(|r| r.key.parse().ok()).collect();
+        let ipv4 = self.pools.ipv4().map(|pool| {
+            let taken = |subnet| keys.iter().any(|key| key.ipv4() == Some(subnet));
+            pool.subnets().filter(|subnet| !taken(*subnet)).count()
+        });
+        let ipv6 = self.pools.ipv6().map(|pool| {
+            let taken = |subnet| keys.iter().any(|key| key.ipv6() == Some(subnet));
+            pool.subnets().filter(|subnet| !taken(*subnet)).count()
+        });
+        ipv4.into_iter().chain(ipv6).min().unwrap_or(0)
     }
 
     /// I2, I4, I12: what it would write into its kernel is what the store says, no more and no less, whatever junk is there.
@@ -175,6 +181,12 @@ impl World {
             )),
         }
     }
+}
+
+/// Whether two nodes' leases, whose subnets have one length, share an address.
+pub fn overlap(one: &LeaseKey, other: &LeaseKey) -> bool {
+    let ipv4 = one.ipv4().is_some() && one.ipv4() == other.ipv4();
+    ipv4 || one.ipv6().is_some() && one.ipv6() == other.ipv6()
 }
 
 fn peers(view: &PeerView) -> Vec<String> {
