@@ -37,13 +37,6 @@ impl Chosen {
     /// # Errors
     /// When the backend cannot work with this interface, or its key cannot be read or made: what is wrong and what to do.
     pub fn new(settings: BackendSettings, underlay: &Underlay, options: &Options) -> anyhow::Result<Self> {
-        let behind_nat = underlay.public_ip != underlay.address;
-        anyhow::ensure!(
-            !(behind_nat && matches!(settings, BackendSettings::HostGw)),
-            "host-gw sends packets of pods as they are, so the published address must be {}'s own; leave out --public-ip (and \
-             --public-ipv6), or use vxlan",
-            underlay.name
-        );
         let mut key = None;
         if let BackendSettings::Wireguard(_) = settings {
             key = Some(load_or_make(&key_file(&options.state_dir))?);
@@ -53,7 +46,7 @@ impl Chosen {
             udp_checksum: options.vxlan_udp_checksum,
             key,
             preshared: None,
-            global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
+            global_ipv6: false,
             // Over IPv4 where there is any: flannel's nodes know nothing else.
             udp_over: match underlay.address.ipv4() {
                 Some(_) => IpFamily::V4,
@@ -61,8 +54,25 @@ impl Chosen {
             },
             udp_public_port: options.udp_public_port,
         };
+        chosen.moved(underlay)?;
         chosen.read_again(options)?;
         Ok(chosen)
+    }
+
+    /// Goes on over another interface, or over the same with another address.
+    ///
+    /// # Errors
+    /// When the backend cannot work with it; it stays as it is.
+    pub fn moved(&mut self, underlay: &Underlay) -> anyhow::Result<()> {
+        let behind_nat = underlay.public_ip != underlay.address;
+        anyhow::ensure!(
+            !(behind_nat && matches!(self.settings, BackendSettings::HostGw)),
+            "host-gw sends packets of pods as they are, so the published address must be {}'s own; leave out --public-ip (and \
+             --public-ipv6), or use vxlan",
+            underlay.name
+        );
+        self.global_ipv6 = underlay.public_ip.ipv6().is_some_and(is_global);
+        Ok(())
     }
 
     /// Goes on with other settings of the same backend.

@@ -1,9 +1,9 @@
 //! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
 
+mod host;
 mod remember;
 mod tell;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use flannel_lease::{
     Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings,
 };
 use flannel_model::{Families, LeaseKey, NodeId, NodeReport};
-use flannel_plan::Underlay;
+use flannel_plan::{Followed, Underlay};
 use flannel_store::{EtcdStore, Event, Store, follow_since};
 use flannel_telemetry::{
     Health, Metrics, StatusRequest, notify_ready, notify_reloading, notify_status, notify_stopping,
@@ -35,7 +35,7 @@ use crate::reconciler::{self, Report};
 use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::{Audience, ServiceFeed};
-use crate::underlay::choose_underlay;
+use crate::underlay::{self, choose_underlay};
 use crate::{clock, node_id, reaper, signals, stranded, subnet_file, udp};
 use remember::{Earlier, own_lease};
 
@@ -186,6 +186,14 @@ struct Node<'a> {
     backend: Chosen,
     underlay: Underlay,
     identity: Identity,
+    /// Tells the lease who the node is.
+    identity_news: watch::Sender<Identity>,
+    /// What becomes of the interface.
+    host: watch::Receiver<Followed>,
+    /// What it lacks.
+    host_problem: Option<String>,
+    /// Another interface that a start would choose.
+    other: Said,
     protected: Vec<Protected>,
     lease: watch::Receiver<Option<LeaseStatus>>,
     own_news: mpsc::Sender<LeaseEvent>,
@@ -235,15 +243,8 @@ impl<'a> Node<'a> {
             renew_margin: options.renew_margin,
             grace: options.reset_grace,
         };
-        let identity = Identity {
-            public_ip: underlay
-                .public_ip
-                .ipv4()
-                .copied()
-                .unwrap_or(Ipv4Addr::UNSPECIFIED),
-            public_ipv6: underlay.public_ip.ipv6().copied(),
-            node,
-        };
+        let identity = host::identity(&underlay, node);
+        let (identity_news, identities) = watch::channel(identity);
         let pools = usable.pools;
         let previous = subnet_file::previous_lease(&options.subnet_file);
         let machine = LeaseMachine::new(settings, pools, identity, previous);
@@ -255,7 +256,8 @@ impl<'a> Node<'a> {
         let mut feed = PeerFeed::new(options.prefix.leases(&pools), patience);
         feed.preload(cache.iter().flat_map(Cache::peers));
         let mut driver = LeaseDriver::new(machine, store.clone(), options.prefix.clone(), publisher)
-            .with_first_list(feed.first_list());
+            .with_first_list(feed.first_list())
+            .following(identities);
         if let Some((held, value)) = cache
             .as_ref()
             .and_then(|cache| own_lease(cache, options, &usable))
@@ -276,10 +278,8 @@ impl<'a> Node<'a> {
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
         let udp = udp::start(&usable.backend, facts_seen, options, udp_counted);
-        let mut protected = stranded::etcd_addresses(&options.etcd.endpoints);
-        let own = "this node's own address";
-        protected.extend(underlay.address.ipv4().map(|address| ((*address).into(), own)));
-        protected.extend(underlay.address.ipv6().map(|address| ((*address).into(), own)));
+        let protected = host::protected(options, &underlay);
+        let host = underlay::follow(options, usable.families(), underlay.clone());
         Self {
             options,
             health,
@@ -289,6 +289,10 @@ impl<'a> Node<'a> {
             backend,
             underlay,
             identity,
+            identity_news,
+            host,
+            host_problem: None,
+            other: Said::default(),
             protected,
             lease,
             own_news,
@@ -338,6 +342,10 @@ impl<'a> Node<'a> {
                 () = self.cache.due() => {
                     let cache = self.cache();
                     self.cache.write(cache).await;
+                }
+                changed = self.host.changed() => {
+                    changed.context("the interface is not followed any more")?;
+                    self.follow_host();
                 }
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,

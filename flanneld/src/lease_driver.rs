@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use flannel_lease::{Event, Holding, LeaseMachine, Op, Record, Situation, Standing};
+use flannel_lease::{Event, Holding, Identity, LeaseMachine, Op, Record, Situation, Standing};
 use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac};
 use flannel_store::{Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +49,8 @@ pub struct LeaseDriver<S> {
     outage: Said,
     /// What keeps the node from a subnet although etcd answers. Apart from `outage`: each may last while the other ends.
     shortage: Said,
+    /// Who the node is, which changes with its addresses.
+    identity: Option<watch::Receiver<Identity>>,
 }
 
 impl<S: Store> LeaseDriver<S> {
@@ -59,7 +61,15 @@ impl<S: Store> LeaseDriver<S> {
             operator: Operator::new(store, prefix, publisher),
             outage: Said::default(),
             shortage: Said::default(),
+            identity: None,
         }
+    }
+
+    /// Publishes the addresses that come here.
+    #[must_use]
+    pub fn following(mut self, identity: watch::Receiver<Identity>) -> Self {
+        self.identity = Some(identity);
+        self
     }
 
     /// Goes on with what an earlier run held and published.
@@ -101,6 +111,10 @@ impl<S: Store> LeaseDriver<S> {
             let due = self.until_due();
             event = tokio::select! {
                 Some(event) = seen.recv() => event,
+                identity = moved(&mut self.identity) => {
+                    self.operator.moved(identity).await;
+                    Event::Moved(identity)
+                }
                 result = finished(&mut running) => self.answer(result),
                 () = tokio::time::sleep(due) => Event::Timer,
             };
@@ -168,6 +182,16 @@ impl<S: Store> LeaseDriver<S> {
             tracing::error!("{problem}");
         }
     }
+}
+
+/// The next identity; never, where nobody tells.
+async fn moved(identity: &mut Option<watch::Receiver<Identity>>) -> Identity {
+    if let Some(receiver) = identity
+        && receiver.changed().await.is_ok()
+    {
+        return *receiver.borrow_and_update();
+    }
+    std::future::pending().await
 }
 
 async fn finished(running: &mut Option<Running>) -> Result<Event, StoreError> {

@@ -84,6 +84,11 @@ impl Publisher {
         }
     }
 
+    /// The node is reached under other addresses from now on.
+    pub fn moved(&mut self, identity: Identity) {
+        self.identity = identity;
+    }
+
     /// The families that are on.
     pub fn families(&self) -> &Families<Ipv4Pool, Ipv6Pool> {
         &self.families

@@ -9,6 +9,7 @@
 
 mod acquire;
 mod hold;
+mod moved;
 mod repairs;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey};
 
 use crate::{Earlier, Identity, Record, UsedBefore, timing};
+use moved::Moved;
 use repairs::Repairs;
 pub use types::{
     ClaimOutcome, Event, Expected, Holding, LeaseTerms, Op, OwnPut, Published, Settings, Situation, Standing,
@@ -94,6 +96,7 @@ pub struct LeaseMachine {
     exchanged: bool,
     failures: u32,
     repairs: Repairs,
+    moved: Moved,
     /// When the operation under way began: what it confirms was true then.
     asked: Duration,
 }
@@ -122,6 +125,7 @@ impl LeaseMachine {
             exchanged: false,
             failures: 0,
             repairs: Repairs::default(),
+            moved: Moved::default(),
             asked: Duration::ZERO,
         }
     }
@@ -163,6 +167,7 @@ impl LeaseMachine {
             Event::OwnPut(put) => self.own_put(&put, now),
             Event::OwnDeleted(revision) if held => self.own_deleted(revision, now),
             Event::Clash if held => Some(self.list()),
+            Event::Moved(identity) => self.moved(identity),
             Event::StoreReset => self.store_reset(now),
             Event::Freed => {
                 self.freed(now, random);

@@ -25,6 +25,8 @@ use crate::wire::Frames;
 /// Multicast groups (RTNLGRP_*): link 1, neighbour 3, IPv4 address 5, IPv4 route 7, IPv6 address 9, IPv6 route 11; bit n − 1
 /// of the mask.
 const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
+/// Those of links and addresses alone.
+const INTERFACES: u32 = 1 | 1 << 4 | 1 << 8;
 /// Receive buffer asked for. A burst that does not fit is told as an overrun.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// Bytes for one notification; the largest are links with many virtual functions.
@@ -88,12 +90,38 @@ pub fn watch_changes() -> Result<
     ),
     NetlinkError,
 > {
+    watch_groups(GROUPS)
+}
+
+/// The same, of links and addresses alone: with thousands of peers, most of the rest is routes and neighbours.
+///
+/// # Errors
+/// As [`watch_changes`].
+pub fn watch_interfaces() -> Result<
+    (
+        impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
+        mpsc::Receiver<Change>,
+    ),
+    NetlinkError,
+> {
+    watch_groups(INTERFACES)
+}
+
+fn watch_groups(
+    groups: u32,
+) -> Result<
+    (
+        impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
+        mpsc::Receiver<Change>,
+    ),
+    NetlinkError,
+> {
     let error = |e: &io::Error| NetlinkError::socket("watch network changes", e);
     let mut socket = Socket::new(NETLINK_ROUTE).map_err(|e| error(&e))?;
     // SO_RCVBUFFORCE needs CAP_NET_ADMIN; a smaller buffer only means more overruns.
     let _ = sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER);
     socket.set_non_blocking(true).map_err(|e| error(&e))?;
-    socket.bind(&SocketAddr::new(0, GROUPS)).map_err(|e| error(&e))?;
+    socket.bind(&SocketAddr::new(0, groups)).map_err(|e| error(&e))?;
     let socket = multicast::listen(socket).map_err(|e| error(&e))?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     let driver = async move {

@@ -11,6 +11,7 @@ mod op;
 mod overlay;
 mod service;
 mod underlay;
+mod underlay_follow;
 #[cfg(test)]
 mod underlay_tests;
 
@@ -42,3 +43,4 @@ pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,
     choose_underlay,
 };
+pub use underlay_follow::{Followed, Host, PATIENCE, follow_underlay};

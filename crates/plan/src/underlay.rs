@@ -363,7 +363,7 @@ fn underlay(
 }
 
 /// The prefixes of the interface's addresses; an address alone has no neighbours.
-fn connected(interface: &Interface) -> Vec<IpSubnet> {
+pub(crate) fn connected(interface: &Interface) -> Vec<IpSubnet> {
     let mut subnets: Vec<IpSubnet> = interface
         .addresses
         .iter()

@@ -46,19 +46,23 @@ impl Node<'_> {
             }
             return self.waiting(&objection);
         }
+        let host_problem = self.host_problem.clone();
         let udp_problem = self.udp.borrow().clone();
         if let Some(problem) = udp_problem {
             return self.waiting(&problem);
         }
         let report = self.reports.borrow().clone();
         let Some(report) = report.filter(|report| report.devices_up) else {
-            return self.waiting("bringing up the tunnel device");
+            return self.waiting(host_problem.as_deref().unwrap_or("bringing up the tunnel device"));
         };
         if let Err(error) = subnet_file::write(&self.options.subnet_file, &self.subnet_env(&report)) {
             let file = self.options.subnet_file.display();
             return self.waiting(&format!(
                 "cannot write {file} ({error}); pods cannot be added until it is there"
             ));
+        }
+        if let Some(problem) = host_problem {
+            return self.waiting(&problem);
         }
         let filter = self.filter.borrow().clone();
         match (filter, &self.lost) {

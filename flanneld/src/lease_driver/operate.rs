@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_lease::{ClaimOutcome, Event, Expected, LastUse, LeaseTerms, Op, Record, Revisions};
+use flannel_lease::{ClaimOutcome, Event, Expected, Identity, LastUse, LeaseTerms, Op, Record, Revisions};
 use flannel_model::{EtcdPrefix, Families, LeaseKey, LeaseValue, Mac, UsedNote};
 use flannel_store::{Created, KeptAlive, KeyValue, LeaseId, NewLease, Renewal, Replaced, Store, StoreError};
 use tokio::sync::oneshot;
@@ -13,6 +13,9 @@ use crate::publish::Publisher;
 
 /// How often the note about our own subnet is brought up to date: a fraction of the hold-down of a day.
 const NOTE_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// Connections are given up in no time, unless one is just being made.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 /// Carries out operations. What it publishes is settled when an operation begins.
 pub(super) struct Operator<S> {
@@ -42,6 +45,18 @@ impl<S: Store> Operator<S> {
     /// Takes the first list from somebody who reads it anyway.
     pub(super) fn expect_list(&mut self, first: oneshot::Receiver<Vec<Record>>) {
         self.first = Some(first);
+    }
+
+    /// What is published from now on has these addresses. Connections to etcd are made anew: those that are open may come from the
+    /// address of before, and nobody would notice for long.
+    pub(super) async fn moved(&mut self, identity: Identity) {
+        self.publisher.moved(identity);
+        if tokio::time::timeout(RECONNECT, self.store.reconnect())
+            .await
+            .is_err()
+        {
+            tracing::debug!("the connections to etcd are busy; they are found to be dead by themselves");
+        }
     }
 
     /// The VTEPs' addresses once they are settled.

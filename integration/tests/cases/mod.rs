@@ -17,6 +17,7 @@ mod ctl_view;
 mod dual_stack;
 mod endpoint;
 mod etcd_access;
+mod host;
 mod hostile;
 mod hostile_records;
 mod ipvs;
@@ -160,6 +161,13 @@ pub fn all() -> Vec<Case> {
         case!(wireguard repair::every_kind_of_object_of_wireguard_comes_back),
         case!(plain repair::a_storm_of_changes_hides_nothing),
         case!(plain repair::who_goes_on_fighting_is_named),
+        case!(plain host::vxlan_follows),
+        case!(plain host::host_gw_follows),
+        case!(plain host::udp_follows),
+        case!(ipip host::ipip_follows),
+        case!(wireguard host::wireguard_follows),
+        case!(plain host::what_flags_pin_stays),
+        case!(plain host::ipv6_follows_as_well),
         case!(plain udp::restarts_lose_no_packet),
         case!(plain udp::device_route_and_lease_are_flannels),
         case!(plain udp::tcp_udp_and_icmp_beside_a_plain_peer),

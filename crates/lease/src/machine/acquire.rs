@@ -29,9 +29,10 @@ impl LeaseMachine {
     }
 
     fn choose(&self, records: &[Record], used: Option<&UsedBefore>, random: u64) -> Choice {
+        let identity = self.known_as(records);
         let chooser = Chooser {
             pools: &self.pools,
-            identity: &self.identity,
+            identity: &identity,
             earlier: self.earlier(),
             used,
         };
@@ -105,11 +106,16 @@ impl LeaseMachine {
         };
         match outcome {
             // Whoever was first sees no older record, and takes it over as a node that starts does.
-            ClaimOutcome::Won { .. } if contestable => return Some(self.list()),
-            ClaimOutcome::Won { lease, modified } => self.won(key, lease, modified, now),
-            ClaimOutcome::Lost => self.wait(timing::FAILED, Why::Failed, now, random),
+            ClaimOutcome::Won { .. } if contestable => Some(self.list()),
+            ClaimOutcome::Won { lease, modified } => {
+                self.won(key, lease, modified, now);
+                self.moved_meanwhile()
+            }
+            ClaimOutcome::Lost => {
+                self.wait(timing::FAILED, Why::Failed, now, random);
+                None
+            }
         }
-        None
     }
 
     fn won(&mut self, key: LeaseKey, lease: i64, modified: i64, now: Duration) {

@@ -1,3 +1,5 @@
+mod moved;
+
 use super::*;
 use crate::{Revisions, Useless};
 use flannel_model::{NetworkConfig, NodeId};

@@ -138,6 +138,8 @@ pub enum Event {
     StoreReset,
     /// A lease of somebody was deleted.
     Freed,
+    /// The addresses that this node publishes are other ones from now on; its identity of our own is as before.
+    Moved(Identity),
     /// The operator asks to begin anew after a revocation.
     Resume,
     /// The time of [`LeaseMachine::wake_at`](crate::LeaseMachine::wake_at) has come.

@@ -54,6 +54,11 @@ impl Keepers {
         keepers.insert(lease, Keeper { used: now, ..keeper });
     }
 
+    /// Closes every stream that nobody has in hand.
+    pub(super) fn close(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseId, Keeper>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

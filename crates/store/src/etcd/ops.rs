@@ -144,6 +144,10 @@ impl Store for EtcdStore {
     async fn watch(&self, prefix: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
         self.start_watch(prefix, from).await
     }
+
+    async fn reconnect(&self) {
+        self.give_up_connections().await;
+    }
 }
 
 impl EtcdStore {

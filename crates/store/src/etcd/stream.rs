@@ -64,8 +64,13 @@ pub(super) struct Mailbox {
 
 enum Command {
     Watch(i64, Watcher, Revision),
-    Cancel { id: i64, silent: bool },
+    Cancel {
+        id: i64,
+        silent: bool,
+    },
     Progress(i64),
+    /// The connection is given up.
+    End,
 }
 
 struct Watcher {
@@ -116,6 +121,11 @@ impl Handle {
         let _ = self.commands.send(Command::Cancel { id, silent });
     }
 
+    /// Ends the stream, and with it every watcher.
+    pub fn end(&self) {
+        let _ = self.commands.send(Command::End);
+    }
+
     /// Asks for a sign of life for a watcher.
     pub fn progress(&self, id: i64) {
         let _ = self.commands.send(Command::Progress(id));
@@ -159,6 +169,7 @@ impl Pump {
                 },
                 command = self.commands.recv() => match command {
                     Some(Command::Cancel { silent: true, .. }) if self.asked => return self.end_all(silent),
+                    Some(Command::End) => return self.end_all(given_up),
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
@@ -200,6 +211,8 @@ impl Pump {
                     self.stream.request_progress().await
                 }
             },
+            // The loop ends with it.
+            Command::End => Ok(()),
         }
     }
 
@@ -305,10 +318,19 @@ fn end(error: &Error, watcher: &Watcher, endpoint: &str) -> WatchEnd {
 
 /// Another watcher found the stream to be silent.
 fn silent(watcher: &Watcher, endpoint: &str) -> WatchEnd {
+    failed(watcher, endpoint, ErrorKind::Timeout, "no sign of life")
+}
+
+fn given_up(watcher: &Watcher, endpoint: &str) -> WatchEnd {
+    let reason = "this host's address changed, and the connection is made anew";
+    failed(watcher, endpoint, ErrorKind::Unreachable, reason)
+}
+
+fn failed(watcher: &Watcher, endpoint: &str, kind: ErrorKind, reason: &str) -> WatchEnd {
     let tried = vec![Tried {
         endpoint: endpoint.to_owned(),
-        reason: "no sign of life".to_owned(),
+        reason: reason.to_owned(),
     }];
     let doing = format!("watch {} in", watcher.prefix);
-    WatchEnd::Failed(StoreError::new(&doing, ErrorKind::Timeout, tried))
+    WatchEnd::Failed(StoreError::new(&doing, kind, tried))
 }

@@ -65,6 +65,17 @@ impl EtcdStore {
         }
     }
 
+    /// Forgets the connections to all members and ends what is open on them.
+    pub(super) async fn give_up_connections(&self) {
+        for member in &self.shared.members {
+            member.forget().await;
+        }
+        self.shared.keepers.close();
+        if let Some(stream) = self.shared.streams.0.lock().await.current.take() {
+            stream.end();
+        }
+    }
+
     /// A new stream with its first watcher.
     async fn open_stream(&self, wanted: Wanted) -> Result<(Handle, Mailbox), StoreError> {
         let doing = format!("watch {} in", wanted.prefix);

@@ -52,6 +52,30 @@ async fn all_watches_share_a_stream_and_renewals_another() {
     assert_eq!(etcd.asked("Watch").unwrap().calls, 1);
 }
 
+/// A host whose address changed: every stream and every call goes over a new connection, and nothing is missed.
+#[tokio::test]
+async fn connections_that_are_given_up_are_made_anew() {
+    let (etcd, store) = start();
+    let (lease, _) = created(&store, &key("a"), 600).await;
+    let (_one, mut leases) = follow(store.clone(), PREFIX.to_owned());
+    complete_state(&mut leases).await;
+    let alive = KeptAlive::Alive { ttl_secs: 600 };
+    assert_eq!(store.keep_alive(lease).await.unwrap(), alive);
+    store.reconnect().await;
+    let lost = next(&mut leases).await;
+    assert!(
+        matches!(&lost, Event::Lost { reason } if reason.to_string().contains("address changed")),
+        "{lost:?}"
+    );
+    store.put(&key("b"), "2").await.unwrap();
+    assert_eq!(store.keep_alive(lease).await.unwrap(), alive);
+    let resumed = next(&mut leases).await;
+    assert!(matches!(resumed, Event::Resumed { .. }), "{resumed:?}");
+    assert!(matches!(next(&mut leases).await, Event::Apply(kv) if kv.key == key("b")));
+    assert_eq!(etcd.asked("Watch").unwrap().calls, 2);
+    assert_eq!(etcd.asked("LeaseKeepAlive").unwrap().calls, 2);
+}
+
 /// A stream of renewals that broke is opened again within the same call; an answer is never taken for that to another question.
 #[tokio::test]
 async fn renewals_go_on_after_a_restart_and_a_freeze() {
