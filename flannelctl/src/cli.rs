@@ -17,7 +17,7 @@ Exit codes:
   3  bad content: in etcd (config) or in a file
   4  not found: no network config, no such subnet or Service
   5  in use by a node, or changed by somebody else meanwhile
-  6  doctor found something that has to be mended";
+  6  doctor found something that has to be mended, or diff a difference";
 
 /// Shows and changes what a flannel network keeps in etcd: leases, the network config and Services.
 ///
@@ -221,6 +221,31 @@ pub enum Command {
     /// its work
     Status(SocketArgument),
 
+    /// Shows what this node's kernel has for every peer: route, neighbour and forwarding entry or WireGuard handshake, and whether
+    /// that is all of it
+    ///
+    /// One line for each subnet of a peer. STATE is `complete`, or names what is missing, wrong, or somebody else's and in the way.
+    /// Below are the records that this node does not use, with the reason. Works from etcd and the kernel, whether flanneld runs
+    /// or not.
+    Peers(NodeArguments),
+
+    /// Compares what this node's kernel has with what flanneld wants, and changes nothing
+    ///
+    /// DIFFERENCE is one of: missing; wrong (it is there, but another one); extra (it is of flanneld's and should not be there);
+    /// foreign (somebody else's route that takes packets of peers; flanneld leaves it alone). The exit code is 6 when there
+    /// is any. Works from etcd and the kernel, whether flanneld runs or not.
+    Diff(NodeArguments),
+
+    /// Shows what flanneld would write into this node's kernel now, one operation a line, and writes nothing
+    Plan {
+        /// Write nothing; it is the only way, and may be left out
+        #[arg(long)]
+        dry_run: bool,
+
+        #[command(flatten)]
+        node: NodeArguments,
+    },
+
     /// Takes away what flanneld made on this host, and nothing else
     ///
     /// Runs `flanneld cleanup`: devices, routes, nftables tables, virtual servers, files and changed kernel settings. flanneld must
@@ -252,6 +277,19 @@ pub struct SocketArgument {
         default_value = "/run/flannel/flanneld.sock"
     )]
     pub status_socket: PathBuf,
+}
+
+/// Which node this is.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    /// Where flanneld writes the subnet of this node; without the file, the node is known by its address
+    #[arg(
+        long,
+        env = "FLANNELD_SUBNET_FILE",
+        value_name = "FILE",
+        default_value = "/run/flannel/subnet.env"
+    )]
+    pub subnet_file: PathBuf,
 }
 
 #[derive(Debug, Args)]

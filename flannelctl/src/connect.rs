@@ -1,6 +1,8 @@
 //! From the command line to a store.
 
-use flannel_store::{EtcdOptions, EtcdStore, Password, Secret};
+use std::net::IpAddr;
+
+use flannel_store::{EtcdOptions, EtcdStore, Password, Secret, endpoint_address};
 
 use crate::cli::EtcdArguments;
 use crate::failure::Failure;
@@ -12,6 +14,15 @@ const PASSWORD_VARIABLE: &str = "FLANNELD_ETCD_PASSWORD";
 pub fn store(arguments: &EtcdArguments) -> Result<EtcdStore, Failure> {
     let environment = std::env::var(PASSWORD_VARIABLE).ok();
     Ok(EtcdStore::connect(options(arguments, environment))?)
+}
+
+/// The addresses of etcd, as far as they are not names.
+pub fn addresses(arguments: &EtcdArguments) -> Vec<IpAddr> {
+    let endpoints = options(arguments, None).endpoints;
+    endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint_address(endpoint))
+        .collect()
 }
 
 /// Empty texts count as not given: flanneld ignores empty environment variables.

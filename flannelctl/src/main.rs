@@ -5,11 +5,14 @@ mod cleanup;
 mod cli;
 mod config;
 mod connect;
+mod difference;
 mod doctor;
 mod failure;
 mod findings;
 mod generate;
+mod node;
 mod output;
+mod peers;
 mod services;
 mod status;
 mod subnets;
@@ -18,7 +21,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Arguments, Command, ConfigCommand, EndpointCommand, Format, ServiceCommand, SubnetsCommand};
+use cli::{
+    Arguments, Command, ConfigCommand, EndpointCommand, Format, NodeArguments, ServiceCommand, SubnetsCommand,
+};
 use failure::Failure;
 use flannel_model::EtcdPrefix;
 use flannel_store::Store;
@@ -66,6 +71,7 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         store: &store,
         prefix: &prefix,
     };
+    let etcd = connect::addresses(&arguments.etcd);
     match command {
         Command::Subnets { command } => {
             let format = arguments.output;
@@ -88,6 +94,9 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         Command::Config {
             command: Some(ConfigCommand::Set { file, force }),
         } => config::set(&store, &prefix, file, *force, output).await,
+        Command::Peers(node) => peers::show(of_node(node, &asker, &etcd), output).await,
+        Command::Diff(node) => difference::diff(of_node(node, &asker, &etcd), output).await,
+        Command::Plan { node, .. } => difference::plan(of_node(node, &asker, &etcd), output).await,
         Command::Status(socket) => status::show(socket, output).await,
         Command::Services(arguments) => services::show(asker, arguments, output).await,
         Command::Explain(arguments) => services::explain(asker, arguments, output).await,
@@ -107,6 +116,19 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
                 },
         } => services::register(&store, &prefix, arguments).await,
         Command::Cleanup(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
+    }
+}
+
+fn of_node<'a, S>(
+    node: &'a NodeArguments,
+    asker: &services::Asker<'a, S>,
+    etcd: &'a [std::net::IpAddr],
+) -> node::Asked<'a, S> {
+    node::Asked {
+        store: asker.store,
+        prefix: asker.prefix,
+        etcd,
+        subnet_file: &node.subnet_file,
     }
 }
 

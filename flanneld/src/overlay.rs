@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use flannel_model::{Families, IpFamily, LeaseKey};
+use flannel_netlink::overlay::{Written, observe, observe_wireguard};
 use flannel_netlink::{NetlinkError, RouteConn, link, sysctl};
 use flannel_plan::{DesiredOverlay, Device, LinkKind, Op, diff_overlay};
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::kernel;
 use crate::reconciler::Report;
 use crate::said::chain;
 use crate::udp::UdpFacts;
-use crate::wireguard::{self, Written};
+use crate::wireguard;
 
 /// The world as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,8 +149,8 @@ fn write_difference(
     pass: &mut Pass,
 ) -> Result<(), NetlinkError> {
     let mut conn = RouteConn::open()?;
-    let mut observed = kernel::observe(&mut conn, desired)?;
-    observed.wireguard = wireguard::observe(desired, &memory.written)?;
+    let mut observed = observe(&mut conn, desired)?;
+    observed.wireguard = observe_wireguard(desired, &memory.written)?;
     let mut ops = diff_overlay(desired, &observed);
     if cause == Cause::Audit {
         let now = Instant::now();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use flannel_lease::Protected;
 use flannel_model::{IpFamily, LeaseKey};
 use flannel_netlink::{NetlinkError, RouteConn, address};
+use flannel_store::endpoint_address;
 
 /// Those of the lost subnets in which this node still has an address: the bridge has its own there as long as pods live on
 /// it. When the kernel cannot be asked, all of them.
@@ -38,18 +39,9 @@ fn addresses() -> Result<Vec<IpAddr>, NetlinkError> {
 pub fn etcd_addresses(endpoints: &[String]) -> Vec<Protected> {
     let lists = endpoints.iter().flat_map(|list| list.split(','));
     lists
-        .filter_map(address_of)
+        .filter_map(endpoint_address)
         .map(|address| (address, "an etcd endpoint"))
         .collect()
-}
-
-fn address_of(endpoint: &str) -> Option<IpAddr> {
-    let authority = endpoint.trim().rsplit("://").next()?.split('/').next()?;
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next()?,
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    host.parse().ok()
 }
 
 #[cfg(test)]

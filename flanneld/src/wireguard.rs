@@ -1,71 +1,11 @@
 //! Between plans and WireGuard's netlink: devices as facts, and operations as requests. No decision is made here.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeSet;
 
-use flannel_model::{IpSubnet, WireguardPublicKey};
 use flannel_netlink::NetlinkError;
-use flannel_netlink::generic::{AllowedIp, PeerSpec, PeerState, Wireguard, WireguardDevice};
-use flannel_plan::{DesiredOverlay, Device, ObservedWireguard, ObservedWireguardPeer, Op, WireguardPeer};
-
-/// A session is not used for longer than this after its handshake (REJECT_AFTER_TIME, WireGuard whitepaper §6.1).
-const SESSION: Duration = Duration::from_secs(180);
-
-/// The endpoints that were written last.
-pub type Written = BTreeMap<(Device, WireguardPublicKey), SocketAddr>;
-
-/// What the WireGuard device of an overlay knows; `None` when there is none.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub fn observe(
-    desired: &DesiredOverlay,
-    written: &Written,
-) -> Result<Option<ObservedWireguard>, NetlinkError> {
-    let Some(device) = wireguard_device(desired) else {
-        return Ok(None);
-    };
-    let Some(mut wireguard) = Wireguard::open()? else {
-        return Ok(None);
-    };
-    let state = wireguard.device(&device.to_string())?;
-    Ok(state.map(|state| observed(device, state, written, SystemTime::now())))
-}
-
-fn wireguard_device(desired: &DesiredOverlay) -> Option<Device> {
-    let tunnel = desired.tunnel.as_ref()?;
-    tunnel.wireguard.as_ref().map(|_| tunnel.link.device)
-}
-
-fn observed(device: Device, state: WireguardDevice, written: &Written, now: SystemTime) -> ObservedWireguard {
-    let peers = state.peers.into_iter().map(|(key, peer)| {
-        let written = written.get(&(device, key)).copied();
-        (key, observed_peer(peer, written, now))
-    });
-    ObservedWireguard {
-        public: state.public_key,
-        port: state.port,
-        peers: peers.collect(),
-    }
-}
-
-fn observed_peer(peer: PeerState, written: Option<SocketAddr>, now: SystemTime) -> ObservedWireguardPeer {
-    // A handshake in the future is one before the clock was set back.
-    let age = peer.handshake.map(|at| now.duration_since(at).unwrap_or(SESSION));
-    ObservedWireguardPeer {
-        endpoint: peer.endpoint,
-        written,
-        is_live: age.is_some_and(|age| age < SESSION),
-        preshared: peer.preshared,
-        keepalive: peer.keepalive,
-        allowed: peer
-            .allowed
-            .iter()
-            .filter_map(|(address, length)| IpSubnet::around(*address, *length))
-            .collect(),
-    }
-}
+use flannel_netlink::generic::{AllowedIp, PeerSpec, Wireguard};
+use flannel_netlink::overlay::Written;
+use flannel_plan::{Op, WireguardPeer};
 
 /// Whether an operation is carried out here.
 pub fn concerns(op: &Op) -> bool {

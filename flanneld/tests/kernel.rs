@@ -14,6 +14,7 @@ use std::time::Instant;
 use flannel_lease::{Peer as LeasePeer, Revisions};
 use flannel_model::{Families, IpFamily, LeaseValue, Mac, VxlanOptions};
 use flannel_netlink::RouteConn;
+use flannel_netlink::overlay::{Written, observe, observe_wireguard};
 use flannel_plan::backend::{Backend, FamilyFacts, HostGw, Vxlan};
 use flannel_plan::{DesiredOverlay, LinkKind, Op, Underlay, UnderlayOptions, choose_underlay, diff_overlay};
 use serde_json::Value;
@@ -123,9 +124,9 @@ fn wanted(conn: &mut RouteConn, count: u32) -> DesiredOverlay {
 
 /// One pass; gives the operations, all of which have to succeed.
 fn settle(conn: &mut RouteConn, desired: &DesiredOverlay) -> Vec<Op> {
-    let mut written = wireguard::Written::new();
-    let mut observed = kernel::observe(conn, desired).unwrap();
-    observed.wireguard = wireguard::observe(desired, &written).unwrap();
+    let mut written = Written::new();
+    let mut observed = observe(conn, desired).unwrap();
+    observed.wireguard = observe_wireguard(desired, &written).unwrap();
     let ops = diff_overlay(desired, &observed);
     let results = kernel::apply(conn, &ops);
     ops.iter().for_each(|op| wireguard::remember(&mut written, op));
@@ -354,7 +355,7 @@ fn a_failure_is_told_and_does_not_stop_the_rest() {
         let desired = wanted(conn, 3);
         // Somebody else's route to the second peer's subnet.
         run("ip route add 10.0.3.0/24 dev u0");
-        let observed = kernel::observe(conn, &desired).unwrap();
+        let observed = observe(conn, &desired).unwrap();
         let results = kernel::apply(conn, &diff_overlay(&desired, &observed));
         let failed: Vec<_> = results.iter().filter_map(|(_, r)| r.as_ref().err()).collect();
         assert_eq!(failed.len(), 1);

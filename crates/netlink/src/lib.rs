@@ -26,6 +26,8 @@ mod multicast;
 pub mod neighbour;
 pub mod netns;
 pub mod nftables;
+#[cfg(feature = "overlay")]
+pub mod overlay;
 pub mod pod;
 pub mod route;
 mod route_conn;

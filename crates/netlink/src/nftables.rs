@@ -9,6 +9,8 @@ mod expression;
 mod follow;
 mod presence;
 mod remember;
+#[cfg(feature = "overlay")]
+mod ruleset;
 mod set;
 mod socket;
 mod watch;
@@ -29,6 +31,8 @@ pub use draw::{Draw, DrawBy, draw_chain};
 pub use follow::follow_tables;
 pub use presence::{chains, has_table};
 pub use remember::remember_chain;
+#[cfg(feature = "overlay")]
+pub use ruleset::{delete_chain, ruleset};
 pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
 pub use socket::with_kept_sockets;
 pub use watch::TableWatch;
@@ -51,6 +55,8 @@ pub enum Family {
     Ipv4,
     /// `ip6`
     Ipv6,
+    /// `inet`: both
+    Inet,
     /// `bridge`
     Bridge,
 }
@@ -63,6 +69,8 @@ pub enum Kind {
     NewTable = 0,
     /// NFT_MSG_NEWCHAIN
     NewChain = 3,
+    /// NFT_MSG_DELCHAIN
+    DeleteChain = 5,
     /// NFT_MSG_NEWRULE
     NewRule = 6,
     /// NFT_MSG_DELRULE; without a handle all rules of a chain.
@@ -317,6 +325,8 @@ fn family_number(family: Family) -> u8 {
         // NFPROTO_IPV4, NFPROTO_IPV6
         Family::Ipv4 => 2,
         Family::Ipv6 => 10,
+        // NFPROTO_INET
+        Family::Inet => 1,
         // NFPROTO_BRIDGE
         Family::Bridge => 7,
     }
@@ -326,7 +336,7 @@ fn flags(kind: Kind) -> u16 {
     match kind {
         Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElement => CREATE,
         Kind::NewRule => CREATE | crate::conn::APPEND,
-        Kind::DeleteRule | Kind::DeleteElement => 0,
+        Kind::DeleteRule | Kind::DeleteChain | Kind::DeleteElement => 0,
     }
 }
 

@@ -9,6 +9,7 @@ mod diff;
 mod observed;
 mod op;
 mod overlay;
+pub mod packet_filter;
 mod service;
 mod underlay;
 mod underlay_follow;
@@ -16,7 +17,7 @@ mod underlay_follow;
 mod underlay_tests;
 
 pub use device::Device;
-pub use diff::diff_overlay;
+pub use diff::{Difference, DifferenceKind, Object, diff_overlay, differences};
 pub use observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
     ObservedWireguard, ObservedWireguardPeer,

@@ -26,7 +26,7 @@ pub use error::{ErrorKind, StoreError};
 pub use etcd::{CALL_DEADLINE, EtcdStore, MemberStatus};
 pub use follow::{Event, LostReason, follow, follow_since};
 pub use leased::{Kept, LeasedKey};
-pub use options::{EtcdOptions, Password, Secret};
+pub use options::{EtcdOptions, Password, Secret, endpoint_address};
 pub use store::{Change, Position, Store, Watch, WatchEnd, WatchItem};
 pub use types::{
     Created, KeptAlive, KeyValue, LeaseId, Listing, NewLease, Renewal, Replaced, Revision, TimeToLive,

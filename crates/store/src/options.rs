@@ -1,6 +1,7 @@
 //! How to reach etcd.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::endpoint::Address;
@@ -121,6 +122,16 @@ impl Default for EtcdOptions {
             insecure: false,
         }
     }
+}
+
+/// The address in an endpoint such as `https://[fd00::1]:2379`; `None` where it has a name.
+pub fn endpoint_address(endpoint: &str) -> Option<IpAddr> {
+    let authority = endpoint.trim().rsplit("://").next()?.split('/').next()?;
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    host.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! `flannelctl doctor`: whether leases and peers are as they should be, and what to do where they are not.
 
-mod expected;
 mod host;
-mod kernel;
 mod kube_proxy;
 mod leases;
 mod members;

@@ -4,13 +4,12 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use flannel_model::{Families, LeaseKey, NetworkConfig, SubnetEnv, WireguardLeaseData};
+use flannel_model::{LeaseKey, NetworkConfig, SubnetEnv};
 use flannel_plan::{Device, Tunnel as Wanted};
 
-use super::expected::{self, Expected, expected};
-use super::kernel::{Seen, Tunnel, look};
 use super::{host, judge, ways};
 use crate::findings::{Finding, Level};
+use crate::node::{Expected, Seen, Tunnel, expected, look, own_key};
 use crate::output::with_causes;
 use crate::subnets::{Listing, Record};
 
@@ -60,14 +59,6 @@ pub fn findings(paths: Paths<'_>, config: &NetworkConfig, listing: &Listing) -> 
     found
 }
 
-fn own_key(env: &SubnetEnv) -> Option<LeaseKey> {
-    let subnets = Families::new(
-        env.ipv4.as_ref().map(|(_, own)| *own),
-        env.ipv6.as_ref().map(|(_, own)| *own),
-    );
-    subnets.map(LeaseKey::new)
-}
-
 fn judge_node(env: &SubnetEnv, config: &NetworkConfig, listing: &Listing, seen: &Seen) -> Vec<Finding> {
     let Some(key) = own_key(env) else {
         return Vec::new();
@@ -79,7 +70,7 @@ fn judge_node(env: &SubnetEnv, config: &NetworkConfig, listing: &Listing, seen: 
     };
     let devices = expected::devices(config);
     found.extend(devices.iter().filter_map(|device| missing(*device, seen)));
-    let expected = match expected(config, own, listing, seen) {
+    let expected = match expected::expected(config, own, listing, seen, &[]) {
         Ok(expected) => expected,
         Err(reason) => {
             found.push(Finding::skipped(
@@ -161,12 +152,7 @@ fn other_identity(name: Device, there: &Tunnel, own: &Record) -> Option<String> 
             "has the Ethernet address {mac}, but the lease says {published}"
         ));
     }
-    let data = own
-        .value
-        .backend_data
-        .as_ref()
-        .or(own.value.backend_v6_data.as_ref())?;
-    let published = WireguardLeaseData::parse(data).ok()?.public_key;
+    let published = expected::published_key(own)?;
     match there.wireguard.as_ref()?.public_key {
         Some(key) if key == published => None,
         Some(key) => Some(format!("has the key {key}, but the lease says {published}")),
@@ -177,11 +163,16 @@ fn other_identity(name: Device, there: &Tunnel, own: &Record) -> Option<String> 
 fn peers(config: &NetworkConfig, expected: &Expected, seen: &Seen) -> Vec<Finding> {
     let left = expected::stranded(&expected.peers, seen);
     let shown: Vec<String> = left.iter().map(ToString::to_string).collect();
+    let skipped = expected
+        .refused
+        .iter()
+        .map(|(key, reason)| format!("{key}: {reason}"));
+    let skipped: Vec<String> = skipped.collect();
     let mut found = vec![
         judge(
             "peers",
             Level::Warning,
-            &expected.skipped,
+            &skipped,
             "records that this node does not use",
             format!("every record but the own is a peer: {}", expected.peers.len()),
             "see what each says; a node that is skipped is not reached from here",

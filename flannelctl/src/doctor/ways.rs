@@ -9,10 +9,9 @@ use flannel_netlink::generic::WireguardDevice;
 use flannel_netlink::route::Route;
 use flannel_plan::{DesiredOverlay, Out, Way, WireguardTunnel};
 
-use super::expected::Expected;
 use super::judge;
-use super::kernel::{Seen, Tunnel};
 use crate::findings::{Finding, Level, number};
+use crate::node::{Expected, Seen, Tunnel};
 
 const REPAIR: &str =
     "is flanneld running? It repairs what is missing at once, and names peers that it skips in its log";

@@ -26,6 +26,7 @@ mod kube;
 mod kube_move;
 mod lease;
 mod long_outage;
+mod look;
 mod outage;
 mod overlay;
 mod ownership;
@@ -133,6 +134,11 @@ pub fn all() -> Vec<Case> {
         case!(plain ctl_view::doctor_knows_the_device_of_udp),
         case!(ipip ctl_view::doctor_knows_the_device_of_ipip),
         case!(wireguard ctl_view::doctor_knows_the_keys_of_wireguard),
+        case!(plain look::peers_and_differences_are_told_without_the_daemon),
+        case!(plain look::a_host_that_is_no_node_is_told_so),
+        case!(plain look::peers_of_host_gw),
+        case!(plain look::peers_of_udp),
+        case!(ipip look::peers_of_ipip),
         case!(plain dual_stack::both_families_reach_across_nodes),
         case!(plain dual_stack::lease_devices_and_subnet_file_are_flannels),
         case!(plain dual_stack::restart_and_repair_lose_nothing),

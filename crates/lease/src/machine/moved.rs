@@ -24,7 +24,7 @@ impl LeaseMachine {
         self.identity = identity;
         match self.state {
             State::Held { .. } => self.write_again(),
-            State::Claiming(_) => {
+            State::Claiming { .. } => {
                 self.moved.again = true;
                 None
             }
@@ -43,7 +43,10 @@ impl LeaseMachine {
 
     fn write_again(&mut self) -> Option<Op> {
         let held = self.holding?;
-        self.state = State::Claiming(held.key);
+        self.state = State::Claiming {
+            key: held.key,
+            contestable: false,
+        };
         Some(Op::Claim {
             key: held.key,
             expected: Expected::Modified(held.modified),

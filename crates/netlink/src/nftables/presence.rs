@@ -8,7 +8,7 @@ use crate::error::NetlinkError;
 /// NFT_MSG_GETTABLE
 const GET_TABLE: u16 = 1;
 /// NFT_MSG_GETCHAIN
-const GET_CHAIN: u16 = 4;
+pub(super) const GET_CHAIN: u16 = 4;
 
 /// Whether there is a table of this name.
 ///

@@ -89,7 +89,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Whether we may change or delete a route: it bears our mark, or it is exactly what flannel makes for a peer.
-    fn is_ours(&self, route: &ObservedRoute) -> bool {
+    pub(super) fn is_ours(&self, route: &ObservedRoute) -> bool {
         route.is_marked() || (route.is_plain_boot() && self.has_flannels_shape(route))
     }
 

@@ -1,10 +1,13 @@
 //! From the overlay that a kernel has to the one that it should have.
 
+mod difference;
 mod entries;
 mod link;
 #[cfg(test)]
 mod tests;
 mod wireguard;
+
+pub use difference::{Difference, DifferenceKind, Object, differences};
 
 use crate::observed::ObservedOverlay;
 use crate::op::Op;

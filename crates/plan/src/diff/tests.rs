@@ -1,5 +1,6 @@
 //! Examples of differences on a model of the kernel.
 
+mod difference;
 mod kernel;
 mod random;
 mod wireguard;

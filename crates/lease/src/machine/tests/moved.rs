@@ -95,7 +95,7 @@ fn without_an_identity_of_its_own_a_node_knows_its_record_by_the_former_address(
     }
     m.handle(won(77, 12), secs(9), 0);
     // From then on the former address is anybody's.
-    m.handle(Event::Surplus, secs(9), 0);
+    m.handle(Event::Clash, secs(9), 0);
     let op = listed(&mut m, vec![record("10.5.1.0-24", nameless(11), 5)], secs(9));
     assert_eq!(claims(&op).0, "10.5.2.0-24");
 }

@@ -1,11 +1,14 @@
 //! What the kernel of this node should have: the daemon's own plan, made from what etcd says.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use flannel_lease::{Identity, Limits, Patience, Peer, PeerTable, PeerView, RejectReason, Revisions};
+use flannel_lease::{
+    Identity, Limits, Patience, Peer, PeerTable, PeerView, Protected, RejectReason, Revisions,
+};
 use flannel_model::{
     BackendSettings, Families, IpFamily, IpSubnet, LeaseKey, Mac, NetworkConfig, VxlanLeaseData,
-    WireguardMode, WireguardPublicKey, WireguardSecret,
+    WireguardLeaseData, WireguardMode, WireguardPublicKey, WireguardSecret,
 };
 use flannel_plan::backend::{Alloc, Backend, FamilyFacts, HostGw, Ipip, Udp, Vxlan, Wireguard, is_global};
 use flannel_plan::{DefaultRoute, DesiredOverlay, Device, Underlay, UnderlayOptions, choose_underlay};
@@ -23,8 +26,10 @@ pub struct Expected {
     pub overlays: Vec<DesiredOverlay>,
     /// The peers that the node uses.
     pub peers: Vec<Peer>,
-    /// Records that it does not use, and why.
-    pub skipped: Vec<String>,
+    /// Records that it does not use, and why; each once.
+    pub refused: Vec<(String, String)>,
+    /// Those of them that are of no use to an overlay, in the order of the overlays.
+    pub useless: Vec<BTreeSet<LeaseKey>>,
     /// Whether the interface of the tunnels is known, or only guessed because the published address is none of this host's.
     pub sure: bool,
 }
@@ -61,20 +66,35 @@ pub fn expected(
     own: &Record,
     listing: &Listing,
     seen: &Seen,
+    etcd: &[IpAddr],
 ) -> Result<Expected, String> {
     let underlay = underlay(config, own, seen)?;
     let backend = backend(config, own, seen, &underlay)
         .ok_or_else(|| format!("the backend {} is not known here", config.backend.kind))?;
-    let view = peers(config, own, listing);
-    let mut skipped: Vec<String> = view
+    let own_addresses = [
+        underlay.address.ipv4().map(|ip| IpAddr::from(*ip)),
+        underlay.address.ipv6().map(|ip| IpAddr::from(*ip)),
+    ];
+    let mut protected: Vec<Protected> = etcd
+        .iter()
+        .map(|address| (*address, "an etcd endpoint"))
+        .collect();
+    protected.extend(
+        own_addresses
+            .into_iter()
+            .flatten()
+            .map(|address| (address, "this node's own address")),
+    );
+    let view = peers(config, own, listing, &protected);
+    let mut refused: Vec<(String, String)> = view
         .rejects
         .iter()
         .filter(|reject| reject.reason != RejectReason::OwnLease)
-        .map(|reject| format!("{}: {}", reject.key, reject.reason))
+        .map(|reject| (reject.key.clone(), reject.reason.to_string()))
         .collect();
     let peers: Vec<Peer> = view.peers.into_values().collect();
     let used: Vec<&Peer> = peers.iter().collect();
-    let mut overlays = Vec::new();
+    let (mut overlays, mut useless) = (Vec::new(), Vec::new());
     for family in [IpFamily::V4, IpFamily::V6] {
         let Some((network, own_subnet)) = subnets(config, &own.key, family) else {
             continue;
@@ -88,20 +108,22 @@ pub fn expected(
             carrier,
             connected: &underlay.connected,
         };
-        let (overlay, useless) = backend.overlay(&facts, &used);
-        skipped.extend(
-            useless
-                .into_iter()
-                .map(|(key, reason)| format!("{key}: {reason}")),
+        let (overlay, rejects) = backend.overlay(&facts, &used);
+        useless.push(rejects.iter().map(|(key, _)| *key).collect());
+        refused.extend(
+            rejects
+                .iter()
+                .map(|(key, reason)| (key.to_string(), reason.to_string())),
         );
         overlays.push(overlay);
     }
-    skipped.sort();
-    skipped.dedup();
+    refused.sort();
+    refused.dedup();
     Ok(Expected {
         overlays,
         peers,
-        skipped,
+        refused,
+        useless,
         sure: seen.holder(own.address()).is_some(),
     })
 }
@@ -182,7 +204,9 @@ fn backend(
                 options,
                 // Nothing that is compared comes from it.
                 private: WireguardSecret::preshared([0; 32]),
-                public: devices.find_map(|device| device.public_key).unwrap_or(NOBODY),
+                public: published_key(own)
+                    .or_else(|| devices.find_map(|device| device.public_key))
+                    .unwrap_or(NOBODY),
                 global_ipv6: underlay.public_ip.ipv6().is_some_and(is_global),
             })
         }
@@ -198,23 +222,25 @@ fn backend(
     })
 }
 
-/// The Ethernet address of the own VTEP: that of the device, else what the lease says, else one that nobody has.
+/// The Ethernet address of the own VTEP: what the lease says, else that of the device, else one that nobody has.
 fn mac(own: &Record, seen: &Seen, device: Device) -> Mac {
-    let of_device = seen.tunnels.get(&device).and_then(|tunnel| tunnel.mac);
-    of_device
-        .or_else(|| {
-            published_mac(
-                own,
-                matches!(
-                    device,
-                    Device::Vxlan {
-                        family: IpFamily::V6,
-                        ..
-                    }
-                ),
-            )
-        })
+    let of_ipv6 = matches!(
+        device,
+        Device::Vxlan {
+            family: IpFamily::V6,
+            ..
+        }
+    );
+    published_mac(own, of_ipv6)
+        .or_else(|| seen.tunnels.get(&device).and_then(|tunnel| tunnel.mac))
         .unwrap_or_else(|| Mac::local_unicast([0; 6]))
+}
+
+/// What a lease says of its WireGuard device.
+pub fn published_key(record: &Record) -> Option<WireguardPublicKey> {
+    let value = &record.value;
+    let data = value.backend_data.as_ref().or(value.backend_v6_data.as_ref())?;
+    Some(WireguardLeaseData::parse(data).ok()?.public_key)
 }
 
 /// What a lease says of its VXLAN device in a family.
@@ -230,7 +256,7 @@ pub fn published_mac(record: &Record, ipv6: bool) -> Option<Mac> {
 }
 
 /// The peers as flanneld chooses them.
-fn peers(config: &NetworkConfig, own: &Record, listing: &Listing) -> PeerView {
+fn peers(config: &NetworkConfig, own: &Record, listing: &Listing, protected: &[Protected]) -> PeerView {
     let families = |key: &LeaseKey| key.ipv4().is_some();
     let records = listing
         .records
@@ -257,7 +283,7 @@ fn peers(config: &NetworkConfig, own: &Record, listing: &Listing) -> PeerView {
         own: &own.key,
         identity: &Identity::of(&own.value),
         stranded: &[],
-        protected: &[],
+        protected,
     })
 }
 

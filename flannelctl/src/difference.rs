@@ -1,0 +1,198 @@
+//! `flannelctl diff` and `flannelctl plan`: how this node's kernel differs from what flanneld wants, and what it would write.
+
+use flannel_model::IpFamily;
+use flannel_netlink::nftables::{Family, has_table};
+use flannel_plan::DifferenceKind;
+use flannel_store::Store;
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::findings::number;
+use crate::node::{Asked, NodeView, Sources, read};
+use crate::output::{Output, columns, with_causes};
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DiffView {
+    /// Whether anything differs.
+    different: bool,
+    differences: Vec<Line>,
+    sources: Sources,
+}
+
+/// One difference.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Line {
+    /// `missing`, `wrong`, `extra` or `foreign`.
+    kind: String,
+    /// What differs.
+    object: String,
+    /// What it should be; `null` where it should not be there.
+    wanted: Option<String>,
+    /// What it is; `null` where it is not there.
+    found: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlanView {
+    operations: Vec<Operation>,
+    sources: Sources,
+}
+
+#[derive(Debug, Serialize)]
+struct Operation {
+    /// `ipv4` or `ipv6`.
+    family: &'static str,
+    /// As an argument of `ip`, `bridge`, `wg` or `nft`.
+    operation: String,
+}
+
+/// Shows how the kernel differs; a difference is a failure.
+pub async fn diff<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<(), Failure> {
+    let mut node = read(asked).await?;
+    let tables = missing_tables(&mut node)?;
+    let of_overlays = node.overlays.iter().flat_map(|overlay| &overlay.differences);
+    let mut differences: Vec<Line> = of_overlays
+        .map(|difference| Line {
+            kind: difference.kind.to_string(),
+            object: difference.object.to_string(),
+            wanted: difference.wanted.clone(),
+            found: difference.found.clone(),
+        })
+        .collect();
+    differences.extend(tables.into_iter().map(|(_, name)| Line {
+        kind: DifferenceKind::Missing.to_string(),
+        object: format!("nft table {name}"),
+        wanted: Some("the rules of --ip-masq".to_owned()),
+        found: None,
+    }));
+    let count = differences.len();
+    let view = DiffView {
+        different: count > 0,
+        differences,
+        sources: node.sources,
+    };
+    output.show(&view, diff_text)?;
+    match count {
+        0 => Ok(()),
+        count => Err(Failure::Findings(format!(
+            "{} (above)",
+            number(count, "difference")
+        ))),
+    }
+}
+
+fn diff_text(view: &DiffView) -> String {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let lines = match view.differences.as_slice() {
+        [] => "The kernel has what flanneld wants.\n".to_owned(),
+        lines => columns(
+            ["DIFFERENCE", "OBJECT", "WANTED", "FOUND"],
+            lines.iter().map(|line| {
+                [
+                    line.kind.clone(),
+                    line.object.clone(),
+                    or_dash(&line.wanted),
+                    or_dash(&line.found),
+                ]
+            }),
+        ),
+    };
+    lines + &view.sources.lines()
+}
+
+/// Shows what flanneld would write now; nothing is written.
+pub async fn plan<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<(), Failure> {
+    let mut node = read(asked).await?;
+    let tables = missing_tables(&mut node)?;
+    let mut operations: Vec<Operation> = Vec::new();
+    for overlay in &node.overlays {
+        let family = overlay.family();
+        operations.extend(overlay.ops.iter().map(|op| Operation {
+            family: word(family),
+            operation: with_names(&op.to_string(), |index| node.seen.name(index)),
+        }));
+    }
+    operations.extend(tables.into_iter().map(|(family, name)| Operation {
+        family: word(family),
+        operation: format!("add table {name} with the rules of --ip-masq"),
+    }));
+    let view = PlanView {
+        operations,
+        sources: node.sources,
+    };
+    output.show(&view, plan_text)
+}
+
+fn plan_text(view: &PlanView) -> String {
+    let mut text = String::new();
+    for operation in &view.operations {
+        text += &operation.operation;
+        text += "\n";
+    }
+    if text.is_empty() {
+        text += "flanneld would write nothing.\n";
+    }
+    text + &view.sources.lines()
+}
+
+fn word(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::V4 => "ipv4",
+        IpFamily::V6 => "ipv6",
+    }
+}
+
+/// Operations name interfaces by their index, as `dev if3`.
+fn with_names(operation: &str, name: impl Fn(u32) -> String) -> String {
+    let mut words: Vec<String> = operation.split(' ').map(str::to_owned).collect();
+    for i in 1..words.len() {
+        let index = words[i].strip_prefix("if").and_then(|digits| digits.parse().ok());
+        if let (Some(index), "dev") = (index, words[i - 1].as_str()) {
+            words[i] = name(index);
+        }
+    }
+    words.join(" ")
+}
+
+/// Tables that subnet.env says to be there and that are not.
+fn missing_tables(node: &mut NodeView) -> Result<Vec<(IpFamily, &'static str)>, Failure> {
+    match node.masquerades {
+        Some(true) => {}
+        Some(false) => return Ok(Vec::new()),
+        None => {
+            node.sources
+                .add("--ip-masq: without subnet.env not known, so the tables of rules are not compared");
+            return Ok(Vec::new());
+        }
+    }
+    let mut missing = Vec::new();
+    for overlay in &node.overlays {
+        let (family, table, name) = match overlay.family() {
+            IpFamily::V4 => (Family::Ipv4, "flannel-ipv4", "ip flannel-ipv4"),
+            IpFamily::V6 => (Family::Ipv6, "flannel-ipv6", "ip6 flannel-ipv6"),
+        };
+        match has_table(family, table) {
+            Ok(true) => {}
+            Ok(false) => missing.push((overlay.family(), name)),
+            Err(error) => node.sources.add(&format!("nf_tables: {}", with_causes(&error))),
+        }
+    }
+    Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_have_their_names() {
+        let name = |index| format!("eth{index}");
+        assert_eq!(
+            with_names("route add 10.5.2.0/24 via 192.0.2.12 dev if2", name),
+            "route add 10.5.2.0/24 via 192.0.2.12 dev eth2"
+        );
+        assert_eq!(with_names("link set if7 up", name), "link set if7 up");
+    }
+}
