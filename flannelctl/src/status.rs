@@ -1,6 +1,6 @@
 //! `flannelctl status`: how the flanneld of this node stands.
 
-use flannel_model::NodeReport;
+use flannel_model::{NodeReport, UdpReport};
 
 use crate::cli::SocketArgument;
 use crate::failure::Failure;
@@ -39,14 +39,108 @@ fn text(report: &NodeReport) -> String {
         ("Records skipped", report.records_skipped.to_string()),
         ("Writes failed", report.writes_failed.to_string()),
     ];
+    rows.extend(report.udp.iter().flat_map(udp));
     rows.extend(report.fights.iter().map(|fight| ("Fight", fight.clone())));
     let line = |(name, value): (&str, String)| format!("{name:<16} {}\n", printable(&value));
     rows.into_iter().map(line).collect()
 }
 
+/// Peers that are shown; JSON has all.
+const PEERS: usize = 10;
+
+fn udp(report: &UdpReport) -> Vec<(&'static str, String)> {
+    let names = |used: bool| {
+        let names = report.offloads.iter().filter(|(_, is_used)| **is_used == used);
+        names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let (used, missing) = (names(true), names(false));
+    let mut offloads = match used.is_empty() {
+        true => "none".to_owned(),
+        false => used.join(", "),
+    };
+    if !missing.is_empty() {
+        offloads += &format!(" (not in use: {})", missing.join(", "));
+    }
+    let dropped: Vec<String> = report
+        .dropped
+        .iter()
+        .map(|(reason, packets)| format!("{packets} {reason}"))
+        .collect();
+    let mut rows = vec![
+        (
+            "UDP data path",
+            format!("{}, {} queues", report.listen, report.queues),
+        ),
+        ("UDP offloads", offloads),
+        (
+            "UDP packets",
+            format!(
+                "{} sent, {} received",
+                report.sent_packets, report.received_packets
+            ),
+        ),
+        (
+            "UDP dropped",
+            match dropped.is_empty() {
+                true => "none".to_owned(),
+                false => dropped.join(", "),
+            },
+        ),
+    ];
+    rows.extend(report.peers.iter().take(PEERS).map(|peer| {
+        let port = if peer.any_port {
+            " (behind a NAT, any port)"
+        } else {
+            ""
+        };
+        (
+            "UDP peer",
+            format!("{}{port}: {}", peer.address, peer.subnets.join(", ")),
+        )
+    }));
+    if let Some(more) = report.peers.len().checked_sub(PEERS).filter(|more| *more > 0) {
+        rows.push(("UDP peer", format!("{more} more; -o json shows them")));
+    }
+    rows
+}
+
 #[cfg(test)]
 mod tests {
+    use flannel_model::UdpPeerReport;
+
     use super::*;
+
+    #[test]
+    fn the_udp_data_path_says_what_it_uses_drops_and_knows() {
+        let peer = |n: u8| UdpPeerReport {
+            address: ([192, 0, 2, n], 8285).into(),
+            subnets: vec![format!("10.5.{n}.0/24")],
+            any_port: n == 1,
+        };
+        let report = NodeReport {
+            udp: Some(UdpReport {
+                listen: "192.0.2.9:8285".parse().unwrap(),
+                queues: 2,
+                offloads: [("tso".to_owned(), true), ("uso".to_owned(), false)].into(),
+                sent_packets: 5,
+                received_packets: 6,
+                dropped: [("overload".to_owned(), 7)].into(),
+                peers: (1..=12).map(peer).collect(),
+            }),
+            ..NodeReport::default()
+        };
+        let shown = text(&report);
+        for part in [
+            "UDP data path    192.0.2.9:8285, 2 queues\n",
+            "UDP offloads     tso (not in use: uso)\n",
+            "UDP packets      5 sent, 6 received\n",
+            "UDP dropped      7 overload\n",
+            "UDP peer         192.0.2.1:8285 (behind a NAT, any port): 10.5.1.0/24\n",
+            "UDP peer         2 more; -o json shows them\n",
+        ] {
+            assert!(shown.contains(part), "no {part:?} in\n{shown}");
+        }
+    }
 
     #[test]
     fn the_reason_and_every_fight_are_shown() {

@@ -277,7 +277,13 @@ impl<'a> Node<'a> {
         );
         let filter = filter::start(options.into(), facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
-        let udp = udp::start(&usable.backend, facts_seen, options, udp_counted);
+        let udp = udp::start(
+            &usable.backend,
+            facts_seen,
+            options,
+            udp_counted,
+            node_report.clone(),
+        );
         let protected = host::protected(options, &underlay);
         let host = underlay::follow(options, usable.families(), underlay.clone());
         Self {

@@ -4,13 +4,14 @@
 
 mod keeper;
 mod opened;
+mod report;
 mod tally;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flannel_model::{BackendSettings, IpSubnet};
+use flannel_model::{BackendSettings, IpSubnet, NodeReport, UdpReport};
 use flannel_plan::backend::UdpPeer;
 use flannel_tun::engine::Engine;
 use flannel_tun::offloads::Offloads;
@@ -46,12 +47,13 @@ pub fn forget(folder: &std::path::Path) {
 }
 
 /// Starts the task; it runs until the facts' sender is gone. What it gives back is what keeps the data path from working: nothing, with
-/// another backend.
+/// another backend. How the data path stands goes into what is `told` of the node.
 pub fn start(
     backend: &BackendSettings,
     facts: watch::Receiver<Option<Arc<Facts>>>,
     options: &Options,
     counted: Current,
+    told: watch::Sender<Option<NodeReport>>,
 ) -> watch::Receiver<Option<String>> {
     let keeper = Keeper::new(options.run_dir());
     if matches!(backend, BackendSettings::Udp(_)) {
@@ -60,6 +62,7 @@ pub fn start(
             facts,
             DataPath::new(keeper, options.udp_offloads, counted),
             problems,
+            told,
         ));
         receiver
     } else {
@@ -76,6 +79,7 @@ async fn run(
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
     mut data_path: DataPath,
     problems: watch::Sender<Option<String>>,
+    told: watch::Sender<Option<NodeReport>>,
 ) {
     let mut said = Said::default();
     loop {
@@ -93,6 +97,8 @@ async fn run(
                     return;
                 }
             };
+            let report = data_path.report();
+            told.send_if_modified(|told| told.as_mut().is_some_and(|told| replace(&mut told.udp, &report)));
             let problem = result.err().map(|error| format!("{error:#}"));
             tell(&mut said, problem.as_deref());
             problems.send_if_modified(|old| std::mem::replace(old, problem.clone()) != problem);
@@ -102,6 +108,12 @@ async fn run(
             return;
         }
     }
+}
+
+fn replace(old: &mut Option<UdpReport>, new: &Option<UdpReport>) -> bool {
+    let news = old != new;
+    old.clone_from(new);
+    news
 }
 
 fn tell(said: &mut Said, problem: Option<&str>) {
@@ -171,6 +183,13 @@ impl DataPath {
         }
         self.drops.look(&self.counted, Instant::now());
         Ok(())
+    }
+
+    /// How it stands; nothing while it is not open.
+    fn report(&self) -> Option<UdpReport> {
+        let (listen, engine) = self.running.as_ref()?;
+        let peers = self.known.as_ref().map_or(&[][..], |(_, peers)| peers);
+        Some(report::of(*listen, engine, peers))
     }
 }
 

@@ -50,7 +50,7 @@ pub use lease_key::{LeaseKey, LeaseKeyError};
 pub use lease_value::{LeaseValue, LeaseValueError, MAX_LEASE_VALUE};
 pub use mac::{Mac, MacError};
 pub use node_id::{NodeId, NodeIdError};
-pub use node_status::NodeReport;
+pub use node_status::{NodeReport, UdpPeerReport, UdpReport};
 pub use offered::offered;
 pub use pool::{Ipv4Pool, Ipv6Pool, Pool};
 pub use prefix::EtcdPrefix;

@@ -1,6 +1,7 @@
 //! What a node tells of itself, as JSON on its Unix socket. Fields may be added; those that are there keep their names and meaning.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,4 +33,40 @@ pub struct NodeReport {
     /// What somebody undoes again and again, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fights: Vec<String>,
+    /// The udp backend's data path, where the node has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpReport>,
+}
+
+/// How the udp backend's data path stands, from a second ago at the most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UdpReport {
+    /// Where its datagrams arrive and leave.
+    pub listen: SocketAddr,
+    /// Queues of the device, a thread each.
+    pub queues: usize,
+    /// What may be asked of the kernel beyond one packet a system call, and whether it is in use.
+    pub offloads: BTreeMap<String, bool>,
+    /// Inner packets that went to peers since the data path was opened.
+    pub sent_packets: u64,
+    /// Inner packets that came from peers.
+    pub received_packets: u64,
+    /// Packets that were not forwarded, by reason; without those that never happened.
+    pub dropped: BTreeMap<String, u64>,
+    /// Whom it knows, one entry an address.
+    pub peers: Vec<UdpPeerReport>,
+}
+
+/// A peer of the udp backend's data path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UdpPeerReport {
+    /// Where its datagrams come from and go to.
+    pub address: SocketAddr,
+    /// Its subnets.
+    pub subnets: Vec<String>,
+    /// It is behind a NAT: its datagrams come from any port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub any_port: bool,
 }

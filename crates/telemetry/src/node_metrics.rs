@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use flannel_model::NodeReport;
+use flannel_model::{NodeReport, UdpReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::TypedMetric;
@@ -43,6 +43,19 @@ fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
+fn encode_udp(encoder: &mut DescriptorEncoder<'_>, udp: &UdpReport) -> Result<(), fmt::Error> {
+    let kind = ConstGauge::<u64>::TYPE;
+    let (name, help) = ("flannel_udp_queues", "Queues of flannel0, a thread each");
+    ConstGauge::new(count(udp.queues)).encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+    let (name, help) = ("flannel_udp_offloads", "1 for what the udp backend has in use");
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (offload, used) in &udp.offloads {
+        let gauge = ConstGauge::new(u64::from(*used));
+        gauge.encode(family.encode_family(&[("offload", offload.as_str())])?)?;
+    }
+    Ok(())
+}
+
 impl fmt::Debug for NodeCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NodeCollector")
@@ -60,6 +73,9 @@ impl Collector for NodeCollector {
             let kind = ConstGauge::<u64>::TYPE;
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
-        Ok(())
+        match &report.udp {
+            Some(udp) => encode_udp(&mut encoder, udp),
+            None => Ok(()),
+        }
     }
 }

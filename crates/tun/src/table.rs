@@ -1,9 +1,11 @@
 //! Who is where: longest-prefix lookup, the check of who sends, and what is known of the path to each peer.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use rustc_hash::FxHashMap as HashMap;
 
 use crate::codec::header::Header;
 use crate::counters::DropReason;
@@ -31,6 +33,12 @@ impl Net {
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.address.is_ipv4() == address.is_ipv4() && masked(address, self.length) == self.address
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
     }
 }
 
@@ -162,8 +170,8 @@ impl Table {
             own,
             ..Self::default()
         };
-        let mut v4: HashMap<u8, HashMap<u32, PeerIndex>> = HashMap::new();
-        let mut v6: HashMap<u8, HashMap<u128, PeerIndex>> = HashMap::new();
+        let mut v4: HashMap<u8, HashMap<u32, PeerIndex>> = HashMap::default();
+        let mut v6: HashMap<u8, HashMap<u128, PeerIndex>> = HashMap::default();
         for spec in specs {
             let Some(index) = table.peer(spec, before) else {
                 continue;

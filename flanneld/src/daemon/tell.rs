@@ -134,7 +134,7 @@ impl Node<'_> {
             ipv4.into_iter()
                 .chain(held.key.ipv6().map(|subnet| subnet.to_string()))
         });
-        let told = NodeReport {
+        let mut told = NodeReport {
             state: self.state.0.to_owned(),
             reason: self.state.1.clone(),
             interface: self.underlay.name.clone(),
@@ -153,9 +153,13 @@ impl Node<'_> {
                 .as_ref()
                 .map(|report| report.fights.clone())
                 .unwrap_or_default(),
+            udp: None,
         };
-        self.node_report
-            .send_if_modified(|old| old.replace(told.clone()).as_ref() != Some(&told));
+        self.node_report.send_if_modified(|old| {
+            // The udp data path tells of itself.
+            told.udp = old.as_mut().and_then(|old| old.udp.take());
+            old.replace(told.clone()).as_ref() != Some(&told)
+        });
     }
 
     fn subnet_env(&self, report: &Report) -> SubnetEnv {

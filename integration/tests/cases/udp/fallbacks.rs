@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::command::Environment;
-use flannel_lab::{Flanneld, Lab, LabOptions, Pod, eventually, limit};
+use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pod, eventually, limit, sandbox};
+use serde_json::Value;
 
 use super::DUAL;
 use crate::cases::common::await_ping;
@@ -50,7 +51,36 @@ pub fn every_fallback_carries_both_families() -> Result<()> {
             }
         }
     }
+    for (node, (asked, _)) in lab.nodes().iter().zip(NODES) {
+        status_says(node, asked)?;
+    }
     daemons.iter_mut().try_for_each(Flanneld::check_running)
+}
+
+/// flannelctl on the node names what is in use, who the peers are and that packets went both ways.
+fn status_says(node: &Node, asked: &str) -> Result<()> {
+    let program = format!("{}/flannelctl", sandbox::BINARIES);
+    eventually(limit(10), "the status of the data path", || {
+        let text = node.run(&[&program, "-o", "json", "status"])?;
+        let report: Value = serde_json::from_str(&text)?;
+        let udp = &report["udp"];
+        for offload in ["tso", "uso", "udp-segment", "udp-gro"] {
+            let expected = asked == "all" || asked.split(',').any(|name| name == offload);
+            ensure!(udp["offloads"][offload] == expected, "asked for {asked}: {udp}");
+        }
+        let peers = udp["peers"].as_array().context("no peers")?;
+        ensure!(
+            peers.len() == NODES.len() - 1
+                && peers[0]["subnets"].as_array().is_some_and(|all| all.len() == 2),
+            "{udp}"
+        );
+        let packets = |name: &str| udp[name].as_u64().unwrap_or(0);
+        ensure!(
+            packets("sentPackets") > 100 && packets("receivedPackets") > 100,
+            "{udp}"
+        );
+        Ok(())
+    })
 }
 
 /// The first with each other one in both directions, and the poorest two.

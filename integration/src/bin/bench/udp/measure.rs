@@ -10,7 +10,7 @@ use super::pair::{Pair, SECOND};
 
 /// Seconds of each TCP run, milliseconds of each UDP stream, exchanges of the ping-pong.
 const TCP_SECONDS: u32 = 1;
-const STREAM_MS: &str = "500";
+const STREAM_MS: u32 = 500;
 const EXCHANGES: &str = "4000";
 
 /// What is measured.
@@ -32,6 +32,8 @@ pub enum Figure {
     Cpu,
     /// Of these, what the forwarders in user space used.
     OwnCpu,
+    /// What the forwarders used for each packet of 64 bytes, microseconds.
+    OwnCpu64,
 }
 
 impl Figure {
@@ -45,6 +47,7 @@ impl Figure {
         Self::High,
         Self::Cpu,
         Self::OwnCpu,
+        Self::OwnCpu64,
     ];
 
     /// As it is printed, with its unit.
@@ -58,12 +61,18 @@ impl Figure {
             Self::High => "ping-pong p99, µs",
             Self::Cpu => "CPU s per GB",
             Self::OwnCpu => "of it the forwarders'",
+            Self::OwnCpu64 => "forwarders, µs per 64 B",
         }
     }
 
     /// Whether a smaller value is the better one.
     pub fn less_is_better(self) -> bool {
-        matches!(self, Self::Half | Self::High | Self::Cpu | Self::OwnCpu)
+        matches!(self, Self::Half | Self::High | Self::Cpu) || self.is_of_forwarders()
+    }
+
+    /// Whether only paths with a forwarder in user space have it.
+    pub fn is_of_forwarders(self) -> bool {
+        matches!(self, Self::OwnCpu | Self::OwnCpu64)
     }
 
     /// A value in the unit of its name.
@@ -73,51 +82,79 @@ impl Figure {
             Self::Tcp1 | Self::Tcp4 => format!("{:.2}", value / 1e9),
             Self::Udp64 | Self::Udp1400 => format!("{:.0}", value / 1e3),
             Self::Half | Self::High => format!("{value:.1}"),
-            Self::Cpu | Self::OwnCpu => format!("{value:.2}"),
+            Self::Cpu | Self::OwnCpu | Self::OwnCpu64 => format!("{value:.2}"),
         }
     }
 }
 
-/// Every value of one pair.
+/// Every value of one pair, round by round.
 #[derive(Debug, Default)]
 pub struct Figures {
-    values: HashMap<Figure, Vec<f64>>,
+    rounds: Vec<HashMap<Figure, f64>>,
 }
 
 impl Figures {
-    fn add(&mut self, figure: Figure, value: f64) {
-        self.values.entry(figure).or_default().push(value);
-    }
-
     /// The middle one.
     pub fn median(&self, figure: Figure) -> Option<f64> {
-        let mut values = self.values.get(&figure)?.clone();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        middle(self.rounds.iter().filter_map(|round| round.get(&figure).copied()))
     }
+
+    /// How many times better these are than the rival's: the middle of the rounds' ratios, because the machine may be slower in one round
+    /// than in another, for both.
+    pub fn times(&self, rival: &Self, figure: Figure) -> Option<f64> {
+        let ratio = |(ours, theirs): (&HashMap<_, _>, &HashMap<_, _>)| {
+            let (ours, theirs): (f64, f64) = (*ours.get(&figure)?, *theirs.get(&figure)?);
+            let times = if figure.less_is_better() {
+                theirs / ours
+            } else {
+                ours / theirs
+            };
+            times.is_finite().then_some(times)
+        };
+        middle(self.rounds.iter().zip(&rival.rounds).filter_map(ratio))
+    }
+}
+
+fn middle(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Measures everything once.
 pub fn round(pair: &Pair, figures: &mut Figures) -> Result<()> {
+    let mut round = HashMap::new();
     let (before, own_before) = (busy_seconds()?, own_seconds(pair)?);
     let (rate, bytes) = tcp(pair, 1)?;
     let (busy, own) = (busy_seconds()? - before, own_seconds(pair)? - own_before);
     if !pair.forwarders.is_empty() {
-        figures.add(Figure::OwnCpu, own / (bytes / 1e9));
+        round.insert(Figure::OwnCpu, own / (bytes / 1e9));
     }
-    figures.add(Figure::Tcp1, rate);
-    figures.add(Figure::Cpu, busy / (bytes / 1e9));
-    figures.add(Figure::Tcp4, tcp(pair, 4)?.0);
-    for (figure, size) in [(Figure::Udp64, "64"), (Figure::Udp1400, "1400")] {
-        let (rate, lost) = load(pair, &["stream", "ADDRESS", size, STREAM_MS])?;
+    round.insert(Figure::Tcp1, rate);
+    round.insert(Figure::Cpu, busy / (bytes / 1e9));
+    round.insert(Figure::Tcp4, tcp(pair, 4)?.0);
+    for (figure, size) in [(Figure::Udp64, 64), (Figure::Udp1400, 1400)] {
+        let own_before = own_seconds(pair)?;
+        let (size, time) = (size.to_string(), STREAM_MS.to_string());
+        let (rate, lost) = load(pair, &["stream", "ADDRESS", &size, &time])?;
         // The window fits every queue on the way; a loss is a fault of the path, and such a round does not count.
-        if lost == 0.0 {
-            figures.add(figure, rate);
+        if lost != 0.0 {
+            println!("{}: {} lost {lost} packets", pair.path.name(), figure.name());
+            continue;
+        }
+        round.insert(figure, rate);
+        if figure == Figure::Udp64 && !pair.forwarders.is_empty() {
+            let packets = rate * f64::from(STREAM_MS) / 1e3;
+            round.insert(
+                Figure::OwnCpu64,
+                (own_seconds(pair)? - own_before) * 1e6 / packets,
+            );
         }
     }
     let (half, high) = load(pair, &["pingpong", "ADDRESS", EXCHANGES])?;
-    figures.add(Figure::Half, half);
-    figures.add(Figure::High, high);
+    round.insert(Figure::Half, half);
+    round.insert(Figure::High, high);
+    figures.rounds.push(round);
     Ok(())
 }
 
