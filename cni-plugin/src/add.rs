@@ -1,8 +1,8 @@
 //! ADD: validate everything, then act, and take all of it back when a step fails.
 
 use flannel_model::Mac;
+use flannel_netlink::RouteConn;
 use flannel_netlink::link::{self, released};
-use flannel_netlink::{Netns, RouteConn};
 
 use crate::address::Given;
 use crate::config::{Bridge, Network, Vlans};
@@ -16,7 +16,7 @@ use crate::subnet_file;
 use crate::undo::{Reserved, Undo};
 use crate::wiring::bridge::Shared;
 use crate::wiring::plan::{HostEnd, Plan};
-use crate::wiring::{self, bridge, handover, kernel, pod, target, veth};
+use crate::wiring::{self, Settings, Target, bridge, handover, kernel, pod, target, veth};
 
 /// What ADD was asked, checked as far as that goes without touching anything.
 struct Job<'a> {
@@ -26,7 +26,7 @@ struct Job<'a> {
     order: Order,
     earlier: Option<AddResult>,
     dns: Dns,
-    target: Netns,
+    target: Target,
 }
 
 /// A finished ADD, which can still be taken back when its result finds no reader.
@@ -85,37 +85,37 @@ fn build(
     warn: &mut dyn FnMut(String),
 ) -> Result<AddResult, CniError> {
     let end = HostEnd::of(&job.network.name, job.attachment);
-    let mac = match job.order.bridge.mac {
-        Some(mac) => mac,
-        None => random_mac()?,
-    };
-    let reservation = reserve(&wish(job, &end, mac), conn, warn)?;
+    let reservation = reserve(&wish(job, &end), conn, warn)?;
     undo.reserved = Some(Reserved {
         root: job.order.ipam.lease_root.clone(),
         network: job.network.name.clone(),
         attachment: job.attachment.clone(),
         bridge: job.order.bridge.name.clone(),
     });
-    let plan = plan(job, end, mac, reservation.given)?;
-    let others = clear_place(job, conn, &plan, warn)?;
+    let plan = plan(job, end, reservation.mac, reservation.given)?;
+    let mut inside = clear_place(job, conn, &plan, warn)?;
     let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
     let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
-    let shared = bridge::ensure(conn, &plan, random_mac()?)?;
-    fence(job, conn, &plan, &others, warn)?;
-    veth::make(conn, &plan, &shared.bridge, &job.target)?;
+    let settings = Settings::here();
+    let shared = bridge::ensure(conn, &settings, &plan, random_mac()?)?;
+    let fenced = fence(job, conn, &plan, &inside.devices, warn)?;
+    veth::make(conn, &settings, &plan, &shared.bridge, &job.target)?;
     undo.veth = Some(plan.host_end.clone());
-    pod::configure(&job.target, &plan)?;
+    pod::configure(&job.target, &mut inside, &plan)?;
     if plan.bridge.ip_masq {
         masq::add(&plan.addresses)?;
     }
     veth::await_running(conn, &plan.host_end)?;
+    if reservation.announce || !fenced {
+        pod::announce(&mut inside, &plan)?;
+    }
     let finished = reservation.pending.finish();
     finished.map_err(|e| CniError::caused(Code::Io, "the record cannot be finished", &e))?;
     Ok(result(job, &plan, &shared))
 }
 
-fn wish<'a>(job: &'a Job<'_>, end: &'a HostEnd, mac: Mac) -> Wish<'a> {
+fn wish<'a>(job: &'a Job<'_>, end: &'a HostEnd) -> Wish<'a> {
     Wish {
         network: job.network,
         bridge: job.order.bridge.name.as_str(),
@@ -124,7 +124,8 @@ fn wish<'a>(job: &'a Job<'_>, end: &'a HostEnd, mac: Mac) -> Wish<'a> {
         end,
         netns: job.netns,
         target: &job.target,
-        mac,
+        mac: job.order.bridge.mac,
+        guarded: job.order.bridge.guard == guard::Scope::All,
         sets: &job.order.ipam.sets,
         requested: &job.order.bridge.requested,
     }
@@ -148,7 +149,7 @@ fn clear_place(
     conn: &mut RouteConn,
     plan: &Plan,
     warn: &mut dyn FnMut(String),
-) -> Result<Vec<String>, CniError> {
+) -> Result<pod::Inside, CniError> {
     if let Some(found) = veth::find(conn, &plan.host_end)? {
         veth::delete(conn, found.ifindex)?;
         if !released::is_released(&found) {
@@ -158,13 +159,13 @@ fn clear_place(
             ));
         }
     }
-    let mut devices = pod::devices(&job.target)?;
+    let mut inside = pod::look(&job.target)?;
     let in_the_way = |name: &String| *name == plan.ifname;
-    if devices.iter().any(in_the_way) && handover::remove_rest(conn, &job.target, &plan.ifname)? {
-        devices.retain(|name| !in_the_way(name));
+    if inside.devices.iter().any(in_the_way) && handover::remove_rest(conn, &job.target, &plan.ifname)? {
+        inside.devices.retain(|name| !in_the_way(name));
     }
-    match devices.iter().any(in_the_way) {
-        false => Ok(devices),
+    match inside.devices.iter().any(in_the_way) {
+        false => Ok(inside),
         true => Err(CniError::new(
             Code::Exists,
             format!("the container has an interface {} already", plan.ifname),
@@ -173,17 +174,17 @@ fn clear_place(
     }
 }
 
-/// What the container may send is said before its first frame can come.
+/// What the container may send is said before its first frame can come. `false` when nothing is.
 fn fence(
     job: &Job<'_>,
     conn: &mut RouteConn,
     plan: &Plan,
     others: &[String],
     warn: &mut dyn FnMut(String),
-) -> Result<(), CniError> {
+) -> Result<bool, CniError> {
     let scope = plan.bridge.guard;
     if scope == guard::Scope::Nothing {
-        return Ok(());
+        return Ok(false);
     }
     let port = guard::Port {
         name: plan.host_end.name.clone(),
@@ -196,7 +197,7 @@ fn fence(
         false => siblings(job, conn, &port.name)?,
     };
     if guard::add(&port, &siblings, scope)? {
-        return Ok(());
+        return Ok(true);
     }
     let msg = "this kernel has no nf_tables for bridges: containers can send with false addresses";
     match plan.bridge.guard_required {
@@ -205,7 +206,7 @@ fn fence(
             warn(format!(
                 "{msg}; set delegate.antiSpoof to false to do without this line"
             ));
-            Ok(())
+            Ok(false)
         }
     }
 }
@@ -218,7 +219,7 @@ pub fn tagged(bridge: &Bridge) -> Vec<u16> {
 /// Other ports of the container, with the hardware addresses that its devices have.
 fn siblings(job: &Job<'_>, conn: &mut RouteConn, own: &str) -> Result<Vec<guard::Port>, CniError> {
     let found = wiring::siblings(conn, job.attachment, own)?;
-    let mut inside = wiring::inside(&job.target)?;
+    let mut inside = job.target.connect()?;
     let mut ports = Vec::new();
     for sibling in found {
         let device = link::by_name(&mut inside, &sibling.ifname).map_err(|e| kernel(&e))?;

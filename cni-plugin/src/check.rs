@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use flannel_model::SubnetEnv;
+use flannel_netlink::RouteConn;
 use flannel_netlink::link::{self, Link, PortVlan};
-use flannel_netlink::{Netns, RouteConn};
 
 use crate::add::tagged;
 use crate::address::{Holder, Store};
@@ -19,7 +19,7 @@ use crate::protocol::{
     AddResult, Attachment, CniArgs, CniError, Code, Interface, IpConfig, SpecVersion, previous,
 };
 use crate::subnet_file;
-use crate::wiring::{inside, kernel, target, vlan};
+use crate::wiring::{Target, kernel, target, vlan};
 
 /// One CHECK.
 struct Check<'a> {
@@ -136,9 +136,9 @@ impl Check<'_> {
         Ok(port)
     }
 
-    fn container(&self, target: &Netns, port: &Link) -> Result<(), CniError> {
+    fn container(&self, target: &Target, port: &Link) -> Result<(), CniError> {
         let name = self.attachment.ifname.as_str();
-        let mut conn = inside(target)?;
+        let mut conn = target.connect()?;
         let device = find(&mut conn, name)?;
         same(name, "kind", &device.kind.as_str(), &"veth")?;
         same(name, "other end", &device.peer, &Some(port.ifindex))?;

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use flannel_netlink::{Netns, RouteConn};
+use flannel_netlink::RouteConn;
 
 use crate::address::{Given, Holder, Pending, RangeSet, Record, Stage, Store, choose};
 use crate::config::Network;
 use crate::protocol::{Attachment, CniError, Code};
 use crate::release;
-use crate::wiring::plan::HostEnd;
-use crate::wiring::{handover, live, veth};
+use crate::wiring::plan::{HostEnd, mac_of};
+use crate::wiring::{Target, handover, live, veth};
 use flannel_model::Mac;
 
 /// What is wanted.
@@ -29,9 +29,11 @@ pub struct Wish<'a> {
     /// `CNI_NETNS`.
     pub netns: &'a str,
     /// The namespace itself.
-    pub target: &'a Netns,
-    /// Hardware address of the container's end.
-    pub mac: Mac,
+    pub target: &'a Target,
+    /// Hardware address that somebody asked for; without one, it follows from the addresses.
+    pub mac: Option<Mac>,
+    /// Whether the container can only send from its own hardware address.
+    pub guarded: bool,
     /// One address is taken from each.
     pub sets: &'a [RangeSet],
     /// Addresses that must be among them.
@@ -43,8 +45,10 @@ pub struct Wish<'a> {
 pub struct Reservation {
     /// One of each set.
     pub given: Vec<Given>,
-    /// The record on disk.
-    pub record: Record,
+    /// Hardware address of the container's end.
+    pub mac: Mac,
+    /// Neighbours may know the addresses with another hardware address, from a container that had them before.
+    pub announce: bool,
     /// Marks the record as done.
     pub pending: Pending,
 }
@@ -74,12 +78,16 @@ pub fn reserve(
     for one in &given {
         handover::await_gone(conn, one.address)?;
     }
-    let record = record(wish, &store, &given);
+    let mac = wish.mac.unwrap_or_else(|| mac_of(&given));
+    // Who may have another hardware address, or take one, can have it known with an address that others get after him.
+    let announce = store.announces(wish.mac.is_some() || !wish.guarded)?;
+    let record = record(wish, &store, &given, mac);
     let pending = store.begin(&record)?;
     match place(&store, &record, &given, warn) {
         Ok(()) => Ok(Reservation {
             given,
-            record,
+            mac,
+            announce,
             pending,
         }),
         Err(e) => {
@@ -137,7 +145,7 @@ fn make_way(
     }
 }
 
-fn record(wish: &Wish<'_>, store: &Store, given: &[Given]) -> Record {
+fn record(wish: &Wish<'_>, store: &Store, given: &[Given], mac: Mac) -> Record {
     Record {
         attachment: wish.attachment.clone(),
         host_end: wish.end.name.clone(),
@@ -145,7 +153,7 @@ fn record(wish: &Wish<'_>, store: &Store, given: &[Given]) -> Record {
         netns_identity: wish.target.identity(),
         boot: store.boot().to_owned(),
         pid: std::process::id(),
-        mac: Some(wish.mac),
+        mac: Some(mac),
         addresses: given
             .iter()
             .map(|one| (one.address, one.range.length()))

@@ -113,6 +113,11 @@ impl Index {
         self.file.write_all_at(&mark.bytes(), 0)
     }
 
+    /// Whether there are no leases in it.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
     /// Addresses of leases that may have this content. The lease file has the last word.
     pub fn find(&self, text: &str) -> Vec<IpAddr> {
         let hash = hash(text).to_be_bytes();

@@ -4,7 +4,7 @@
 //! back with pods running: `<address>` holds `<container id>\r\n<interface>`, `last_reserved_ip.<set>` the address given last,
 //! and `lock` is locked by flock for each operation. host-local reads every file in there and removes those that match, so
 //! that nothing else may ever appear. What we know besides is in `<root>/.flannel-<network>/`: `records`, one an attachment;
-//! `index`; `quarantine`. A network's name begins with a letter or digit, so that this is no network's directory.
+//! `index`; `announce`; `quarantine`. A network's name begins with a letter or digit, so that this is no network's directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -332,6 +332,28 @@ impl Store {
     pub fn last(&self, index: usize) -> Option<IpAddr> {
         let bytes = lease_file::read_small(&self.last_path(index), 64).ok()?;
         std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
+    }
+
+    /// Whether neighbours may know an address with another hardware address than the one that follows from it: since the node's start,
+    /// there was a container of another plugin, or `odd`, one that has or may take a hardware address of its own. Once so, it is
+    /// until the next start: the kernel may keep what it knows of a neighbour for ever.
+    ///
+    /// # Errors
+    /// Code 5 with the path.
+    pub fn announces(&self, odd: bool) -> Result<bool, CniError> {
+        let path = self.private.join("announce");
+        let told = lease_file::read_small(&path, 64);
+        if told.is_ok_and(|text| text == self.boot.as_bytes()) {
+            return Ok(true);
+        }
+        if !odd && self.index.as_ref().is_some_and(Index::is_empty) {
+            return Ok(false);
+        }
+        let temporary = self.temporary();
+        lease_file::write_plain(&temporary, self.boot.as_bytes(), 0o600)
+            .and_then(|_| fs::rename(&temporary, &path))
+            .map_err(|e| fault("write", &path, &e))?;
+        Ok(true)
     }
 
     /// Gives `ip` to `holder`, on the disk before it can be seen.

@@ -8,7 +8,7 @@ use flannel_netlink::pod::{self, IpOnLink};
 use flannel_netlink::{NetlinkError, RouteConn};
 
 use super::plan::Plan;
-use super::{kernel, sysctl, vlan};
+use super::{Settings, kernel, vlan};
 use crate::config::contradiction;
 use crate::protocol::{CniError, Code};
 
@@ -30,19 +30,16 @@ pub struct Shared {
 /// # Errors
 /// Code 7 when the gateway address cannot be on the VLAN's device, 102 when a device of another kind has the name of either, 100
 /// when the kernel refuses.
-pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Shared, CniError> {
+pub fn ensure(conn: &mut RouteConn, settings: &Settings, plan: &Plan, mac: Mac) -> Result<Shared, CniError> {
     let name = plan.bridge.name.as_str();
     let mut bridge = match find(conn, name)? {
         Some(bridge) => bridge,
         None => make(conn, plan, mac)?,
     };
     pin_mac(conn, &mut bridge, mac)?;
-    // A bridge is ours to route on; a router advertisement from a container must not reroute the node (CVE-2020-10749).
-    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    // Nor must its redirect, and the node has none to give: both ways lead over the bridge itself.
-    sysctl::set(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
-    sysctl::set(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
-    sysctl::set(&format!("ipv4/conf/{name}/send_redirects"), "0")?;
+    if !bridge.rerouting.is_closed() {
+        close(settings, name)?;
+    }
     if plan.bridge.promisc {
         conn.run(&pod::set_promiscuous(bridge.ifindex, true))
             .map_err(|e| kernel(&e))?;
@@ -60,28 +57,42 @@ pub fn ensure(conn: &mut RouteConn, plan: &Plan, mac: Mac) -> Result<Shared, Cni
     if plan.bridge.vlans.is_some() {
         vlan::filter(conn, &bridge)?;
     }
-    let gateway = vlan_gateway(conn, &bridge, plan)?;
+    let gateway = vlan_gateway(conn, settings, &bridge, plan)?;
     if plan.bridge.is_gateway {
         let bearer = gateway.as_ref().unwrap_or(&bridge);
         if gateway.is_some() || bridge.vlan_filtering == Some(true) {
             alone(conn, bearer, plan)?;
         }
         address(conn, bearer, plan)?;
-        forward(plan)?;
+        forward(settings, plan)?;
         // It is enough that either of the two allows them (`IN_DEV_TX_REDIRECTS`); every other device has a setting of its own.
-        sysctl::set_host("ipv4/conf/all/send_redirects", "0")?;
+        settings.host("ipv4/conf/all/send_redirects", "0")?;
     }
     Ok(Shared { bridge, gateway })
 }
 
+/// A device on which containers hang is ours to route on: neither a router advertisement (CVE-2020-10749) nor a redirect from one of
+/// them must reroute the node, and the node has no redirects to give, as both ways lead over the bridge itself.
+pub fn close(settings: &Settings, name: &str) -> Result<(), CniError> {
+    settings.v6(&format!("conf/{name}/accept_ra"), "0")?;
+    settings.v6(&format!("conf/{name}/accept_redirects"), "0")?;
+    settings.v4(&format!("conf/{name}/accept_redirects"), "0")?;
+    settings.v4(&format!("conf/{name}/send_redirects"), "0")
+}
+
 /// The device of a VLAN with a gateway of its own.
-fn vlan_gateway(conn: &mut RouteConn, bridge: &Link, plan: &Plan) -> Result<Option<Link>, CniError> {
+fn vlan_gateway(
+    conn: &mut RouteConn,
+    settings: &Settings,
+    bridge: &Link,
+    plan: &Plan,
+) -> Result<Option<Link>, CniError> {
     let vlans = plan.bridge.vlans.as_ref();
     let Some((vlans, name)) = vlans.zip(plan.bridge.gateway_device()) else {
         return Ok(None);
     };
     match vlans.access() {
-        Some(access) => vlan::gateway(conn, plan, bridge, (vlans, access), &name).map(Some),
+        Some(access) => vlan::gateway((conn, settings), plan, bridge, (vlans, access), &name).map(Some),
         None => Ok(None),
     }
 }
@@ -211,12 +222,12 @@ fn collides(other: &IpOnLink, wanted: &IpOnLink) -> bool {
     }
 }
 
-fn forward(plan: &Plan) -> Result<(), CniError> {
+fn forward(settings: &Settings, plan: &Plan) -> Result<(), CniError> {
     if plan.has_family(true) {
-        sysctl::set_host("ipv4/ip_forward", "1")?;
+        settings.host("ipv4/ip_forward", "1")?;
     }
     if plan.has_family(false) {
-        sysctl::set_host("ipv6/conf/all/forwarding", "1")?;
+        settings.host("ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())
 }

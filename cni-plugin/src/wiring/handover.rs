@@ -9,10 +9,10 @@ use std::path::Path;
 
 use flannel_netlink::link::{Link, released};
 use flannel_netlink::nftables::with_kept_sockets;
-use flannel_netlink::{Netns, RouteConn, link};
+use flannel_netlink::{RouteConn, link};
 
 use super::plan::HostEnd;
-use super::{kernel, veth};
+use super::{Target, kernel, veth};
 use crate::protocol::CniError;
 
 /// Aliases up to this length name all addresses: a longer one may have had no room for another (IFALIASZ less 1, less the
@@ -114,8 +114,8 @@ pub fn await_gone(conn: &mut RouteConn, address: IpAddr) -> Result<(), CniError>
 ///
 /// # Errors
 /// Code 8 when the namespace cannot be entered, 100 when the kernel refuses.
-pub fn remove_rest(conn: &mut RouteConn, target: &Netns, ifname: &str) -> Result<bool, CniError> {
-    let mut inside = super::inside(target)?;
+pub fn remove_rest(conn: &mut RouteConn, target: &Target, ifname: &str) -> Result<bool, CniError> {
+    let mut inside = target.connect()?;
     let Some(device) = link::by_name(&mut inside, ifname).map_err(|e| kernel(&e))? else {
         return Ok(true);
     };

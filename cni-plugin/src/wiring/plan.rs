@@ -153,6 +153,26 @@ impl Plan {
     }
 }
 
+/// The hardware address that goes with a container's addresses: `0a:58` and its IPv4 address, as kubenet made them, or, without one, a
+/// hash of the IPv6 address. So an address that passes to another container keeps its hardware address, what neighbours know of it
+/// stays true, and nobody needs to be told.
+pub fn mac_of(addresses: &[Given]) -> Mac {
+    let all = || addresses.iter().map(|given| given.address);
+    let v4 = all().find_map(|ip| match ip {
+        IpAddr::V4(v4) => Some(v4.octets()),
+        IpAddr::V6(_) => None,
+    });
+    // `0a:59` is in use by nobody known, and locally administered as well.
+    let (prefix, [a, b, c, d]) = match (v4, all().next()) {
+        (None, Some(IpAddr::V6(v6))) => {
+            let hash = fnv1a(&v6.octets()).to_be_bytes();
+            (0x59, [hash[4], hash[5], hash[6], hash[7]])
+        }
+        (v4, _) => (0x58, v4.unwrap_or_default()),
+    };
+    Mac::new([0x0a, prefix, a, b, c, d])
+}
+
 /// A default route a family, unless one was configured: with or without a gateway of its own, two would collide.
 fn add_default_routes(addresses: &[Given], routes: &mut Vec<Route>) {
     for given in addresses {
@@ -237,6 +257,22 @@ mod tests {
         plan.hops()
             .map(|(route, gw)| format!("{}/{} via {gw}", route.dst.0, route.dst.1))
             .collect()
+    }
+
+    #[test]
+    fn an_address_has_one_hardware_address_whoever_has_it() {
+        let mac = |addresses: &[Given]| mac_of(addresses).to_string();
+        let (v4, v6) = (
+            given("10.1.17.2", "10.1.17.0", 24),
+            given("fc00:7::2", "fc00:7::", 64),
+        );
+        assert_eq!(mac(std::slice::from_ref(&v4)), "0a:58:0a:01:11:02");
+        assert_eq!(mac(&[v6.clone(), v4.clone()]), "0a:58:0a:01:11:02");
+        // Fixed for good, like the names of devices.
+        let other = given("fc00:7::3", "fc00:7::", 64);
+        assert!(mac(std::slice::from_ref(&v6)).starts_with("0a:59:"));
+        assert_ne!(mac(std::slice::from_ref(&v6)), mac(&[other]));
+        assert!(mac_of(&[v6]).is_unicast());
     }
 
     #[test]

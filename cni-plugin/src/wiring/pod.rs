@@ -5,58 +5,74 @@ use std::time::Duration;
 use flannel_netlink::duplicate::{self, Found};
 use flannel_netlink::link::{self, Ipv4Setting};
 use flannel_netlink::pod::{self, GatewayRoute, IpOnLink};
-use flannel_netlink::{Netns, RouteConn, RouteRequest};
+use flannel_netlink::{NetlinkError, RouteConn, RouteRequest};
+use rustix::io::Errno;
 
 use super::plan::Plan;
-use super::{kernel, sysctl};
+use super::{Settings, Target, kernel};
 use crate::protocol::{CniError, Code};
 
 /// Longest wait for the answers to duplicate address detection: one question a second by default (`dad_transmits`), begun within
 /// another (RFC 4862).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Names of the devices in the namespace, but for `lo`.
+/// The container's side, with a connection into it.
+#[derive(Debug)]
+pub struct Inside {
+    conn: RouteConn,
+    /// Names of its devices, but for `lo`.
+    pub devices: Vec<String>,
+}
+
+/// Looks at what is in the namespace.
 ///
 /// # Errors
 /// Code 8 when it cannot be entered, 100 when the kernel refuses.
-pub fn devices(target: &Netns) -> Result<Vec<String>, CniError> {
-    let mut conn = super::inside(target)?;
+pub fn look(target: &Target) -> Result<Inside, CniError> {
+    let mut conn = target.connect()?;
     let links = link::dump(&mut conn).map_err(|e| kernel(&e))?;
     let others = links.into_iter().filter(|link| !link.loopback);
-    Ok(others.map(|link| link.name).collect())
+    Ok(Inside {
+        conn,
+        devices: others.map(|link| link.name).collect(),
+    })
 }
 
-/// Configures the container's end inside its namespace.
+/// Configures the container's end.
 ///
 /// # Errors
 /// Code 8 when the namespace cannot be entered, 100 when the kernel refuses.
-pub fn configure(target: &Netns, plan: &Plan) -> Result<(), CniError> {
-    target.run(|| inside(plan)).map_err(|e| super::netns(&e))?
-}
-
-fn inside(plan: &Plan) -> Result<(), CniError> {
-    settings(plan)?;
-    let mut conn = RouteConn::open().map_err(|e| kernel(&e))?;
-    let found = link::by_name(&mut conn, &plan.ifname).map_err(|e| kernel(&e))?;
-    let Some(device) = found else {
-        return Err(CniError::new(
-            Code::Kernel,
-            format!("{} vanished from the container", plan.ifname),
-        ));
-    };
-    let (requests, routes_from) = requests(plan, device.ifindex);
-    for (index, outcome) in conn.batch(&requests).into_iter().enumerate() {
+pub fn configure(target: &Target, inside: &mut Inside, plan: &Plan) -> Result<(), CniError> {
+    target.run(|| settings(plan, &Settings::here()))??;
+    let conn = &mut inside.conn;
+    let found = link::by_name(conn, &plan.ifname).map_err(|e| kernel(&e))?;
+    let index = found.map(|device| device.ifindex).ok_or_else(|| {
+        let msg = format!("{} vanished from the container", plan.ifname);
+        CniError::new(Code::Kernel, msg)
+    })?;
+    let asked = requests(plan, index);
+    for (outcome, refused) in conn.batch(&asked.requests).into_iter().zip(asked.fine) {
         match outcome {
-            // The kernel made a route of its own for the subnet, which serves as well.
-            Err(e) if e.is_exists() && index >= routes_from => {}
+            Err(e) if refused(&e) => {}
             Err(e) => return Err(kernel(&e)),
             Ok(_) => {}
         }
     }
     match plan.bridge.enable_dad && plan.has_family(false) {
-        true => unique(&mut conn, device.ifindex),
+        true => unique(conn, index),
         false => Ok(()),
     }
+}
+
+/// Tells everybody on the bridge who has the addresses, when the bridge takes packets from the container: setting the hardware address,
+/// even to what it is, makes the kernel announce it (`arp_notify`). Each announcement costs the bridge some microseconds for each of
+/// its ports.
+///
+/// # Errors
+/// Code 100 when the kernel refuses.
+pub fn announce(inside: &mut Inside, plan: &Plan) -> Result<(), CniError> {
+    let request = link::set_mac(plan.ifname.as_str(), plan.pod_mac);
+    inside.conn.run(&request).map_err(|e| kernel(&e))
 }
 
 /// Waits until the kernel found every IPv6 address to be nobody else's.
@@ -80,35 +96,63 @@ fn unique(conn: &mut RouteConn, ifindex: u32) -> Result<(), CniError> {
 }
 
 /// Some runtimes start a namespace with IPv6 off.
-fn settings(plan: &Plan) -> Result<(), CniError> {
+fn settings(plan: &Plan, settings: &Settings) -> Result<(), CniError> {
     let ifname = &plan.ifname;
-    // Addresses and routes are ours to give: another container's router advertisement or redirect must not (CVE-2020-10749). And
-    // the link-local address must be the one that may be used: 0 is IN6_ADDR_GEN_MODE_EUI64.
-    sysctl::set(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
-    sysctl::set(&format!("ipv6/conf/{ifname}/accept_redirects"), "0")?;
+    // Addresses and routes are ours to give: another container's router advertisement or redirect must not (CVE-2020-10749).
+    settings.v6(&format!("conf/{ifname}/accept_ra"), "0")?;
+    settings.v6(&format!("conf/{ifname}/accept_redirects"), "0")?;
     // Where a namespace does not forward, it is enough that either of the two allows them (`IN_DEV_RX_REDIRECTS`).
-    sysctl::set("ipv4/conf/all/accept_redirects", "0")?;
-    sysctl::set(&format!("ipv6/conf/{ifname}/addr_gen_mode"), "0")?;
+    settings.v4("conf/all/accept_redirects", "0")?;
     // Leases have each address once, so that nobody needs to be asked, link-local addresses included, unless somebody wants it: a
     // question goes to every container on the bridge.
     let asked = plan.bridge.enable_dad;
-    let accept_dad = format!("ipv6/conf/{ifname}/accept_dad");
-    sysctl::set(&accept_dad, if asked { "1" } else { "0" })?;
+    settings.v6(
+        &format!("conf/{ifname}/accept_dad"),
+        if asked { "1" } else { "0" },
+    )?;
     if asked {
         // RFC 7527: a question that comes back by a loop is no answer.
-        sysctl::set(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
+        settings.v6(&format!("conf/{ifname}/enhanced_dad"), "1")?;
     }
     if plan.has_family(false) {
-        sysctl::set("ipv6/conf/lo/disable_ipv6", "0")?;
-        sysctl::set(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
+        settings.v6("conf/lo/disable_ipv6", "0")?;
+        settings.v6(&format!("conf/{ifname}/disable_ipv6"), "0")?;
     }
     Ok(())
 }
 
-/// Everything in one send, and where in it the routes begin. The kernel announces the IPv4 addresses that a device has when it
-/// comes up, so they go before; routes need it up.
-fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
-    let addresses = plan.addresses.iter().map(|given| {
+/// Requests to be sent together, each with the refusals of it that do no harm.
+#[derive(Default)]
+struct Asked {
+    requests: Vec<RouteRequest>,
+    fine: Vec<fn(&NetlinkError) -> bool>,
+}
+
+impl Asked {
+    fn push(&mut self, request: RouteRequest, fine: fn(&NetlinkError) -> bool) {
+        self.requests.push(request);
+        self.fine.push(fine);
+    }
+}
+
+fn never(_: &NetlinkError) -> bool {
+    false
+}
+
+/// Everything in one send. Routes need the device up.
+fn requests(plan: &Plan, ifindex: u32) -> Asked {
+    let mut asked = Asked::default();
+    let closed = [
+        (Ipv4Setting::AcceptRedirects, false),
+        (Ipv4Setting::SendRedirects, false),
+    ];
+    asked.push(link::set_up("lo"), never);
+    asked.push(link::set_ipv4(ifindex, &closed), never);
+    // The link-local address must be the one that the guard knows.
+    asked.push(link::set_link_local(ifindex, true), |e| {
+        e.has_errno(Errno::AFNOSUPPORT)
+    });
+    for given in &plan.addresses {
         let (address, length) = (given.address, given.range.length());
         let ip = IpOnLink {
             ifindex,
@@ -116,27 +160,23 @@ fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
             length,
             global: true,
         };
-        match plan.bridge.enable_dad {
+        let request = match plan.bridge.enable_dad {
             true => duplicate::add_address_asking(&ip),
             false => pod::add_address(&ip),
-        }
-    });
-    // The first packet of a reused address should find neighbours that know its new owner, so that the device announces itself
-    // when it comes up.
-    let ipv4 = [
-        (Ipv4Setting::ArpNotify, true),
-        (Ipv4Setting::AcceptRedirects, false),
-        (Ipv4Setting::SendRedirects, false),
-    ];
-    let mut requests = vec![link::set_up("lo"), link::set_ipv4(ifindex, &ipv4)];
-    requests.extend(addresses);
-    requests.push(link::set_up(ifindex));
+        };
+        asked.push(request, never);
+    }
+    // From now on it announces itself when its hardware address is changed, or it comes up again. Now nobody would hear it: the bridge
+    // does not know yet that the port has a carrier.
+    asked.push(
+        link::set_up_with(ifindex, &[(Ipv4Setting::ArpNotify, true)]),
+        never,
+    );
     // Asking makes the kernel act upon the carrier now, where it otherwise does so some milliseconds later.
-    requests.push(link::get_request(ifindex));
-    let routes_from = requests.len();
-    requests.extend(plan.hops().map(|(route, gateway)| {
+    asked.push(link::get_request(ifindex), never);
+    for (route, gateway) in plan.hops() {
         let options = route.options;
-        pod::add_route(&GatewayRoute {
+        let request = pod::add_route(&GatewayRoute {
             ifindex,
             destination: route.dst,
             gateway,
@@ -147,7 +187,9 @@ fn requests(plan: &Plan, ifindex: u32) -> (Vec<RouteRequest>, usize) {
                 table: options.table,
                 scope: options.scope,
             },
-        })
-    }));
-    (requests, routes_from)
+        });
+        // The kernel made a route of its own for the subnet, which serves as well.
+        asked.push(request, NetlinkError::is_exists);
+    }
+    asked
 }

@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use flannel_model::Mac;
-use flannel_netlink::link::{self, Ipv4Setting, Link, VethSpec};
-use flannel_netlink::{Netns, RouteConn};
+use flannel_netlink::RouteConn;
+use flannel_netlink::link::{self, Ipv4Setting, Link, PortMarks, VethSpec};
+use rustix::io::Errno;
 
 use super::plan::{HostEnd, Plan};
-use super::{kernel, sysctl, vlan};
+use super::{Settings, Target, kernel, vlan};
 use crate::protocol::{CniError, Code};
 
 /// Longest wait for a link whose both ends are up; it takes milliseconds.
@@ -19,7 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Code 100 when the kernel refuses; nothing is left then.
-pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) -> Result<(), CniError> {
+pub fn make(
+    conn: &mut RouteConn,
+    settings: &Settings,
+    plan: &Plan,
+    bridge: &Link,
+    target: &Target,
+) -> Result<(), CniError> {
     let name = plan.host_end.name.as_str();
     let alias = plan.host_end.alias_with(&plan.addresses);
     let spec = VethSpec {
@@ -33,38 +40,44 @@ pub fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, target: &Netns) ->
         peer_namespace: target.as_fd(),
     };
     conn.run(&link::create_veth(&spec)).map_err(|e| kernel(&e))?;
-    // Only a bridge's port, but nobody's router either (CVE-2020-10749).
-    sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    let redirects = [
-        (Ipv4Setting::AcceptRedirects, false),
-        (Ipv4Setting::SendRedirects, false),
-    ];
-    let mut marks = vec![link::set_alias(name, &alias), link::set_ipv4(name, &redirects)];
-    if plan.bridge.hairpin {
-        marks.push(link::set_hairpin(name, true));
-    }
-    if plan.bridge.port_isolation {
-        marks.push(link::set_isolated(name, true));
-    }
-    // A port has nobody to talk to by IPv6: an address would only cost questions and reports of groups for each container. Where
-    // the kernel has no IPv6, there is nothing to prevent.
-    marks.push(link::set_no_link_local(name));
-    let required = marks.len() - 1;
-    let marked = conn
-        .batch(&marks)
-        .into_iter()
-        .take(required)
-        .find_map(Result::err);
-    let done = match (marked, &plan.bridge.vlans) {
-        (Some(e), _) => Err(kernel(&e)),
-        (None, Some(vlans)) => vlan::join(conn, name, vlans),
-        (None, None) => Ok(()),
-    };
+    let done = finish(conn, settings, plan, &alias);
     if done.is_err() {
         // The caller knows of no pair yet, so that nobody else would remove it.
         let _ = conn.run(&link::delete(name));
     }
     done
+}
+
+/// What cannot be said when the pair is made. The port is not asked for here: that would make the bridge see that it has no carrier
+/// yet, and begin with it anew later.
+fn finish(conn: &mut RouteConn, settings: &Settings, plan: &Plan, alias: &str) -> Result<(), CniError> {
+    let name = plan.host_end.name.as_str();
+    // Only a bridge's port, but nobody's router either (CVE-2020-10749).
+    settings.v6(&format!("conf/{name}/accept_ra"), "0")?;
+    let mut marks = PortMarks {
+        alias,
+        ipv4: &[
+            (Ipv4Setting::AcceptRedirects, false),
+            (Ipv4Setting::SendRedirects, false),
+        ],
+        // A port has nobody to talk to by IPv6: an address would only cost questions and reports of groups for each container.
+        no_link_local: true,
+        hairpin: plan.bridge.hairpin,
+        isolated: plan.bridge.port_isolation,
+    };
+    match conn.run(&link::mark_port(name, &marks)) {
+        // Where the kernel has no IPv6, there is nothing to prevent.
+        Err(e) if e.has_errno(Errno::AFNOSUPPORT) => {
+            marks.no_link_local = false;
+            conn.run(&link::mark_port(name, &marks))
+        }
+        marked => marked,
+    }
+    .map_err(|e| kernel(&e))?;
+    match &plan.bridge.vlans {
+        Some(vlans) => vlan::join(conn, name, vlans),
+        None => Ok(()),
+    }
 }
 
 /// Waits until the host's end carries packets, so that the container's first one is not lost.
@@ -121,8 +134,8 @@ pub fn find(conn: &mut RouteConn, end: &HostEnd) -> Result<Option<Link>, CniErro
 ///
 /// # Errors
 /// Code 100 when the kernel refuses.
-pub fn remove_inside(target: &Netns, ifname: &str) -> Result<bool, CniError> {
-    let mut conn = target.connect().map_err(|e| super::netns(&e))?;
+pub fn remove_inside(target: &Target, ifname: &str) -> Result<bool, CniError> {
+    let mut conn = target.connect()?;
     match link::by_name(&mut conn, ifname).map_err(|e| kernel(&e))? {
         Some(found) if found.kind == "veth" => delete(&mut conn, found.ifindex),
         Some(_) | None => Ok(false),

@@ -9,7 +9,7 @@ use flannel_netlink::link::{self, Link, PortVlan, VethSpec};
 use flannel_netlink::{NetlinkError, Netns, RouteConn, RouteRequest};
 
 use super::plan::{Plan, fnv1a};
-use super::{kernel, netns, sysctl};
+use super::{Settings, kernel, netns};
 use crate::config::Vlans;
 use crate::protocol::{CniError, Code};
 
@@ -41,7 +41,7 @@ pub fn join(conn: &mut RouteConn, name: &str, vlans: &Vlans) -> Result<(), CniEr
 /// # Errors
 /// Code 102 when another device has its name, 100 when the kernel refuses.
 pub fn gateway(
-    conn: &mut RouteConn,
+    (conn, settings): (&mut RouteConn, &Settings),
     plan: &Plan,
     bridge: &Link,
     (vlans, access): (&Vlans, u16),
@@ -55,7 +55,8 @@ pub fn gateway(
     if device.up && port.master == Some(bridge.ifindex) {
         return Ok(device);
     }
-    closed(name)?;
+    // As on the bridge itself.
+    super::bridge::close(settings, name)?;
     let mut requests = vec![link::set_master(port.ifindex, Some(bridge.ifindex))];
     requests.extend(membership(port.ifindex, vlans.of_gateway(access)));
     requests.extend([port.ifindex, device.ifindex].map(link::set_up));
@@ -116,20 +117,6 @@ fn make(conn: &mut RouteConn, plan: &Plan, bridge: &Link, name: &str) -> Result<
         Err(e) => return Err(kernel(&e)),
     }
     pair(conn, name)?.ok_or_else(|| CniError::new(Code::Kernel, format!("{name} vanished")))
-}
-
-/// As on the bridge itself: nothing from a container may reroute the node.
-fn closed(name: &str) -> Result<(), CniError> {
-    for setting in [
-        "ipv6/conf/{}/accept_ra",
-        "ipv6/conf/{}/accept_redirects",
-        "ipv4/conf/{}/accept_redirects",
-        "ipv4/conf/{}/send_redirects",
-    ] {
-        // A dot in a device's name is no part of the path: the files are found by it as it is.
-        sysctl::set(&setting.replace("{}", name), "0")?;
-    }
-    Ok(())
 }
 
 fn membership(port: u32, (wanted, unwanted): (Vec<PortVlan>, Option<PortVlan>)) -> Vec<RouteRequest> {

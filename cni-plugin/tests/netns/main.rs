@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails the test")]
 
+mod announce;
 mod bridge_cases;
 mod call_cases;
 mod chain;

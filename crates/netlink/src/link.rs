@@ -22,7 +22,7 @@ pub use create::{
     create_wireguard,
 };
 pub use read::{by_index, by_name, dump, get_request, read_link};
-pub use settings::{Ipv4Setting, set_ipv4, set_no_link_local};
+pub use settings::{Ipv4Setting, PortMarks, mark_port, set_ipv4, set_link_local, set_up_with};
 pub use vlan::{PortVlan, add_vlan, remove_vlan, set_vlan_filtering, vlans};
 pub use wait::await_running;
 
@@ -67,6 +67,34 @@ pub struct Link {
     pub isolated: Option<bool>,
     /// VLANs are kept apart, where the device is a bridge of a kernel that can do so.
     pub vlan_filtering: Option<bool>,
+    /// Who may change routes by what comes in over the device.
+    pub rerouting: Rerouting,
+}
+
+/// Settings by which others on a link can change this node's routes, or this node theirs; `None` where the kernel does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rerouting {
+    /// `accept_ra` of IPv6 is not 0.
+    pub advertisements: Option<bool>,
+    /// `accept_redirects` of IPv6 is not 0.
+    pub ipv6_redirects: Option<bool>,
+    /// `accept_redirects` of IPv4 is not 0.
+    pub ipv4_redirects: Option<bool>,
+    /// `send_redirects` of IPv4 is not 0.
+    pub ipv4_sends: Option<bool>,
+}
+
+impl Rerouting {
+    /// Nobody can change anything, in either direction.
+    pub fn is_closed(self) -> bool {
+        let all = [
+            self.advertisements,
+            self.ipv6_redirects,
+            self.ipv4_redirects,
+            self.ipv4_sends,
+        ];
+        all.iter().all(|one| *one == Some(false))
+    }
 }
 
 /// What makes a VXLAN device what it is.

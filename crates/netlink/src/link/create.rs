@@ -71,7 +71,7 @@ pub struct VethSpec<'a> {
     /// Bridge that this end becomes a port of.
     pub master: Option<u32>,
     /// Alias text of this end. The kernel takes it at creation or ignores it, depending on its version;
-    /// [`super::set_alias`] in the same batch is sure.
+    /// [`super::mark_port`] or [`super::set_alias`] in the same batch is sure.
     pub alias: Option<&'a str>,
     /// Largest packet in bytes, for both ends.
     pub mtu: u32,

@@ -3,12 +3,12 @@
 use flannel_model::Mac;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData, InfoVxlan, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoPortData,
+    InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::change::message_for;
-use super::{Ipip, Link, LinkRef, Vxlan};
+use super::{Ipip, Link, LinkRef, Rerouting, Vxlan};
 use crate::error::NetlinkError;
 use crate::route_conn::{RouteConn, RouteRequest};
 
@@ -98,6 +98,7 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         hairpin: None,
         isolated: None,
         vlan_filtering: None,
+        rerouting: Rerouting::default(),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -111,10 +112,33 @@ pub fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac::new);
             }
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| read_info(info, &mut link)),
+            LinkAttribute::AfSpecUnspec(families) => {
+                families
+                    .iter()
+                    .for_each(|family| read_family(family, &mut link.rerouting));
+            }
             _ => {}
         }
     }
     Some(link)
+}
+
+fn read_family(family: &AfSpecUnspec, rerouting: &mut Rerouting) {
+    match family {
+        AfSpecUnspec::Inet(parts) => parts.iter().for_each(|part| {
+            if let AfSpecInet::DevConf(conf) = part {
+                rerouting.ipv4_redirects = Some(conf.accept_redirects != 0);
+                rerouting.ipv4_sends = Some(conf.send_redirects != 0);
+            }
+        }),
+        AfSpecUnspec::Inet6(parts) => parts.iter().for_each(|part| {
+            if let AfSpecInet6::DevConf(conf) = part {
+                rerouting.advertisements = Some(conf.accept_ra != 0);
+                rerouting.ipv6_redirects = Some(conf.accept_redirects != 0);
+            }
+        }),
+        _ => {}
+    }
 }
 
 fn read_info(info: &LinkInfo, link: &mut Link) {
