@@ -36,7 +36,7 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::{Audience, ServiceFeed};
 use crate::underlay::{self, choose_underlay};
-use crate::{clock, node_id, reaper, signals, stranded, subnet_file, udp};
+use crate::{clock, encap, node_id, reaper, signals, stranded, subnet_file, udp};
 use remember::{Earlier, own_lease};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
@@ -64,6 +64,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let udp_counted = udp::Current::default();
     udp_counted.publish(&metrics);
+    encap::publish(&metrics);
     if let Some(address) = options.healthz {
         flannel_telemetry::serve(address, health.clone(), metrics).await?;
     }
@@ -203,6 +204,8 @@ struct Node<'a> {
     facts: watch::Sender<Option<Arc<Facts>>>,
     reports: watch::Receiver<Option<Report>>,
     filter: watch::Receiver<FilterState>,
+    /// What keeps encapsulated packets from being filtered.
+    encap: watch::Receiver<Option<String>>,
     /// What keeps the udp backend's data path from working; nothing without that backend.
     udp: watch::Receiver<Option<String>>,
     lost: Option<String>,
@@ -276,6 +279,7 @@ impl<'a> Node<'a> {
             options.run_dir().join(flannel_netlink::sysctl::NOTES),
         );
         let filter = filter::start(options.into(), facts_seen.clone());
+        let encap = encap::start(options.encap_filter, facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
         let udp = udp::start(
             &usable.backend,
@@ -308,6 +312,7 @@ impl<'a> Node<'a> {
             facts,
             reports,
             filter,
+            encap,
             udp,
             lost: None,
             has_cache: cache.is_some(),
@@ -355,6 +360,7 @@ impl<'a> Node<'a> {
                 }
                 changed = self.reports.changed() => changed.context("the reconciler ended")?,
                 changed = self.filter.changed() => changed.context("the filter task ended")?,
+                changed = self.encap.changed() => changed.context("the filter of encapsulated packets ended")?,
                 changed = self.udp.changed() => changed.context("the udp data path ended")?,
             }
             self.tell();

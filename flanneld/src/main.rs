@@ -6,6 +6,7 @@ mod cleanup;
 mod config_wait;
 mod config_watch;
 mod daemon;
+mod encap;
 mod facts;
 mod fights;
 mod filter;

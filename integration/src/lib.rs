@@ -8,6 +8,7 @@ pub mod binaries;
 pub mod capture;
 pub mod clock;
 pub mod command;
+pub mod datagrams;
 pub mod etcd;
 pub mod flanneld;
 pub mod held;

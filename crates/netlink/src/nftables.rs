@@ -4,6 +4,7 @@
 
 mod conn;
 mod draw;
+mod encap;
 mod expression;
 #[cfg(feature = "monitor")]
 mod follow;
@@ -27,8 +28,12 @@ use socket::{open, with_socket};
 
 pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
+pub use encap::{
+    ENCAP_REASONS, EncapFilter, EncapKind, EncapSet, delete_table, encap_addresses, encap_counters,
+    encap_element, encap_rules, encap_sets,
+};
 #[cfg(feature = "monitor")]
-pub use follow::follow_tables;
+pub use follow::{follow_tables, follow_tables_of_others};
 pub use presence::{chains, has_table};
 pub use remember::remember_chain;
 #[cfg(feature = "overlay")]
@@ -49,7 +54,7 @@ const GET_ELEMENT: u16 = 13;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Address family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// `ip`
     Ipv4,
@@ -67,6 +72,8 @@ pub enum Family {
 pub enum Kind {
     /// NFT_MSG_NEWTABLE
     NewTable = 0,
+    /// NFT_MSG_DELTABLE
+    DeleteTable = 2,
     /// NFT_MSG_NEWCHAIN
     NewChain = 3,
     /// NFT_MSG_DELCHAIN
@@ -81,6 +88,8 @@ pub enum Kind {
     NewElement = 12,
     /// NFT_MSG_DELSETELEM
     DeleteElement = 14,
+    /// NFT_MSG_NEWOBJ
+    NewObject = 18,
 }
 
 /// One message of a transaction.
@@ -334,9 +343,9 @@ fn family_number(family: Family) -> u8 {
 
 fn flags(kind: Kind) -> u16 {
     match kind {
-        Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElement => CREATE,
+        Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElement | Kind::NewObject => CREATE,
         Kind::NewRule => CREATE | crate::conn::APPEND,
-        Kind::DeleteRule | Kind::DeleteChain | Kind::DeleteElement => 0,
+        Kind::DeleteTable | Kind::DeleteRule | Kind::DeleteChain | Kind::DeleteElement => 0,
     }
 }
 

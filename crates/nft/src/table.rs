@@ -45,6 +45,16 @@ impl TableName {
         family: Family::Ip6,
         name: "flannel-ipv6",
     };
+    /// Who may send what through the tunnel, for IPv4.
+    pub const ENCAP: Self = Self {
+        family: Family::Ip,
+        name: "flannel-encap",
+    };
+    /// The same for IPv6.
+    pub const ENCAP_V6: Self = Self {
+        family: Family::Ip6,
+        name: "flannel-encap",
+    };
     /// Guard and masquerading of Services.
     pub const SERVICES: Self = Self {
         family: Family::Ip,

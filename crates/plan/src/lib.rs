@@ -24,7 +24,7 @@ pub use observed::{
 };
 pub use op::{METRIC_OF_LAST_RESORT, Op};
 pub use overlay::{
-    Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
+    Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Sender, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
     WireguardTunnel,
 };
 /// Services through IPVS: frontends as virtual servers, and the changes that lead there.

@@ -51,6 +51,17 @@ pub struct Tunnel {
     pub fdb: BTreeMap<Mac, IpAddr>,
     /// Key and peers of a WireGuard device.
     pub wireguard: Option<WireguardTunnel>,
+    /// Who may send through it, where the device itself does not know: for VXLAN and IPIP.
+    pub senders: BTreeSet<Sender>,
+}
+
+/// A node that sends through the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sender {
+    /// Where its outer packets come from.
+    pub address: IpAddr,
+    /// Where its inner packets come from, beside that address.
+    pub subnet: IpSubnet,
 }
 
 /// What a WireGuard device knows.

@@ -10,14 +10,17 @@ use flannel_nft::{Nft, NftError, TableName};
 use super::files;
 use super::item::Item;
 use super::options::Options;
+use crate::encap;
 use crate::services::leftovers;
 
 /// Tables of the CNI plugin.
 const CNI_TABLES: [&str; 2] = ["flannel-cni-guard", "flannel-cni-masq"];
 /// Tables of the daemon. Those of the first name may be flannel's own, and only a hash of ours in it tells them apart.
-const TABLES: [TableName; 6] = [
+const TABLES: [TableName; 8] = [
     TableName::MASQUERADE,
     TableName::MASQUERADE_V6,
+    TableName::ENCAP,
+    TableName::ENCAP_V6,
     TableName::SERVICES,
     TableName::SERVICES_V6,
     TableName::SERVICE_NAT,
@@ -167,6 +170,8 @@ fn tables(ours: &[TableName], of_plugin: bool) -> Result<Vec<Item>, NftError> {
             .iter()
             .find(|t| t.name == name && t.family.to_string() == family);
         let is_ours = match known {
+            // The name is nobody else's, and it has no hash.
+            Some(table) if table.name == encap::TABLE => true,
             Some(table) => nft.current_hash(*table)?.is_some(),
             None => of_plugin && CNI_TABLES.contains(&name.as_str()),
         };

@@ -101,14 +101,18 @@ impl Node<'_> {
         self.state = ("ready", String::new());
         let recovered = self.said.clear();
         let fights = report.fights.iter().map(|fight| format!("; {fight}"));
+        let unfiltered = self.encap.borrow().clone();
+        let unfiltered =
+            unfiltered.map(|problem| format!("; encapsulated packets are not filtered: {problem}"));
         let status = format!(
-            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}{}",
+            "subnet {}, {} peers, {} records skipped, {} kernel writes failed{}{}{}",
             report.own,
             report.peers,
             self.rejects.len(),
             report.failed,
             self.config.note(),
-            fights.collect::<String>()
+            fights.collect::<String>(),
+            unfiltered.unwrap_or_default()
         );
         if self.announced {
             notify_status(&status);

@@ -55,6 +55,8 @@ pub struct Options {
     pub fully_random: bool,
     /// Accept forwarded overlay traffic.
     pub forward_rules: bool,
+    /// Take encapsulated packets from peers only.
+    pub encap_filter: bool,
     /// Time between two checks of the packet filter rules.
     pub nft_resync: Duration,
     /// Where the health endpoints listen; nowhere when absent.
@@ -128,6 +130,7 @@ impl Options {
             blackhole: typed.bool("ip-blackhole-route"),
             fully_random: !typed.bool("ip-masq-fully-random-disable"),
             forward_rules: typed.bool("iptables-forward-rules"),
+            encap_filter: typed.bool("encap-filter"),
             nft_resync: Duration::from_secs(resync),
             healthz: healthz(typed, &mut problems),
             status_socket: Some(typed.text("status-socket"))

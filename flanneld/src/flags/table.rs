@@ -286,6 +286,13 @@ pub const FLAGS: &[Flag] = &[
         "accept forwarded traffic of the overlay (with --ip-masq)",
     ),
     built(
+        "encap-filter",
+        Kind::Bool,
+        "true",
+        "vxlan, ipip and wireguard: drop encapsulated packets that do not come from a peer, from an inner address of that peer, to the node's \
+         subnet",
+    ),
+    built(
         "ip-blackhole-route",
         Kind::Bool,
         "false",

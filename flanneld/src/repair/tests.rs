@@ -48,6 +48,7 @@ fn facts() -> Facts {
             neighbours: BTreeMap::from([(ip("10.5.2.0"), mac(2))]),
             fdb: BTreeMap::from([(mac(2), ip("192.0.2.2"))]),
             wireguard: None,
+            senders: BTreeSet::new(),
         }),
         routes: BTreeMap::from([("10.5.2.0/24".parse().unwrap(), Way::tunnel(ip("10.5.2.0")))]),
         blackholes: BTreeSet::from(["10.5.1.0/24".parse().unwrap()]),

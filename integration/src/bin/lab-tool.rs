@@ -21,12 +21,13 @@ fn main() -> ExitCode {
         ["supervise", pause, files, argv @ ..] if !argv.is_empty() => {
             flannel_lab::supervise::supervise(pause, files, argv)
         }
+        ["datagrams"] => flannel_lab::datagrams::send_all(),
         ["train", address, segment, count] => train(address, segment, count),
         ["send", local, address, source, target] => send_once(local, address, source, target),
         ["hostile", local, address, target, source, count] => hostile(local, address, target, source, count),
         _ => Err(anyhow::anyhow!(
             "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | \
-             hold ADDRESS COUNT FILES | train ADDRESS SEGMENT COUNT | send LOCAL ADDRESS SOURCE TARGET | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
+             hold ADDRESS COUNT FILES | datagrams | train ADDRESS SEGMENT COUNT | send LOCAL ADDRESS SOURCE TARGET | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
              supervise MILLISECONDS FILES PROGRAM ARGUMENT…"
         )),
     };

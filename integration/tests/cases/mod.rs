@@ -17,6 +17,7 @@ mod ctl_view;
 mod dual_stack;
 mod endpoint;
 mod etcd_access;
+mod forged;
 mod host;
 mod hostile;
 mod hostile_records;
@@ -163,6 +164,10 @@ pub fn all() -> Vec<Case> {
         case!(plain kills::host_gw_loses_nothing_in_twenty).within(KILLS),
         case!(ipip kills::ipip_loses_nothing_in_twenty).within(KILLS),
         case!(wireguard kills::wireguard_loses_nothing_in_twenty).within(KILLS),
+        case!(plain forged::vxlan_packets_reach_nobody),
+        case!(plain forged::without_the_filter_they_arrive),
+        case!(plain forged::the_filter_follows_the_peers),
+        case!(ipip forged::ipip_packets_reach_nobody),
         case!(plain repair::every_kind_of_object_comes_back),
         case!(wireguard repair::every_kind_of_object_of_wireguard_comes_back),
         case!(plain repair::a_storm_of_changes_hides_nothing),

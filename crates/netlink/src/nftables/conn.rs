@@ -10,6 +10,7 @@ use std::time::Instant;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 
+use super::expression::COUNTER;
 use super::set::{ListedElement, read_elements};
 use super::{Attributes, DEADLINE, Family, Message, SUBSYSTEM, family_number, header, open, transaction};
 use crate::conn::{DUMP, REQUEST};
@@ -21,6 +22,8 @@ const GET_RULE: u16 = 7;
 const GET_SET: u16 = 10;
 const GET_ELEMENT: u16 = 13;
 const GET_GENERATION: u16 = 16;
+/// NFT_MSG_GETOBJ
+const GET_OBJECT: u16 = 19;
 /// Most bytes of one transaction: all of it has to fit the send buffer.
 pub const TRANSACTION_BYTES: usize = 1024 * 1024;
 /// Send buffer asked for: a transaction and the kernel's bookkeeping for it.
@@ -178,6 +181,28 @@ impl NftConn {
         }
     }
 
+    /// The named counters of a table, in packets; none where there is no such table.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer in time.
+    pub fn counters(&mut self, family: Family, table: &str) -> Result<BTreeMap<String, u64>, NetlinkError> {
+        let mut out = BTreeMap::new();
+        // NFTA_OBJ_TABLE, _TYPE
+        let filter = Attributes::new().text(1, table).number(3, COUNTER);
+        let listed = self.dump(GET_OBJECT, family, &filter, |frame| {
+            // The kernel may list more than was asked for.
+            let own = text_of(frame.payload, 1).is_some_and(|of| of == table);
+            // NFTA_OBJ_NAME, _DATA
+            let counter = text_of(frame.payload, 2).zip(attribute(frame.payload, 4).and_then(packets));
+            out.extend(counter.filter(|_| own));
+        });
+        match listed.map_err(|failure| named(&format!("list counters of table {table}"), failure)) {
+            Ok(_) => Ok(out),
+            Err(error) if error.is_missing() => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The number of transactions that this network namespace has seen, in all tables.
     ///
     /// # Errors
@@ -305,6 +330,12 @@ fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
 pub(super) fn text_of(payload: &[u8], kind: u16) -> Option<String> {
     let bytes = attribute(payload, kind)?;
     Some(String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned())
+}
+
+/// NFTA_COUNTER_PACKETS
+fn packets(counter: &[u8]) -> Option<u64> {
+    let (_, packets) = wire::attributes(counter).find(|(kind, _)| *kind == 2)?;
+    Some(u64::from_be_bytes(packets.try_into().ok()?))
 }
 
 fn named(what: &str, failure: Failure) -> NetlinkError {

@@ -29,6 +29,23 @@ pub fn follow_tables(
     ),
     NetlinkError,
 > {
+    follow_tables_of_others(tables, NOBODY)
+}
+
+/// The same without the changes that were made by the socket with the port `own`.
+///
+/// # Errors
+/// When no socket can be had. Has to be called inside a tokio runtime with I/O enabled.
+pub fn follow_tables_of_others(
+    tables: &[&'static str],
+    own: u32,
+) -> Result<
+    (
+        impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
+        mpsc::Receiver<()>,
+    ),
+    NetlinkError,
+> {
     let what = format!("watch tables {}", tables.join(", "));
     let error = |e: &io::Error| NetlinkError::socket(what.clone(), e);
     let socket = open_socket().map_err(|e| error(&e))?;
@@ -37,7 +54,7 @@ pub fn follow_tables(
     let (sender, receiver) = mpsc::channel(1);
     let tables = tables.to_vec();
     let driver = async move {
-        let result = drive(&socket, &tables, &sender).await;
+        let result = drive(&socket, &tables, own, &sender).await;
         result.map_err(|e| NetlinkError::socket(what, &e))
     };
     Ok((driver, receiver))
@@ -46,6 +63,7 @@ pub fn follow_tables(
 async fn drive(
     socket: &AsyncFd<Socket>,
     tables: &[&'static str],
+    own: u32,
     sender: &mpsc::Sender<()>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; DATAGRAM];
@@ -57,7 +75,7 @@ async fn drive(
         // What was lost may have told of them.
         let touched = length.is_none_or(|length| {
             let datagram = buffer.get(..length).unwrap_or_default();
-            touches(datagram, NOBODY, |table| tables.contains(&table))
+            touches(datagram, own, |table| tables.contains(&table))
         });
         if touched {
             // Full: the reader has a word to read already.

@@ -82,16 +82,17 @@ impl Element {
 
 /// NFT_SET_ELEM_INTERVAL_END
 const INTERVAL_END: u32 = 1;
-/// NFT_GOTO (-4) and NF_ACCEPT (1), as verdict codes.
-const GOTO: u32 = (-4_i32).cast_unsigned();
-const ACCEPT: u32 = 1;
+/// NFT_GOTO (-4), NF_ACCEPT (1) and NF_DROP (0), as verdict codes.
+pub(super) const GOTO: u32 = (-4_i32).cast_unsigned();
+pub(super) const ACCEPT: u32 = 1;
+pub(super) const DROP: u32 = 0;
 
 fn value(bytes: &[u8]) -> Attributes {
     // NFTA_DATA_VALUE
     Attributes::new().bytes(1, bytes)
 }
 
-fn verdict(code: u32, chain: Option<&str>) -> Attributes {
+pub(super) fn verdict(code: u32, chain: Option<&str>) -> Attributes {
     // NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN in NFTA_DATA_VERDICT
     let inner = Attributes::new().number(1, code);
     let inner = match chain {

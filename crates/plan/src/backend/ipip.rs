@@ -23,9 +23,10 @@ impl Backend for Ipip {
         let link = IpipLink {
             local: facts.carrier.address,
         };
-        overlay.tunnel = Some(facts.tunnel(Device::Ipip, mtu, LinkKind::Ipip(link)));
+        let mut tunnel = facts.tunnel(Device::Ipip, mtu, LinkKind::Ipip(link));
         let (found, useless) = reached(peers, facts.family(), "ipip");
         for peer in found {
+            tunnel.senders.insert(peer.sender());
             let way = if self.direct_routing && facts.is_neighbour(peer.public_ip) {
                 Way::direct(facts.carrier.ifindex, peer.public_ip)
             } else {
@@ -34,6 +35,7 @@ impl Backend for Ipip {
             overlay.routes.insert(peer.subnet, way);
         }
         overlay.peers = overlay.routes.len();
+        overlay.tunnel = Some(tunnel);
         (overlay, useless)
     }
 }

@@ -21,7 +21,7 @@ use flannel_lease::Peer as LeasePeer;
 use flannel_model::{IpFamily, IpSubnet, LeaseKey};
 
 use crate::device::Device;
-use crate::overlay::{Carrier, DesiredOverlay, LinkKind, Tunnel, TunnelLink};
+use crate::overlay::{Carrier, DesiredOverlay, LinkKind, Sender, Tunnel, TunnelLink};
 
 pub use alloc::Alloc;
 pub use host_gw::HostGw;
@@ -73,6 +73,7 @@ impl FamilyFacts<'_> {
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
             wireguard: None,
+            senders: BTreeSet::new(),
         }
     }
 
@@ -96,6 +97,15 @@ struct Reached<'a> {
     lease: &'a LeasePeer,
     subnet: IpSubnet,
     public_ip: IpAddr,
+}
+
+impl Reached<'_> {
+    fn sender(&self) -> Sender {
+        Sender {
+            address: self.public_ip,
+            subnet: self.subnet,
+        }
+    }
 }
 
 /// The leases of backend `name` with a subnet of the family, and those that are of no use. A lease without a subnet of the

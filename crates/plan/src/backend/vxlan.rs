@@ -43,6 +43,8 @@ impl Backend for Vxlan {
         };
         let mut tunnel = facts.tunnel(device, mtu, LinkKind::Vxlan(self.link(facts, mac)));
         for (peer, mac) in vteps {
+            // One on the same link may still see us behind a router.
+            tunnel.senders.insert(peer.sender());
             let way = if self.options.direct_routing && facts.is_neighbour(peer.public_ip) {
                 Way::direct(facts.carrier.ifindex, peer.public_ip)
             } else {

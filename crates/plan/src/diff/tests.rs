@@ -77,6 +77,7 @@ fn wanted(peers: &[Peer]) -> DesiredOverlay {
         neighbours: BTreeMap::new(),
         fdb: BTreeMap::new(),
         wireguard: None,
+        senders: BTreeSet::new(),
     };
     let mut routes = BTreeMap::new();
     for peer in peers {
@@ -469,6 +470,7 @@ fn a_tun_device_is_waited_for_and_then_furnished() {
             neighbours: BTreeMap::new(),
             fdb: BTreeMap::new(),
             wireguard: None,
+            senders: BTreeSet::new(),
         }),
         routes: BTreeMap::from([(network, Way::device())]),
         blackholes: BTreeSet::new(),

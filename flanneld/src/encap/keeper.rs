@@ -1,0 +1,289 @@
+//! The tables in the kernel, and what is known of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flannel_model::IpFamily;
+use flannel_netlink::NetlinkError;
+use flannel_netlink::nftables::{
+    Element, EncapFilter, EncapSet, Family, Message, NftConn, TRANSACTION_BYTES, add_elements,
+    delete_elements, delete_table, encap_addresses, encap_counters, encap_element, encap_rules, encap_sets,
+    has_table,
+};
+use flannel_plan::DesiredOverlay;
+
+use super::TABLE;
+use super::wanted::{self, Elements};
+use crate::overlay::Facts;
+
+const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
+/// Room for what stands around the messages of a transaction.
+const MOST: usize = TRANSACTION_BYTES - 64 * 1024;
+
+/// How much is compared with the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Only what the facts changed: what was written is taken to stand.
+    AtNews,
+    /// Everything.
+    AtEverything,
+}
+
+/// What stands in the table of a family.
+#[derive(Debug)]
+struct Standing {
+    filter: EncapFilter,
+    /// The rules as the kernel listed them after they were written.
+    rules: BTreeMap<String, Vec<Vec<u8>>>,
+    elements: Elements,
+}
+
+/// Writes the tables.
+#[derive(Debug)]
+pub struct Keeper {
+    enabled: bool,
+    conn: Option<NftConn>,
+    standing: BTreeMap<Family, Standing>,
+    /// Families without the filter, where nothing of an earlier run is left.
+    clean: BTreeSet<Family>,
+}
+
+impl Keeper {
+    /// Without `enabled` it only removes.
+    pub fn new(enabled: bool) -> Self {
+        Self {
+            enabled,
+            conn: NftConn::open().ok(),
+            standing: BTreeMap::new(),
+            clean: BTreeSet::new(),
+        }
+    }
+
+    /// The port number that notifications of its own changes carry.
+    pub fn port(&self) -> u32 {
+        self.conn.as_ref().map_or(0, NftConn::port)
+    }
+
+    /// Brings both families to the facts.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel; the other family is not held up by it.
+    pub fn pass(&mut self, facts: &Facts, look: Look) -> Result<(), NetlinkError> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => NftConn::open()?,
+        };
+        let results = FAMILIES.map(|family| {
+            let overlay = facts.overlay(family).filter(|_| self.enabled);
+            let result = match overlay.and_then(|overlay| Some((overlay, wanted::filter(overlay)?))) {
+                Some((overlay, filter)) => self.settle(&mut conn, overlay, filter, look),
+                None => self.remove(&mut conn, nft_family(family)),
+            };
+            if result.is_err() {
+                self.standing.remove(&nft_family(family));
+            }
+            result
+        });
+        self.conn = Some(conn);
+        results.into_iter().collect()
+    }
+
+    fn remove(&mut self, conn: &mut NftConn, family: Family) -> Result<(), NetlinkError> {
+        if self.clean.contains(&family) {
+            return Ok(());
+        }
+        // A kernel without nf_tables has no table of ours.
+        if has_table(family, TABLE).unwrap_or(false) {
+            conn.commit(family, &delete_table(TABLE), &format!("remove table {TABLE}"))?;
+            tracing::info!(table = TABLE, "what filtered encapsulated packets is removed");
+        }
+        self.standing.remove(&family);
+        self.clean.insert(family);
+        Ok(())
+    }
+
+    /// What stands is compared, and the difference written: what an earlier run left is adopted.
+    fn settle(
+        &mut self,
+        conn: &mut NftConn,
+        overlay: &DesiredOverlay,
+        filter: EncapFilter,
+        look: Look,
+    ) -> Result<(), NetlinkError> {
+        let family = filter.family();
+        self.clean.remove(&family);
+        let wanted = wanted::elements(overlay);
+        let (there, rules) = match self.standing.remove(&family) {
+            Some(known) if look == Look::AtNews => {
+                let rules = Some(known.rules).filter(|_| known.filter == filter);
+                (known.elements, rules)
+            }
+            known => {
+                let rules = conn.rules(family, TABLE)?;
+                let as_written = known.is_some_and(|known| known.filter == filter && known.rules == rules);
+                (elements_there(conn, family)?, Some(rules).filter(|_| as_written))
+            }
+        };
+        write(conn, &filter, &Difference::new(&there, &wanted), rules.is_some())?;
+        let rules = match rules {
+            Some(rules) => rules,
+            None => {
+                tracing::info!(
+                    table = TABLE,
+                    ?family,
+                    "what filters encapsulated packets is written"
+                );
+                conn.rules(family, TABLE)?
+            }
+        };
+        let standing = Standing {
+            filter,
+            rules,
+            elements: wanted,
+        };
+        self.standing.insert(family, standing);
+        Ok(())
+    }
+}
+
+fn nft_family(family: IpFamily) -> Family {
+    match family {
+        IpFamily::V4 => Family::Ipv4,
+        IpFamily::V6 => Family::Ipv6,
+    }
+}
+
+/// What the sets hold; nothing where there are none.
+fn elements_there(conn: &mut NftConn, family: Family) -> Result<Elements, NetlinkError> {
+    let mut out = Elements::new();
+    for set in EncapSet::ALL {
+        let listed = conn.elements(family, TABLE, set.name())?.unwrap_or_default();
+        let pairs = listed
+            .iter()
+            .filter_map(|listed| encap_addresses(&listed.element));
+        out.insert(set, pairs.collect());
+    }
+    Ok(out)
+}
+
+/// What has to come and go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    missing: Vec<(EncapSet, Vec<Element>)>,
+    extra: Vec<(EncapSet, Vec<Element>)>,
+}
+
+impl Difference {
+    fn new(there: &Elements, wanted: &Elements) -> Self {
+        let without = |one: &Elements, other: &Elements, set: EncapSet| -> Vec<Element> {
+            let pairs = one.get(&set).into_iter().flatten();
+            pairs
+                .filter(|pair| other.get(&set).is_none_or(|known| !known.contains(pair)))
+                .map(|pair| encap_element(*pair))
+                .collect()
+        };
+        let each = |one: &Elements, other: &Elements| -> Vec<(EncapSet, Vec<Element>)> {
+            let all = EncapSet::ALL.map(|set| (set, without(one, other, set)));
+            all.into_iter()
+                .filter(|(_, elements)| !elements.is_empty())
+                .collect()
+        };
+        Self {
+            missing: each(wanted, there),
+            extra: each(there, wanted),
+        }
+    }
+}
+
+/// Writes a difference: who may send comes before the rules that ask for it, and goes after them.
+fn write(
+    conn: &mut NftConn,
+    filter: &EncapFilter,
+    difference: &Difference,
+    rules_stand: bool,
+) -> Result<(), NetlinkError> {
+    let family = filter.family();
+    let mut before = Vec::new();
+    let mut rules = Vec::new();
+    if !rules_stand {
+        before.extend(encap_counters(TABLE));
+        before.extend(encap_sets(family, TABLE));
+        rules = encap_rules(TABLE, filter);
+    }
+    for (set, elements) in &difference.missing {
+        before.extend(add_elements(TABLE, set.name(), elements));
+    }
+    let mut after = Vec::new();
+    for (set, elements) in &difference.extra {
+        after.extend(delete_elements(TABLE, set.name(), elements));
+    }
+    let all = [&before[..], &rules[..], &after[..]];
+    if all.iter().map(|part| size(part)).sum::<usize>() <= MOST {
+        return commit(conn, family, &all.concat());
+    }
+    for part in transactions(&before) {
+        commit(conn, family, part)?;
+    }
+    commit(conn, family, &rules)?;
+    for part in transactions(&after) {
+        commit(conn, family, part)?;
+    }
+    Ok(())
+}
+
+fn commit(conn: &mut NftConn, family: Family, messages: &[Message]) -> Result<(), NetlinkError> {
+    conn.commit(family, messages, &format!("write table {TABLE}"))
+}
+
+fn size(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.attributes.len()).sum()
+}
+
+/// Messages in pieces that fit a transaction each.
+fn transactions(messages: &[Message]) -> Vec<&[Message]> {
+    let mut parts = Vec::new();
+    let (mut begin, mut bytes) = (0, 0);
+    for (index, message) in messages.iter().enumerate() {
+        if bytes + message.attributes.len() > MOST {
+            parts.extend(messages.get(begin..index));
+            (begin, bytes) = (index, 0);
+        }
+        bytes += message.attributes.len();
+    }
+    parts.extend(messages.get(begin..));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elements(pairs: &[(&str, &str)]) -> Elements {
+        let pairs = pairs
+            .iter()
+            .map(|(outer, inner)| (outer.parse().unwrap(), inner.parse().unwrap()));
+        BTreeMap::from([(EncapSet::Subnets, pairs.collect())])
+    }
+
+    #[test]
+    fn only_what_changed_is_written() {
+        let old = elements(&[("192.0.2.2", "10.5.2.0"), ("192.0.2.3", "10.5.3.0")]);
+        let new = elements(&[("192.0.2.2", "10.5.2.0"), ("192.0.2.9", "10.5.3.0")]);
+        let difference = Difference::new(&old, &new);
+        let count = |side: &[(EncapSet, Vec<Element>)]| side.iter().map(|(_, all)| all.len()).sum::<usize>();
+        assert_eq!((count(&difference.missing), count(&difference.extra)), (1, 1));
+        assert_eq!(Difference::new(&new, &new), Difference::default());
+        assert_eq!(count(&Difference::new(&Elements::new(), &new).missing), 2);
+    }
+
+    #[test]
+    fn many_messages_take_several_transactions_in_their_order() {
+        let all: Vec<Element> = (0..200_000_u32)
+            .map(|n| encap_element((n.to_be_bytes().into(), n.to_be_bytes().into())))
+            .collect();
+        let messages = add_elements(TABLE, "subnets", &all);
+        let parts = transactions(&messages);
+        assert!(parts.len() > 1 && parts.iter().all(|part| size(part) <= MOST));
+        assert_eq!(parts.concat(), messages);
+        assert_eq!(transactions(&messages[..1]).len(), 1);
+    }
+}
