@@ -24,8 +24,8 @@ pub use observed::{
 };
 pub use op::{METRIC_OF_LAST_RESORT, Op};
 pub use overlay::{
-    Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Sender, Tunnel, TunnelLink, VxlanLink, Way, WireguardPeer,
-    WireguardTunnel,
+    Carrier, DesiredOverlay, IpipLink, LinkKind, Out, Sender, Tunnel, TunnelLink, VxlanLink, Way,
+    WireguardPeer, WireguardTunnel,
 };
 /// Services through IPVS: frontends as virtual servers, and the changes that lead there.
 pub mod ipvs {

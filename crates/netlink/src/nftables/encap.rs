@@ -163,7 +163,7 @@ pub fn encap_sets(family: Family, table: &str) -> Vec<Message> {
     // How nft shows them: ipv4_addr (7) or ipv6_addr (8), twice, six bits each (TYPE_BITS of nftables).
     let (shown, width): (u32, u32) = match family {
         Family::Ipv6 => (8, 16),
-        Family::Ipv4 | Family::Bridge => (7, 4),
+        Family::Ipv4 | Family::Inet | Family::Bridge => (7, 4),
     };
     // NFTNL_UDATA_SET_KEYBYTEORDER: type 0, 4 bytes: big endian
     let order = [&[0, 4][..], &2_u32.to_ne_bytes()].concat();
