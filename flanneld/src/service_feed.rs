@@ -22,7 +22,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until};
 
 pub use account::Audience;
-use account::{Account, Ask, Burst};
+use account::{Account, Ask, Burst, families_of};
 use checks::Checks;
 #[cfg(test)]
 pub use etcd::etcd_record;
@@ -339,13 +339,14 @@ impl Feed {
     }
 
     fn take(&mut self, news: News) {
+        let families = families_of(&news);
         match news {
             News::Put(record, stamp) => {
-                self.account.changed(stamp, self.complete);
+                self.account.changed(stamp, families, self.complete);
                 self.changes.push(Change::Put(record));
             }
             News::Gone(name, stamp) => {
-                self.account.changed(stamp, self.complete);
+                self.account.changed(stamp, families, self.complete);
                 self.changes.push(Change::Gone(name));
             }
             News::Complete => {

@@ -6,6 +6,7 @@
 mod counts;
 mod host;
 mod ipvs;
+mod memory;
 mod mode;
 mod nftables;
 mod node;
@@ -113,10 +114,14 @@ impl Services {
         status
     }
 
-    /// Works out what the records of so far ask for, and leaves the kernel alone.
+    /// Works out what the records of so far ask for. Of the kernel only that is touched which takes nothing away.
     pub fn prepare(&mut self, mut node: ServiceNode) {
         if node::add_kernel_addresses(&mut node).is_ok() && self.memory.is_usable() {
             self.refresh(node);
+            self.programmer.prepare(&View {
+                frontends: self.table.frontends(),
+                node: &self.table.facts().node,
+            });
         }
     }
 
@@ -139,6 +144,9 @@ impl Services {
         let due = self.due.take();
         let scope = due.as_ref().map_or(Scope::All, Scope::Changed);
         self.programmer.programme(&view, scope, status);
+        if due.is_none() {
+            memory::give_back();
+        }
         if std::mem::take(&mut self.audit) && due.is_some() && status.failed.is_empty() {
             self.programmer.programme(&view, Scope::Audit, status);
         }

@@ -52,7 +52,7 @@ trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 143' TERM
 
 # --- what the guest runs
 write_command() {
-  export -p | grep -E '^declare -x (PATH|LANG|LC_[A-Z]+|RUST_[A-Z_]+|(LAB|FLANNEL)_[A-Z_]+)=' | sed 's/^declare -x/export/' || true
+  export -p | grep -E '^declare -x (PATH|LANG|LC_[A-Z]+|RUST_[A-Z_]+|(LAB|FLANNEL|BENCH)_[A-Z_]+)=' | sed 's/^declare -x/export/' || true
   echo "export LAB_GUEST=$1 LAB_SLOW=${LAB_SLOW:-$2} HOME=/root TERM=dumb"
   printf 'cd %q || exit 125\nexec' "$PWD"
   printf ' %q' "${@:3}"

@@ -106,6 +106,16 @@ impl ServiceKey {
         }
     }
 
+    /// The Service that it is about; the config is about all.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Config => None,
+            Self::Spec(service) | Self::Slice { service, .. } | Self::Endpoint { service, .. } => {
+                Some(service)
+            }
+        }
+    }
+
     /// The key of the slice `slice` of `service`; its name must be a DNS name.
     pub fn slice(service: ServiceName, slice: &str) -> Result<Self, ServiceKeyError> {
         check("slice name", slice, is_subdomain)?;

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::service_fields::{Faults, Field, from_text};
 
 /// Name of an IPVS scheduler.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Scheduler(String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scheduler(&'static str);
 
 /// The schedulers of Linux (net/netfilter/ipvs/ip_vs_*.c as of 6.1); the kernel loads `ip_vs_<name>` by itself.
 const SCHEDULERS: [&str; 14] = [
@@ -23,21 +23,26 @@ pub struct SchedulerError(String);
 
 impl Scheduler {
     /// The name as the kernel has it.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn as_str(&self) -> &'static str {
+        self.0
+    }
+
+    /// All that Linux has.
+    pub fn all() -> impl Iterator<Item = Self> {
+        SCHEDULERS.into_iter().map(Self)
     }
 }
 
 impl Default for Scheduler {
     /// Round robin.
     fn default() -> Self {
-        Self("rr".to_owned())
+        Self("rr")
     }
 }
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0)
     }
 }
 
@@ -45,11 +50,8 @@ impl FromStr for Scheduler {
     type Err = SchedulerError;
 
     fn from_str(text: &str) -> Result<Self, SchedulerError> {
-        if SCHEDULERS.contains(&text) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(SchedulerError(text.to_owned()))
-        }
+        let known = SCHEDULERS.into_iter().find(|known| *known == text);
+        known.map(Self).ok_or_else(|| SchedulerError(text.to_owned()))
     }
 }
 

@@ -45,15 +45,20 @@ pub struct SliceEndpoint {
     /// What its conditions amount to.
     pub state: EndpointState,
     /// Name of its node.
-    pub node: Option<String>,
-    /// Zone of its node.
-    pub zone: Option<String>,
-    /// Zones that should use it (`hints.forZones`).
-    pub for_zones: Vec<String>,
-    /// Nodes that should use it (`hints.forNodes`).
-    pub for_nodes: Vec<String>,
+    pub node: Option<Box<str>>,
+    /// Who should use it, where anybody is named. Apart, because there are endpoints by the hundred thousand and few with hints.
+    pub hints: Option<Box<EndpointHints>>,
     /// Share of new connections for weighted schedulers, 0 to 65535; 1 when absent. Kubernetes has no such field.
     pub weight: u32,
+}
+
+/// Who should use an endpoint (`hints`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointHints {
+    /// Zones (`forZones`).
+    pub for_zones: Vec<String>,
+    /// Nodes (`forNodes`).
+    pub for_nodes: Vec<String>,
 }
 
 /// Endpoints of one Service that share their ports. Empty where the addresses are host names, which IPVS cannot use.
@@ -73,9 +78,7 @@ pub struct ServiceEndpoint {
     /// Whether it takes traffic; ready when absent.
     pub state: EndpointState,
     /// Name of its node.
-    pub node: Option<String>,
-    /// Zone of its node.
-    pub zone: Option<String>,
+    pub node: Option<Box<str>>,
 }
 
 impl EndpointSlice {
@@ -94,15 +97,17 @@ impl ServiceEndpoint {
     /// Reads the value of an endpoint key. Unknown fields are ignored.
     pub fn parse(value: &[u8]) -> Result<Self, ServiceValueError> {
         parse(value, |root, faults| {
-            Some(Self {
+            let endpoint = Self {
                 weight: read_weight(root, faults),
                 state: root
                     .get("state")
                     .optional(faults, "ready, terminating or notReady", state)
                     .unwrap_or(EndpointState::Ready),
-                node: root.get("node").text(faults).map(str::to_owned),
-                zone: root.get("zone").text(faults).map(str::to_owned),
-            })
+                node: root.get("node").text(faults).map(Box::from),
+            };
+            // checked, and of no use here: hints say whom an endpoint is for
+            root.get("zone").text(faults);
+            Some(endpoint)
         })
     }
 }
@@ -196,19 +201,20 @@ fn read_endpoint(item: &Field<'_>, kind: AddressType, faults: &mut Faults) -> Op
     let fits = |ip: &IpAddr| is_host_address(ip) && ip.is_ipv4() == (kind == AddressType::V4);
     let address = first.required(faults, expected, |v| from_text::<IpAddr>(v).filter(fits));
     let state = read_conditions(&item.get("conditions"), faults);
-    let node = item.get("nodeName").text(faults).map(str::to_owned);
-    let zone = item.get("zone").text(faults).map(str::to_owned);
-    let hints = item.get("hints");
-    let for_zones = read_hints(&hints.get("forZones"), faults);
-    let for_nodes = read_hints(&hints.get("forNodes"), faults);
+    let node = item.get("nodeName").text(faults).map(Box::from);
+    // checked, and of no use here: hints say whom an endpoint is for
+    item.get("zone").text(faults);
+    let field = item.get("hints");
+    let hints = EndpointHints {
+        for_zones: read_hints(&field.get("forZones"), faults),
+        for_nodes: read_hints(&field.get("forNodes"), faults),
+    };
     let weight = read_weight(item, faults);
     Some(SliceEndpoint {
         address: address?,
         state,
         node,
-        zone,
-        for_zones,
-        for_nodes,
+        hints: (hints != EndpointHints::default()).then(|| Box::new(hints)),
         weight,
     })
 }
@@ -294,8 +300,9 @@ mod tests {
         )
         .unwrap();
         let endpoint = &slice.endpoints[0];
-        assert_eq!((endpoint.weight, endpoint.for_zones.len()), (7, 2));
-        assert_eq!(endpoint.for_nodes, ["n1"]);
+        let hints = endpoint.hints.as_ref().unwrap();
+        assert_eq!((endpoint.weight, hints.for_zones.len()), (7, 2));
+        assert_eq!(hints.for_nodes, ["n1"]);
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub struct Conn {
     /// Most requests in one send, from the size of the receive buffer that the kernel granted.
     chunk_requests: usize,
     buffer: Vec<u8>,
+    /// What is sent by [`Self::quietly`], kept for the next call: one of this size is mapped anew each time it is asked for.
+    outgoing: Vec<u8>,
 }
 
 impl Conn {
@@ -133,6 +135,7 @@ impl Conn {
             deadline: DEFAULT_DEADLINE,
             chunk_requests,
             buffer: Vec::new(),
+            outgoing: Vec::new(),
         };
         conn.set_deadline(DEFAULT_DEADLINE)?;
         Ok(conn)

@@ -71,7 +71,7 @@ fn key(protocol: ServiceProtocol, address: &str) -> IpvsKey {
 fn server(key: IpvsKey, scheduler: &str) -> VirtualServer {
     VirtualServer {
         key,
-        scheduler: scheduler.into(),
+        scheduler: scheduler.to_owned().into(),
         flags: 0,
         timeout: 0,
     }

@@ -12,7 +12,7 @@ pub use masquerade::{MasqueradeTable, masquerade_table};
 pub use runner::{Applied, Nft, NftError};
 pub use service_nat::ServiceNat;
 pub use services::{
-    Element, NODE_SERVERS, ServiceMarks, ServicesTable, element_changes, read_node_server, services_table,
+    Element, ElementBytes, NODE_SERVERS, ServiceMarks, ServicesTable, read_node_server, services_table,
     services_table_name,
 };
 pub use table::{Family, Table, TableName};

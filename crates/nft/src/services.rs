@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use flannel_model::IpSubnet;
 
-pub use element::{Element, NODE_SERVERS, read_node_server};
+pub use element::{Element, ElementBytes, NODE_SERVERS, read_node_server};
 
 use crate::table::{Family, Table, TableName};
 
@@ -80,18 +80,6 @@ pub fn services_table(input: &ServicesTable) -> Table {
         services_table_name(input.ipv4),
         [sets(input, &words), chains.concat()].concat(),
     )
-}
-
-/// Commands that lead from `old` to `new` in the table of one family, in one transaction; empty when nothing changes.
-pub fn element_changes(ipv4: bool, old: &BTreeSet<Element>, new: &BTreeSet<Element>) -> String {
-    let table = services_table_name(ipv4);
-    let list = |verb: &str, elements: Vec<&Element>| -> String {
-        let of_family = elements.into_iter().filter(|e| e.is_of(ipv4));
-        let command = |e: &Element| format!("{verb} element {table} {} {{ {} }}\n", e.set(), e.text());
-        of_family.map(command).collect()
-    };
-    let gone = list("delete", old.difference(new).collect());
-    gone + &list("add", new.difference(old).collect())
 }
 
 /// What a family calls things.
@@ -314,23 +302,5 @@ mod tests {
         assert!(six.contains("table ip6 flannel-services") && six.contains("elements = { fd00:96::/112 }"));
         assert_eq!(six.matches("elements = ").count(), 1, "{six}");
         assert!(six.contains("icmpv6 type port-unreachable"));
-    }
-
-    #[test]
-    fn changes_name_only_what_changed() {
-        let old = input(true).elements;
-        let mut new = old.clone();
-        new.remove(&Element::Hairpin("10.5.1.2".parse().unwrap()));
-        new.insert(Element::Hairpin("10.5.1.3".parse().unwrap()));
-        new.insert(Element::Hairpin("fd00:5::3".parse().unwrap()));
-        assert_eq!(
-            element_changes(true, &old, &new),
-            "delete element ip flannel-services hairpin { 10.5.1.2 . 10.5.1.2 }\nadd element ip flannel-services hairpin { 10.5.1.3 . 10.5.1.3 }\n"
-        );
-        assert_eq!(
-            element_changes(false, &old, &new),
-            "add element ip6 flannel-services hairpin { fd00:5::3 . fd00:5::3 }\n"
-        );
-        assert_eq!(element_changes(true, &old, &old), "");
     }
 }

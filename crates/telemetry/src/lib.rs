@@ -20,5 +20,5 @@ pub use manager::{notify_ready, notify_reloading, notify_status, notify_stopping
 pub use metrics::{LoadRequest, Loads, Metrics};
 pub use service_checks::{CheckError, ServiceCheck, ServiceChecks};
 pub use service_loads::ServiceLoad;
-pub use service_metrics::ServiceMetrics;
+pub use service_metrics::{PerFamily, ServiceMetrics};
 pub use status_socket::{StatusRequest, StatusSocketError, serve_status};

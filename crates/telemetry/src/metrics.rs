@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::counter_family::{Asked, CounterFamily};
 use crate::node_metrics::NodeCollector;
 use crate::service_loads::{LoadCollector, ServiceLoad};
-use crate::service_metrics::ServiceMetrics;
+use crate::service_metrics::{PerFamily, ServiceMetrics};
 
 /// What a scrape is served as.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,9 +28,9 @@ pub struct Loads {
     /// The counters of the kernel.
     pub services: Vec<ServiceLoad>,
     /// Services with an internal policy Local and no endpoint on this node.
-    pub without_local_internal: usize,
+    pub without_local_internal: PerFamily<usize>,
     /// Services with an external policy Local and no endpoint on this node.
-    pub without_local_external: usize,
+    pub without_local_external: PerFamily<usize>,
 }
 
 /// Somebody wants the counters of the kernel, and where they go.
@@ -156,6 +156,7 @@ mod tests {
         ServiceLoad {
             namespace: "shop".to_owned(),
             service: "web".to_owned(),
+            ipv4: true,
             address: "10.96.0.10".to_owned(),
             protocol: "TCP".to_owned(),
             port: 80,
@@ -170,13 +171,23 @@ mod tests {
     #[tokio::test]
     async fn names_are_those_of_kube_proxy() {
         let (metrics, mut requests) = Metrics::new();
-        metrics.services.queued(2, 1);
-        metrics.services.pass(Duration::from_millis(3), true);
-        metrics.services.queued(1, 0);
-        metrics.services.programmed(Duration::from_millis(800));
+        let ipv4 = |ipv4| PerFamily {
+            ipv4,
+            ..PerFamily::default()
+        };
+        metrics.services.queued(ipv4(2), PerFamily::both(1));
+        metrics
+            .services
+            .pass(PerFamily::both(true), Duration::from_millis(3), true);
+        metrics.services.queued(ipv4(1), ipv4(0));
+        let of_ipv4 = PerFamily {
+            ipv4: true,
+            ipv6: false,
+        };
+        metrics.services.programmed(of_ipv4, Duration::from_millis(800));
         let loads = Loads {
             services: vec![load(Some(900))],
-            without_local_external: 2,
+            without_local_external: PerFamily { ipv4: 2, ipv6: 0 },
             ..Loads::default()
         };
         let answering = async {
@@ -184,15 +195,15 @@ mod tests {
             request.send(loads).unwrap();
         };
         let (text, ()) = tokio::join!(metrics.text(), answering);
-        let labels = r#"{namespace="shop",service="web",address="10.96.0.10",protocol="TCP",port="80"}"#;
+        let labels = r#"{namespace="shop",service="web",ip_family="IPv4",address="10.96.0.10",protocol="TCP",port="80"}"#;
         for line in [
-            "kubeproxy_sync_proxy_rules_duration_seconds_count 1",
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1",
-            "kubeproxy_network_programming_duration_seconds_bucket{le=\"1.0\"} 1",
-            "kubeproxy_sync_proxy_rules_endpoint_changes_total 3",
-            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 1",
-            "kubeproxy_sync_proxy_rules_service_changes_pending 0",
-            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"} 2",
+            r#"kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv6"} 1"#,
+            r#"kubeproxy_sync_proxy_rules_duration_seconds_bucket{le="0.004",ip_family="IPv4"} 1"#,
+            r#"kubeproxy_network_programming_duration_seconds_bucket{le="1.0",ip_family="IPv4"} 1"#,
+            r#"kubeproxy_sync_proxy_rules_endpoint_changes_total{ip_family="IPv4"} 3"#,
+            r#"kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"} 1"#,
+            r#"kubeproxy_sync_proxy_rules_service_changes_pending{ip_family="IPv6"} 0"#,
+            r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="external",ip_family="IPv4"} 2"#,
             &format!("flannel_service_connections_total{labels} 7"),
             &format!("flannel_service_sent_bytes_total{labels} 900"),
             "# EOF",
@@ -201,7 +212,7 @@ mod tests {
         }
         assert!(!text.contains("flannel_service_received_bytes_total{"), "{text}");
         assert!(
-            text.contains("kubeproxy_sync_proxy_rules_last_timestamp_seconds 1"),
+            text.contains(r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv6"} 1"#),
             "{text}"
         );
     }

@@ -15,6 +15,8 @@ pub struct ServiceLoad {
     pub namespace: String,
     /// Its name.
     pub service: String,
+    /// Whether it is of IPv4: a node port has one of each family.
+    pub ipv4: bool,
     /// The address, or `nodePort`.
     pub address: String,
     /// TCP, UDP or SCTP.
@@ -26,10 +28,11 @@ pub struct ServiceLoad {
 }
 
 impl ServiceLoad {
-    fn labels(&self) -> [(&'static str, String); 5] {
+    fn labels(&self) -> [(&'static str, String); 6] {
         [
             ("namespace", self.namespace.clone()),
             ("service", self.service.clone()),
+            ("ip_family", if self.ipv4 { "IPv4" } else { "IPv6" }.to_owned()),
             ("address", self.address.clone()),
             ("protocol", self.protocol.clone()),
             ("port", self.port.to_string()),

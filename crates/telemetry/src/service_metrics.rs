@@ -11,17 +11,59 @@ use prometheus_client::registry::Registry;
 
 /// A point in time, in seconds since 1970.
 type Timestamp = Gauge<f64, AtomicU64>;
-/// By traffic policy: `internal` or `external`.
-type ByPolicy = Family<[(&'static str, &'static str); 1], Gauge>;
+/// One label: `ip_family`.
+type OfFamily = [(&'static str, &'static str); 1];
+/// By traffic policy, `internal` or `external`, and family.
+type ByPolicy = Family<[(&'static str, &'static str); 2], Gauge>;
+/// A histogram for each family.
+type Histograms = Family<OfFamily, Histogram, fn() -> Histogram>;
+
+/// What holds for one family or the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PerFamily<T> {
+    /// Of IPv4.
+    pub ipv4: T,
+    /// Of IPv6.
+    pub ipv6: T,
+}
+
+impl<T: Copy> PerFamily<T> {
+    /// The same for both.
+    pub fn both(value: T) -> Self {
+        Self {
+            ipv4: value,
+            ipv6: value,
+        }
+    }
+
+    /// Each with kube-proxy's label of its family.
+    fn labelled(self) -> [(OfFamily, T); 2] {
+        [(label(true), self.ipv4), (label(false), self.ipv6)]
+    }
+}
+
+impl PerFamily<bool> {
+    /// The labels of those that are true.
+    fn labels(self) -> impl Iterator<Item = OfFamily> {
+        self.labelled()
+            .into_iter()
+            .filter(|(_, is)| *is)
+            .map(|(label, _)| label)
+    }
+}
+
+fn label(ipv4: bool) -> OfFamily {
+    [("ip_family", if ipv4 { "IPv4" } else { "IPv6" })]
+}
 
 /// The metrics. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct ServiceMetrics {
-    duration: Histogram,
-    latency: Histogram,
+    duration: Histograms,
+    latency: Histograms,
     heard: Histogram,
-    last_pass: Timestamp,
-    last_queued: Timestamp,
+    last_pass: Family<OfFamily, Timestamp>,
+    last_queued: Family<OfFamily, Timestamp>,
     failures: Counter,
     endpoints: Changes,
     services: Changes,
@@ -35,8 +77,8 @@ pub struct ServiceMetrics {
 /// Changes of one kind of records.
 #[derive(Debug, Clone, Default)]
 struct Changes {
-    total: Counter,
-    pending: Gauge,
+    total: Family<OfFamily, Counter>,
+    pending: Family<OfFamily, Gauge>,
 }
 
 impl Changes {
@@ -54,11 +96,11 @@ impl Changes {
 impl ServiceMetrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
-            latency: Histogram::new(latency_buckets()),
+            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 15))),
+            latency: Family::new_with_constructor(|| Histogram::new(latency_buckets())),
             heard: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
-            last_pass: Timestamp::default(),
-            last_queued: Timestamp::default(),
+            last_pass: Family::default(),
+            last_queued: Family::default(),
             failures: Counter::default(),
             endpoints: Changes::default(),
             services: Changes::default(),
@@ -137,23 +179,34 @@ impl ServiceMetrics {
     }
 
     /// Changes came, of endpoints and of Services.
-    pub fn queued(&self, endpoints: u64, services: u64) {
-        self.last_queued.set(now());
-        for (changes, count) in [(&self.endpoints, endpoints), (&self.services, services)] {
-            changes.total.inc_by(count);
-            changes.pending.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+    pub fn queued(&self, endpoints: PerFamily<u64>, services: PerFamily<u64>) {
+        let now = now();
+        for (changes, counts) in [(&self.endpoints, endpoints), (&self.services, services)] {
+            for (label, count) in counts.labelled().into_iter().filter(|(_, count)| *count > 0) {
+                self.last_queued.get_or_create(&label).set(now);
+                changes.total.get_or_create(&label).inc_by(count);
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                changes.pending.get_or_create(&label).inc_by(count);
+            }
         }
     }
 
-    /// A pass ended; where it succeeded, all changes are carried out.
-    pub fn pass(&self, took: Duration, succeeded: bool) {
-        self.duration.observe(took.as_secs_f64());
-        if succeeded {
-            self.last_pass.set(now());
-            self.endpoints.pending.set(0);
-            self.services.pending.set(0);
-        } else {
+    /// A pass over the Services of these families ended; where it succeeded, all changes are carried out.
+    pub fn pass(&self, families: PerFamily<bool>, took: Duration, succeeded: bool) {
+        if !succeeded {
             self.failures.inc();
+        }
+        for label in families.labels() {
+            self.duration.get_or_create(&label).observe(took.as_secs_f64());
+            if succeeded {
+                self.last_pass.get_or_create(&label).set(now());
+            }
+        }
+        if succeeded {
+            for label in PerFamily::both(true).labels() {
+                self.endpoints.pending.get_or_create(&label).set(0);
+                self.services.pending.get_or_create(&label).set(0);
+            }
         }
     }
 
@@ -169,17 +222,22 @@ impl ServiceMetrics {
         self.followed.set(i64::from(followed));
     }
 
-    /// How many Services have the traffic policy Local and no endpoint on this node.
-    pub(crate) fn without_local(&self, internal: usize, external: usize) {
-        for (policy, count) in [("internal", internal), ("external", external)] {
-            let gauge = self.without_local.get_or_create(&[("traffic_policy", policy)]);
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// How many Services have the traffic policy Local and no endpoint on this node, of each family.
+    pub(crate) fn without_local(&self, internal: PerFamily<usize>, external: PerFamily<usize>) {
+        for (policy, counts) in [("internal", internal), ("external", external)] {
+            for ([family], count) in counts.labelled() {
+                let labels = [("traffic_policy", policy), family];
+                let gauge = self.without_local.get_or_create(&labels);
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
         }
     }
 
-    /// A change of endpoints reached the kernel, so long after it happened.
-    pub fn programmed(&self, latency: Duration) {
-        self.latency.observe(latency.as_secs_f64());
+    /// A change of endpoints of these families reached the kernel, so long after it happened.
+    pub fn programmed(&self, families: PerFamily<bool>, latency: Duration) {
+        for label in families.labels() {
+            self.latency.get_or_create(&label).observe(latency.as_secs_f64());
+        }
     }
 
     /// A change reached the kernel, so long after it was heard of.

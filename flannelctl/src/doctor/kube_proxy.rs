@@ -7,6 +7,7 @@ use flannel_model::IpFamily;
 use flannel_netlink::nftables::{Family, chains};
 use flannel_netlink::{NetlinkError, RouteConn, address, ipset, link};
 
+use super::legacy_iptables::{self, Legacy};
 use crate::findings::{Finding, some};
 use crate::output::with_causes;
 
@@ -35,6 +36,8 @@ struct Seen {
     device: Option<usize>,
     /// How many sets it has.
     sets: usize,
+    /// What stands in the tables of iptables' former interface.
+    legacy: Vec<Legacy>,
 }
 
 /// Looks at this node; nothing to tell where flanneld does not program Services.
@@ -61,7 +64,7 @@ fn look() -> Result<Seen, NetlinkError> {
             seen.ours |= OURS.contains(&table.as_str());
             if table == TABLE {
                 tables.insert(format!("{word} {table}"));
-            } else if chain.starts_with(PREFIX) && !OF_KUBELET.contains(&chain.as_str()) {
+            } else if is_theirs(&chain) {
                 *counts.entry(format!("{word} {table}")).or_default() += 1;
             }
         }
@@ -78,7 +81,14 @@ fn look() -> Result<Seen, NetlinkError> {
     }
     let names = ipset::names()?;
     seen.sets = names.iter().filter(|name| name.starts_with(PREFIX)).count();
+    if seen.ours {
+        seen.legacy = legacy_iptables::look(is_theirs);
+    }
     Ok(seen)
+}
+
+fn is_theirs(chain: &str) -> bool {
+    chain.starts_with(PREFIX) && !OF_KUBELET.contains(&chain)
 }
 
 fn judge(seen: &Seen) -> Option<Finding> {
@@ -102,6 +112,9 @@ fn judge(seen: &Seen) -> Option<Finding> {
             fixes.push(format!("{save}-save | grep -v KUBE- | {save}-restore"));
         }
     }
+    for legacy in &seen.legacy {
+        judge_legacy(legacy, &mut found, &mut fixes);
+    }
     if seen.sets > 0 {
         found.push(format!("{} ipsets", seen.sets));
         fixes.push("ipset list -n | grep ^KUBE- | xargs -n1 ipset destroy".to_owned());
@@ -118,6 +131,24 @@ fn judge(seen: &Seen) -> Option<Finding> {
     Some(Finding::warning(CHECK, text, &fix))
 }
 
+/// Their rules act beside those of nftables, which `nft` does not show.
+fn judge_legacy(legacy: &Legacy, found: &mut Vec<String>, fixes: &mut Vec<String>) {
+    let family = legacy.family;
+    for (table, count) in &legacy.chains {
+        found.push(format!("{count} chains in table {table} of the former {family}"));
+    }
+    if let (Some(program), false) = (&legacy.program, legacy.chains.is_empty()) {
+        fixes.push(format!("{program}-save | grep -v KUBE- | {program}-restore"));
+    }
+    if !legacy.unread.is_empty() {
+        let tables = legacy.unread.join(", ");
+        found.push(format!(
+            "perhaps chains in the tables {tables} of the former {family}, which no program here can show"
+        ));
+        fixes.push(format!("look with {family}-legacy-save (package iptables)"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,12 +161,27 @@ mod tests {
             tables: vec!["ip kube-proxy".to_owned()],
             device: Some(3),
             sets: 12,
+            legacy: vec![
+                Legacy {
+                    family: "iptables",
+                    program: Some("iptables-legacy".to_owned()),
+                    chains: [("nat".to_owned(), 5)].into(),
+                    unread: Vec::new(),
+                },
+                Legacy {
+                    family: "ip6tables",
+                    unread: vec!["filter".to_owned()],
+                    ..Legacy::default()
+                },
+            ],
         };
         let finding = judge(&seen).unwrap();
         for part in [
             "device kube-ipvs0 with 3 addresses",
             "7 chains in table ip nat",
             "12 ipsets",
+            "5 chains in table nat of the former iptables",
+            "perhaps chains in the tables filter of the former ip6tables",
         ] {
             assert!(finding.text.contains(part), "{part}: {}", finding.text);
         }
@@ -146,6 +192,8 @@ mod tests {
             "iptables-save | grep -v KUBE- | iptables-restore",
             "ip6tables-save",
             "ipset destroy",
+            "iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore",
+            "look with ip6tables-legacy-save",
         ] {
             assert!(fix.contains(part), "{part}: {fix}");
         }

@@ -3,6 +3,7 @@
 mod host;
 mod kube_proxy;
 mod leases;
+mod legacy_iptables;
 mod members;
 mod node;
 mod ways;

@@ -1,6 +1,6 @@
 //! `flannelctl services`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use flannel_model::{EndpointState, ServiceKey, ServiceName, ServiceSpec, ServiceType};
@@ -102,14 +102,18 @@ pub async fn show<S: Store>(
 async fn cluster<S: Store>(asker: &Asker<'_, S>, filter: &Filter) -> Result<View, Failure> {
     let mut stored = Stored::read(asker.store, asker.prefix).await?;
     let nodes = nodes::read(asker.store, asker.prefix, stored.revision).await?;
+    let fits = |name: &ServiceName| filter.fits(name.namespace(), name.name());
+    stored.specs.retain(|(name, _)| fits(name));
+    stored.slices.retain(|(name, _)| fits(name));
     stored
-        .specs
-        .retain(|(name, _)| filter.fits(name.namespace(), name.name()));
+        .endpoints
+        .retain(|(key, _)| key.service().is_some_and(fits));
     Ok(view(stored, nodes))
 }
 
 fn view(stored: Stored, nodes: Vec<NodeView>) -> View {
     let config = stored.config.clone().unwrap_or_default();
+    let mut endpoints = endpoints(&stored);
     let services = stored.specs.iter().map(|(name, spec)| Service {
         namespace: name.namespace().to_owned(),
         name: name.name().to_owned(),
@@ -117,14 +121,16 @@ fn view(stored: Stored, nodes: Vec<NodeView>) -> View {
         cluster_ips: spec.cluster_ips.iter().map(ToString::to_string).collect(),
         scheduler: spec.scheduler.as_ref().unwrap_or(&config.scheduler).to_string(),
         ports: ports(spec),
-        endpoints: endpoints(&stored, name),
+        endpoints: endpoints.remove(name).into_iter().flatten().collect(),
         headless: spec.headless,
     });
+    let services = services.collect();
     View {
         cidrs: config.cidrs.iter().map(ToString::to_string).collect(),
         scheduler: config.scheduler.to_string(),
-        services: services.collect(),
-        endpoints_without_service: without_service(&stored),
+        services,
+        // what no Service has taken
+        endpoints_without_service: endpoints.into_keys().map(ToString::to_string).collect(),
         rejected: stored.rejected,
         nodes,
         local: None,
@@ -150,33 +156,36 @@ fn ports(spec: &ServiceSpec) -> Vec<Port> {
     ports.collect()
 }
 
-fn endpoints(stored: &Stored, service: &ServiceName) -> Vec<Endpoint> {
-    let slices = stored.slices.iter().filter(|(name, _)| name == service);
-    let of_slices = slices.flat_map(|(_, slice)| {
-        slice.endpoints.iter().flat_map(|endpoint| {
-            slice.ports.iter().map(|port| Endpoint {
+/// The endpoints of every Service that has some.
+fn endpoints(stored: &Stored) -> BTreeMap<&ServiceName, BTreeSet<Endpoint>> {
+    let mut all: BTreeMap<&ServiceName, BTreeSet<Endpoint>> = BTreeMap::new();
+    for (service, slice) in &stored.slices {
+        let of_service = all.entry(service).or_default();
+        for endpoint in &slice.endpoints {
+            of_service.extend(slice.ports.iter().map(|port| Endpoint {
                 port_name: port.name.clone(),
                 address: std::net::SocketAddr::new(endpoint.address, port.port),
                 state: state_name(endpoint.state),
-                node: endpoint.node.clone(),
-            })
-        })
-    });
-    let single = stored.endpoints.iter().filter_map(|(key, endpoint)| match key {
-        ServiceKey::Endpoint {
-            service: name,
+                node: endpoint.node.clone().map(String::from),
+            }));
+        }
+    }
+    for (key, endpoint) in &stored.endpoints {
+        if let ServiceKey::Endpoint {
+            service,
             port_name,
             address,
-        } if name == service => Some(Endpoint {
-            port_name: port_name.clone(),
-            address: *address,
-            state: state_name(endpoint.state),
-            node: endpoint.node.clone(),
-        }),
-        _ => None,
-    });
-    let all: BTreeSet<Endpoint> = of_slices.chain(single).collect();
-    all.into_iter().collect()
+        } = key
+        {
+            all.entry(service).or_default().insert(Endpoint {
+                port_name: port_name.clone(),
+                address: *address,
+                state: state_name(endpoint.state),
+                node: endpoint.node.clone().map(String::from),
+            });
+        }
+    }
+    all
 }
 
 fn state_name(state: EndpointState) -> &'static str {
@@ -185,20 +194,6 @@ fn state_name(state: EndpointState) -> &'static str {
         EndpointState::Terminating => "terminating",
         EndpointState::NotReady => "notReady",
     }
-}
-
-fn without_service(stored: &Stored) -> Vec<String> {
-    let known: BTreeSet<&ServiceName> = stored.specs.iter().map(|(name, _)| name).collect();
-    let of_slices = stored.slices.iter().map(|(name, _)| name);
-    let single = stored.endpoints.iter().filter_map(|(key, _)| match key {
-        ServiceKey::Endpoint { service, .. } => Some(service),
-        ServiceKey::Config | ServiceKey::Spec(_) | ServiceKey::Slice { .. } => None,
-    });
-    let strays: BTreeSet<&ServiceName> = of_slices
-        .chain(single)
-        .filter(|name| !known.contains(name))
-        .collect();
-    strays.into_iter().map(ToString::to_string).collect()
 }
 
 fn table(view: &View) -> String {

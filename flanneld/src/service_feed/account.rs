@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flannel_model::{NodeServices, ServiceKey, ServicesReport, StatusNote};
-use flannel_telemetry::{LoadRequest, ServiceMetrics, StatusRequest};
+use flannel_model::{NodeServices, ServiceKey, ServiceRecord, ServicesReport, StatusNote};
+use flannel_telemetry::{LoadRequest, PerFamily, ServiceMetrics, StatusRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -47,8 +47,8 @@ pub(super) struct Account {
     notes: Vec<StatusNote>,
     /// Revision of the source up to which changes were taken.
     seen: u64,
-    /// Causes of changes that no pass has carried out, in milliseconds since 1970.
-    triggers: Vec<i64>,
+    /// Causes of changes that no pass has carried out, in milliseconds since 1970, each with the families that it is about.
+    triggers: Vec<(i64, PerFamily<bool>)>,
     /// When changes were heard of that no pass has carried out.
     heard: Vec<Instant>,
 }
@@ -56,8 +56,8 @@ pub(super) struct Account {
 /// Changes of one burst.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Burst {
-    services: u64,
-    endpoints: u64,
+    services: PerFamily<u64>,
+    endpoints: PerFamily<u64>,
 }
 
 impl Burst {
@@ -73,11 +73,43 @@ impl Burst {
             News::Gone(name, _) => name.as_str(),
             News::Complete | News::Zone(_) | News::Lost(_) | News::Resumed => return,
         };
-        match name {
-            name if name.starts_with("spec/") || name.starts_with("Service ") => self.services += 1,
-            name if name == crate::services::CONFIG || name.starts_with("ServiceCIDR ") => {}
-            _ => self.endpoints += 1,
-        }
+        let counts = match name {
+            name if name.starts_with("spec/") || name.starts_with("Service ") => &mut self.services,
+            name if name == crate::services::CONFIG || name.starts_with("ServiceCIDR ") => return,
+            _ => &mut self.endpoints,
+        };
+        let families = families_of(news);
+        counts.ipv4 += u64::from(families.ipv4);
+        counts.ipv6 += u64::from(families.ipv6);
+    }
+}
+
+/// The families that a change is about: both where it does not say.
+pub(super) fn families_of(news: &News) -> PerFamily<bool> {
+    let (holds_v4, holds_v6) = match news {
+        News::Put(record, _) => match &record.content {
+            Ok((_, ServiceRecord::Spec(spec))) => (spec.has_family(true), spec.has_family(false)),
+            Ok((_, ServiceRecord::Slice(slice))) => {
+                let has = |ipv4| slice.endpoints.iter().any(|e| e.address.is_ipv4() == ipv4);
+                (has(true), has(false))
+            }
+            Ok((key, _)) => families_of_key(key),
+            Err(_) => (true, true),
+        },
+        News::Gone(name, _) => ServiceKey::parse(name).map_or((true, true), |key| families_of_key(&key)),
+        News::Complete | News::Zone(_) | News::Lost(_) | News::Resumed => (false, false),
+    };
+    match (holds_v4, holds_v6) {
+        // a slice without endpoints
+        (false, false) => PerFamily::both(true),
+        (ipv4, ipv6) => PerFamily { ipv4, ipv6 },
+    }
+}
+
+fn families_of_key(key: &ServiceKey) -> (bool, bool) {
+    match key {
+        ServiceKey::Endpoint { address, .. } => (address.is_ipv4(), address.is_ipv6()),
+        ServiceKey::Config | ServiceKey::Spec(_) | ServiceKey::Slice { .. } => (true, true),
     }
 }
 
@@ -110,18 +142,16 @@ impl Account {
     }
 
     /// A change came. What was there before this process is no news to be measured.
-    pub(super) fn changed(&mut self, stamp: Stamp, is_news: bool) {
+    pub(super) fn changed(&mut self, stamp: Stamp, families: PerFamily<bool>, is_news: bool) {
         self.seen = self.seen.max(stamp.revision);
         if is_news {
-            self.triggers.extend(stamp.triggered);
+            self.triggers.extend(stamp.triggered.map(|when| (when, families)));
             self.heard.extend(stamp.heard);
         }
     }
 
     pub(super) fn queued(&self, burst: Burst) {
-        if burst.services + burst.endpoints > 0 {
-            self.metrics.queued(burst.endpoints, burst.services);
-        }
+        self.metrics.queued(burst.endpoints, burst.services);
     }
 
     /// Whether the source can be followed, or why not.
@@ -137,7 +167,7 @@ impl Account {
     /// A pass ended.
     pub(super) fn passed(&mut self, services: &Services, status: &Status, took: Duration) {
         let succeeded = status.failed.is_empty();
-        self.metrics.pass(took, succeeded);
+        self.metrics.pass(services.families(), took, succeeded);
         let revision = match succeeded {
             true => self.seen,
             false => self.summary.borrow().revision,
@@ -179,13 +209,13 @@ impl Account {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_millis();
-        for trigger in self.triggers.drain(..) {
+        for (trigger, families) in self.triggers.drain(..) {
             // A cause in the future is the doing of a clock that is wrong.
             let latency = u128::try_from(trigger)
                 .ok()
                 .and_then(|trigger| now.checked_sub(trigger));
             if let Some(millis) = latency.and_then(|millis| u64::try_from(millis).ok()) {
-                self.metrics.programmed(Duration::from_millis(millis));
+                self.metrics.programmed(families, Duration::from_millis(millis));
             }
         }
         for heard in self.heard.drain(..) {
@@ -249,6 +279,8 @@ mod tests {
         ] {
             burst.add(&news);
         }
-        assert_eq!((burst.services, burst.endpoints), (3, 2));
+        // what says nothing of its family counts for both
+        let counts = |ipv4, ipv6| PerFamily { ipv4, ipv6 };
+        assert_eq!((burst.services, burst.endpoints), (counts(3, 2), counts(2, 1)));
     }
 }

@@ -78,6 +78,16 @@ impl Programmer for ModeProgrammer {
         }
     }
 
+    fn prepare(&mut self, view: &View<'_>) {
+        if self.chosen.is_none() {
+            // a kernel that cannot be asked is told by the first pass
+            self.chosen = self.choose().ok();
+        }
+        if let Some(chosen) = &mut self.chosen {
+            chosen.programmer.prepare(view);
+        }
+    }
+
     fn wake(&self) -> Option<Duration> {
         self.chosen.as_ref().and_then(|c| c.programmer.wake())
     }

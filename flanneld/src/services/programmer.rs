@@ -42,6 +42,9 @@ pub trait Programmer: Send {
     /// Brings the kernel to `view`. One failure stops nothing else; `status` holds what was done and what failed.
     fn programme(&mut self, view: &View<'_>, scope: Scope<'_>, status: &mut Status);
 
+    /// Does what can be done before the records are complete: `view` is what they say so far, and nothing may be taken away.
+    fn prepare(&mut self, _view: &View<'_>) {}
+
     /// What the kernel counts of the frontends that were programmed last.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use flannel_model::{EndpointStatus, Explanation, FrontendStatus, ServiceProtocol, TrafficPolicy};
-use flannel_plan::{FrontendKey, FrontendKind, ServiceNode, frontend_status};
-use flannel_telemetry::{Loads, ServiceLoad};
+use flannel_plan::{Frontend, FrontendKey, FrontendKind, ServiceNode, frontend_status};
+use flannel_telemetry::{Loads, PerFamily, ServiceLoad};
 
 use super::Services;
 use super::counts::{FrontendCounts, Wanted};
@@ -60,35 +60,50 @@ impl Services {
             Some(ServiceLoad {
                 namespace: frontend.service.namespace().to_owned(),
                 service: frontend.service.name().to_owned(),
+                ipv4: key.is_ipv4(),
                 address,
                 protocol: key.protocol().to_string(),
                 port,
                 traffic: counts.traffic?,
             })
         };
-        let (internal, external) = self.without_local();
         Loads {
             services: counts.iter().filter_map(load).collect(),
-            without_local_internal: internal,
-            without_local_external: external,
+            without_local_internal: self.without_local(|f| self.is_without_internal(f)),
+            without_local_external: self.without_local(|f| f.keep_source && f.outside.is_empty()),
         }
     }
 
-    /// Services whose internal, or external, traffic policy is Local while some port of theirs has no endpoint on this node.
-    fn without_local(&self) -> (usize, usize) {
-        let (mut internal, mut external) = (BTreeSet::new(), BTreeSet::new());
-        for frontend in self.table.frontends().by_key.values() {
-            if frontend.keep_source && frontend.outside.is_empty() {
-                external.insert(&frontend.service);
-            }
-            if frontend.kind == FrontendKind::ClusterIp && frontend.inside.is_empty() {
-                let fact = self.table.facts().specs.get(&frontend.service);
-                if fact.is_some_and(|f| f.spec.internal_traffic == TrafficPolicy::Local) {
-                    internal.insert(&frontend.service);
-                }
+    /// The families of which Services are programmed: those with service CIDRs.
+    pub fn families(&self) -> PerFamily<bool> {
+        let cidrs = &self.table.frontends().cidrs;
+        PerFamily {
+            ipv4: cidrs.iter().any(|cidr| cidr.is_ipv4()),
+            ipv6: cidrs.iter().any(|cidr| !cidr.is_ipv4()),
+        }
+    }
+
+    /// How many Services have a port with the traffic policy Local that no endpoint on this node serves, as `lacks` says.
+    fn without_local(&self, lacks: impl Fn(&Frontend) -> bool) -> PerFamily<usize> {
+        let (mut ipv4, mut ipv6) = (BTreeSet::new(), BTreeSet::new());
+        for (key, frontend) in &self.table.frontends().by_key {
+            if lacks(frontend) {
+                let services = if key.is_ipv4() { &mut ipv4 } else { &mut ipv6 };
+                services.insert(&frontend.service);
             }
         }
-        (internal.len(), external.len())
+        PerFamily {
+            ipv4: ipv4.len(),
+            ipv6: ipv6.len(),
+        }
+    }
+
+    /// The external policy shows in a frontend, the internal one in its Service alone.
+    fn is_without_internal(&self, frontend: &Frontend) -> bool {
+        let spec = || self.table.facts().specs.get(&frontend.service);
+        frontend.kind == FrontendKind::ClusterIp
+            && frontend.inside.is_empty()
+            && spec().is_some_and(|fact| fact.spec.internal_traffic == TrafficPolicy::Local)
     }
 
     /// What the kernel counts; where it does not answer, nothing was counted.

@@ -213,6 +213,9 @@ pub fn each_proxy_is_removed_by_its_own_means() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;
     let node = lab.node(1)?;
     node.run(&["nft", THEIRS])?;
+    // where the kernel still has the former interface of iptables
+    let legacy = node
+        .shell("iptables-legacy -t nat -N KUBE-SERVICES && iptables-legacy -t nat -N KUBE-KUBELET-CANARY");
     // this kernel may have no dummy devices, and any device of that name will do
     node.run(&[
         "ip",
@@ -255,6 +258,14 @@ pub fn each_proxy_is_removed_by_its_own_means() -> Result<()> {
         "1 chains in table ip nat",
     ] {
         finds(node, "warning", "kube-proxy", part)?;
+    }
+    if legacy.is_ok() {
+        for part in [
+            "1 chains in table nat of the former iptables",
+            "iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore",
+        ] {
+            finds(node, "warning", "kube-proxy", part)?;
+        }
     }
 
     let flanneld = format!("{}/flanneld", sandbox::BINARIES);

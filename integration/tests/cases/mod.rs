@@ -24,6 +24,7 @@ mod hostile_records;
 mod ipvs;
 mod kills;
 mod kube;
+mod kube_addresses;
 mod kube_move;
 mod lease;
 mod long_outage;
@@ -246,6 +247,11 @@ pub fn all() -> Vec<Case> {
         case!(plain kube::services_are_followed_and_bad_ones_named),
         case!(no_ipvs kube_move::ten_thousand_services_fit_into_little_memory),
         case!(no_ipvs kube_move::objects_of_kubernetes_move_into_etcd),
+        case!(no_ipvs kube_addresses::addresses_of_servers_and_nodes_are_refused),
+        Case::ipvs(
+            "kube_addresses::addresses_of_servers_and_nodes_are_refused_through_ipvs",
+            kube_addresses::addresses_of_servers_and_nodes_are_refused,
+        ),
         case!(ipvs kube::pods_answer_for_services_of_the_api_server),
         case!(no_ipvs kube::zones_and_what_is_not_ours),
         Case::ipvs(
@@ -280,6 +286,8 @@ pub fn all() -> Vec<Case> {
         case!(ipvs ipvs::what_others_change_is_repaired),
         case!(ipvs ipvs::a_thousand_changes_a_second_end_in_the_exact_state),
         case!(ipvs ipvs::ports_of_the_host_do_not_answer_on_virtual_addresses),
+        case!(ipvs ipvs::every_scheduler_serves_or_is_named),
+        case!(ipvs ipvs::services_change_hands_under_traffic),
     ];
     all.extend(services::cases());
     all

@@ -234,7 +234,9 @@ fn scrape(node: &Node) -> Result<String> {
 
 fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
     let node = shop.node()?;
-    let labels = format!(r#"{{namespace="shop",service="web",address="{VIP}",protocol="TCP",port="80"}}"#);
+    let labels = format!(
+        r#"{{namespace="shop",service="web",ip_family="IPv4",address="{VIP}",protocol="TCP",port="80"}}"#
+    );
     let connections = format!("flannel_service_connections_total{labels}");
     if mode == Mode::Ipvs {
         std::thread::sleep(IPVS_COUNTS);
@@ -254,9 +256,18 @@ fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
         ensure!(bytes > 0.0, "{after}");
     }
     for (name, least) in [
-        ("kubeproxy_sync_proxy_rules_duration_seconds_count", 1.0),
-        ("kubeproxy_sync_proxy_rules_service_changes_total", 2.0),
-        ("kubeproxy_sync_proxy_rules_endpoint_changes_total", 3.0),
+        (
+            r#"kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}"#,
+            1.0,
+        ),
+        (
+            r#"kubeproxy_sync_proxy_rules_service_changes_total{ip_family="IPv4"}"#,
+            2.0,
+        ),
+        (
+            r#"kubeproxy_sync_proxy_rules_endpoint_changes_total{ip_family="IPv4"}"#,
+            3.0,
+        ),
         ("flannel_services_change_duration_seconds_count", 1.0),
         ("flannel_services_frontends", 2.0),
         ("flannel_services_rejected_records", 1.0),
@@ -266,7 +277,10 @@ fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
         ensure!(sample(&after, name)? >= least, "{name}:\n{after}");
     }
     ensure!(
-        sample(&after, "kubeproxy_sync_proxy_rules_endpoint_changes_pending")? == 0.0,
+        sample(
+            &after,
+            r#"kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"}"#
+        )? == 0.0,
         "{after}"
     );
     Ok(())
@@ -308,8 +322,14 @@ pub fn programming_latency_is_measured() -> Result<()> {
     eventually(limit(30), "the latency", || {
         let metrics = scrape(node)?;
         let name = "kubeproxy_network_programming_duration_seconds";
-        ensure!(sample(&metrics, &format!("{name}_count"))? == 1.0, "{metrics}");
-        ensure!(sample(&metrics, &format!("{name}_sum"))? >= 3.0, "{metrics}");
+        ensure!(
+            sample(&metrics, &format!("{name}_count{{ip_family=\"IPv4\"}}"))? == 1.0,
+            "{metrics}"
+        );
+        ensure!(
+            sample(&metrics, &format!("{name}_sum{{ip_family=\"IPv4\"}}"))? >= 3.0,
+            "{metrics}"
+        );
         Ok(())
     })?;
     let nodes = lab.flannelctl(&["-o", "json", "services"])?.ok()?;

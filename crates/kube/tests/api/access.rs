@@ -78,7 +78,7 @@ async fn a_pods_token_is_used_and_read_again_when_it_is_replaced() {
     server.break_watches();
     mirror
         .until("the refusal", |m| {
-            m.lost.iter().any(|reason| reason.contains("401"))
+            m.lost.iter().any(|reason| reason.contains("HTTP 401"))
         })
         .await;
     std::fs::write(folder.path().join("token"), "second\n").unwrap();

@@ -76,7 +76,7 @@ async fn an_endpoint_slice_of_a_real_cluster() {
         ]
     );
     assert_eq!(slice.endpoints[0].node.as_deref(), Some("n1"));
-    assert_eq!(slice.endpoints[0].for_nodes, ["n1"]);
+    assert_eq!(slice.endpoints[0].hints.as_ref().unwrap().for_nodes, ["n1"]);
     assert_eq!(slice.ports.len(), 2);
 }
 

@@ -35,7 +35,8 @@ impl Conn {
         write: impl Fn(&T, Vec<u8>) -> Vec<u8>,
     ) -> BTreeMap<usize, Failure> {
         let mut failures = BTreeMap::new();
-        let mut datagram = Vec::with_capacity(2 * CHUNK_BYTES);
+        let mut datagram = std::mem::take(&mut self.outgoing);
+        datagram.reserve(2 * CHUNK_BYTES);
         let mut done = 0;
         while done < requests.len() {
             datagram.clear();
@@ -55,6 +56,8 @@ impl Conn {
             failures.extend(heard.into_iter().map(|(place, failure)| (done + place, failure)));
             done += count;
         }
+        datagram.clear();
+        self.outgoing = datagram;
         failures
     }
 

@@ -1,5 +1,6 @@
 //! IPVS: virtual servers, real servers and the requests that change them, as bytes of linux/ip_vs.h (family version 1).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -73,7 +74,7 @@ pub struct VirtualServer {
     /// Its identity.
     pub key: IpvsKey,
     /// Name of its scheduler, at most 15 bytes.
-    pub scheduler: String,
+    pub scheduler: Cow<'static, str>,
     /// Flags (`IP_VS_SVC_F_*`) without HASHED, which is the kernel's own.
     pub flags: u32,
     /// Seconds for which a client keeps its real server; counts only with the flag PERSISTENT (1).

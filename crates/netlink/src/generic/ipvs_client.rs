@@ -1,5 +1,6 @@
 //! A connection to IPVS.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flannel_model::VirtualAddress;
@@ -81,20 +82,28 @@ impl Ipvs {
 
     /// Carries out all requests in their order, many a system call. One result each; no failure stops the rest.
     pub fn apply(&mut self, requests: &[IpvsRequest]) -> Vec<Result<(), NetlinkError>> {
-        let failures = self
-            .conn
-            .quietly(self.family, requests, |r, datagram| r.encode(datagram));
-        let mut outcomes: Vec<Result<(), NetlinkError>> = requests.iter().map(|_| Ok(())).collect();
+        let mut failures = self.apply_each(requests, IpvsRequest::clone);
+        let places = 0..requests.len();
+        places
+            .map(|place| failures.remove(&place).map_or(Ok(()), Err))
+            .collect()
+    }
+
+    /// The same with requests that are made one by one as they are sent. The failures alone come back, by their place.
+    pub fn apply_each<T>(
+        &mut self,
+        items: &[T],
+        request: impl Fn(&T) -> IpvsRequest,
+    ) -> BTreeMap<usize, NetlinkError> {
+        let encode = |item: &T, datagram| request(item).encode(datagram);
+        let failures = self.conn.quietly(self.family, items, encode);
         // The words for an error are made when there is one: of a hundred thousand requests hardly any fails.
-        for (place, failure) in failures {
-            if let (Some(outcome), Some(request)) = (outcomes.get_mut(place), requests.get(place)) {
-                *outcome = Err(NetlinkError {
-                    what: request.to_string(),
-                    failure,
-                });
-            }
-        }
-        outcomes
+        let named = |(place, failure)| {
+            let what = items.get(place).map(|item| request(item).to_string());
+            let what = what.unwrap_or_default();
+            (place, NetlinkError { what, failure })
+        };
+        failures.into_iter().map(named).collect()
     }
 
     /// The timeouts of the namespace.

@@ -1,8 +1,9 @@
 //! Reading the kernel's lists of virtual and real servers. Never panics, whatever the bytes are.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use flannel_model::{ServiceProtocol, VirtualAddress};
+use flannel_model::{Scheduler, ServiceProtocol, VirtualAddress};
 
 use super::attribute::attributes_of;
 use super::ipvs::{Forward, INET, INET6, IpvsKey, IpvsTimeouts, RealServer, Stats, VirtualServer, attr};
@@ -16,11 +17,19 @@ pub(crate) fn virtual_server(payload: &[u8]) -> Option<VirtualServer> {
     let service = Nest::of(payload, attr::SERVICE)?;
     Some(VirtualServer {
         key: key(&service)?,
-        scheduler: service.text(attr::SVC_SCHED_NAME)?,
+        scheduler: scheduler(service.text(attr::SVC_SCHED_NAME)?),
         // struct ip_vs_flags: flags first, mask second
         flags: service.u32(attr::SVC_FLAGS)? & !HASHED,
         timeout: service.u32(attr::SVC_TIMEOUT)?,
     })
+}
+
+/// There are virtual servers by the ten thousand and few schedulers.
+fn scheduler(name: String) -> Cow<'static, str> {
+    match name.parse::<Scheduler>() {
+        Ok(known) => Cow::Borrowed(known.as_str()),
+        Err(_) => Cow::Owned(name),
+    }
 }
 
 /// What the virtual server in a message of a GET_SERVICE list has carried.

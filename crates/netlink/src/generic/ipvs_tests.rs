@@ -28,7 +28,7 @@ fn web() -> IpvsKey {
 fn server(key: IpvsKey, scheduler: &str, flags: u32) -> VirtualServer {
     VirtualServer {
         key,
-        scheduler: scheduler.into(),
+        scheduler: scheduler.to_owned().into(),
         flags,
         timeout: 0,
     }

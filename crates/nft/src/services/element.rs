@@ -27,6 +27,17 @@ pub enum Element {
     Unserved(VirtualAddress),
 }
 
+/// A member in the bytes of nf_tables, each field of a concatenation padded to four.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ElementBytes {
+    /// The key.
+    pub key: Vec<u8>,
+    /// Upper end of a range.
+    pub key_end: Option<Vec<u8>>,
+    /// What it stands for, in a map.
+    pub data: Option<Vec<u8>>,
+}
+
 /// Names of the sets and maps, in the order in which they stand in the table.
 pub(super) const SETS: [&str; 9] = [
     "external",
@@ -59,8 +70,8 @@ pub(super) fn declaration(name: &str, address: &str) -> (&'static str, String) {
 }
 
 impl Element {
-    /// Where it is a member.
-    pub(super) fn set(&self) -> &'static str {
+    /// Name of the set or map of which it is a member.
+    pub fn set(&self) -> &'static str {
         match self {
             Self::External(_) => "external",
             Self::Hairpin(_) => "hairpin",
@@ -75,7 +86,7 @@ impl Element {
     }
 
     /// Whether it belongs to this family.
-    pub(super) fn is_of(&self, ipv4: bool) -> bool {
+    pub fn is_of(&self, ipv4: bool) -> bool {
         match self {
             Self::External(ip) | Self::Hairpin(ip) => ip.is_ipv4() == ipv4,
             Self::Restricted(at)
@@ -84,6 +95,34 @@ impl Element {
             | Self::NodeServer(at)
             | Self::Unserved(at) => at.address.is_ipv4() == ipv4,
             Self::NodePortMark(four, ..) | Self::NodePort(four, ..) => *four == ipv4,
+        }
+    }
+
+    /// As the kernel reads it.
+    pub fn bytes(&self) -> ElementBytes {
+        let key = |key: Vec<u8>| ElementBytes {
+            key,
+            ..ElementBytes::default()
+        };
+        // marks are numbers of the host
+        let marked = |of: Vec<u8>, mark: u32| ElementBytes {
+            data: Some(mark.to_ne_bytes().to_vec()),
+            ..key(of)
+        };
+        match self {
+            Self::External(ip) => key(ip_bytes(*ip)),
+            Self::Hairpin(ip) => key([ip_bytes(*ip), ip_bytes(*ip)].concat()),
+            Self::Restricted(at) | Self::NodeServer(at) | Self::Unserved(at) => key(frontend_bytes(at)),
+            Self::Allowed(at, range) => {
+                let with = |ip| [frontend_bytes(at), ip_bytes(ip)].concat();
+                ElementBytes {
+                    key_end: Some(with(range.last())),
+                    ..key(with(range.network()))
+                }
+            }
+            Self::Mark(at, mark) => marked(frontend_bytes(at), *mark),
+            Self::NodePort(_, protocol, port) => key(port_bytes(*protocol, *port)),
+            Self::NodePortMark(_, protocol, port, mark) => marked(port_bytes(*protocol, *port), *mark),
         }
     }
 
@@ -103,6 +142,22 @@ impl Element {
             }
         }
     }
+}
+
+fn ip_bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn port_bytes(protocol: ServiceProtocol, port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    vec![protocol.number(), 0, 0, 0, high, low, 0, 0]
+}
+
+fn frontend_bytes(at: &VirtualAddress) -> Vec<u8> {
+    [ip_bytes(at.address), port_bytes(at.protocol, at.port)].concat()
 }
 
 /// Reads a member of [`NODE_SERVERS`] as `nft -nn` prints it, such as `192.0.2.1 . 6 . 30080`.

@@ -103,7 +103,7 @@ fn scheduler(spec: &ServiceSpec, config: &ServicesConfig) -> (Scheduler, Schedul
         .scheduler_flags
         .or(inherited)
         .unwrap_or_else(|| SchedulerFlags::usual(scheduler));
-    (scheduler.clone(), flags)
+    (*scheduler, flags)
 }
 
 struct Builder<'a> {
@@ -243,7 +243,7 @@ impl Builder<'_> {
             service: self.name.clone(),
             port_name: port.name.clone(),
             kind,
-            scheduler: self.scheduler.0.clone(),
+            scheduler: self.scheduler.0,
             flags: self.scheduler.1,
             affinity: self.spec.affinity,
             source_ranges: self.source_ranges(kind, key.is_ipv4()),

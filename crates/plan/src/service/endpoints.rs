@@ -148,8 +148,8 @@ fn candidates<'a>(
     });
     let sliced = facts
         .slices
-        .values()
-        .flat_map(|slice| of_slice(slice, port, node));
+        .iter()
+        .flat_map(|(_, slice)| of_slice(slice, port, node));
     let of_family = |c: &Candidate<'_>| c.backend.address.is_ipv4() == ipv4;
     let mut out: Vec<Candidate<'a>> = single.chain(sliced).filter(of_family).collect();
     // stable: among equals the first stays
@@ -176,8 +176,8 @@ fn of_slice<'a>(
                 weight: e.weight,
                 local: node.is_local(e.node.as_deref(), e.address),
             },
-            for_zones: &e.for_zones,
-            for_nodes: &e.for_nodes,
+            for_zones: e.hints.as_ref().map_or(&[], |h| &h.for_zones),
+            for_nodes: e.hints.as_ref().map_or(&[], |h| &h.for_nodes),
         })
     })
 }

@@ -21,10 +21,26 @@ pub struct SpecFact {
 /// Endpoints of one Service, from all their sources.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EndpointFacts {
-    /// Slices by their name.
-    pub slices: BTreeMap<String, EndpointSlice>,
+    /// Slices with their names, in the order of these. Most Services have one, for which a tree would take a kilobyte.
+    pub slices: Vec<(Box<str>, EndpointSlice)>,
     /// Endpoints with keys of their own, by port name and address.
     pub single: BTreeMap<(String, SocketAddr), ServiceEndpoint>,
+}
+
+impl EndpointFacts {
+    fn put_slice(&mut self, name: &str, slice: EndpointSlice) {
+        match self.slices.binary_search_by(|(known, _)| (**known).cmp(name)) {
+            Ok(place) => {
+                if let Some((_, known)) = self.slices.get_mut(place) {
+                    *known = slice;
+                }
+            }
+            Err(place) => {
+                self.slices.reserve_exact(1);
+                self.slices.insert(place, (name.into(), slice));
+            }
+        }
+    }
 }
 
 /// Everything known about the Services of the cluster.
@@ -57,8 +73,10 @@ impl ServiceFacts {
                 self.specs.insert(name, SpecFact { spec, created });
             }
             (ServiceKey::Slice { service, slice }, ServiceRecord::Slice(value)) => {
-                let endpoints = self.endpoints.entry(service).or_default();
-                endpoints.slices.insert(slice, value);
+                self.endpoints
+                    .entry(service)
+                    .or_default()
+                    .put_slice(&slice, value);
             }
             (
                 ServiceKey::Endpoint {
@@ -89,7 +107,7 @@ impl ServiceFacts {
                 self.specs.remove(name);
             }
             ServiceKey::Slice { service, slice } => self.drop_endpoints(service, |e| {
-                e.slices.remove(slice);
+                e.slices.retain(|(name, _)| **name != **slice);
             }),
             ServiceKey::Endpoint {
                 service,

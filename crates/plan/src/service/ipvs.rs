@@ -1,5 +1,6 @@
 //! Frontends as virtual and real servers of IPVS.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +17,7 @@ const SOURCE_HASH: &str = "sh";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualServer {
     /// Name of its scheduler.
-    pub scheduler: String,
+    pub scheduler: Cow<'static, str>,
     /// `IP_VS_SVC_F_*` flags without HASHED, which is the kernel's own.
     pub flags: u32,
     /// Seconds for which a client keeps its real server; 0 without the flag PERSISTENT.
@@ -89,7 +90,7 @@ fn virtual_server(frontend: &Frontend, backends: &[Backend]) -> VirtualServer {
         0
     };
     VirtualServer {
-        scheduler: frontend.scheduler.to_string(),
+        scheduler: frontend.scheduler.as_str().into(),
         flags: frontend.flags.bits() | persistent,
         timeout: frontend.affinity.unwrap_or(0),
         real: real.collect(),
@@ -105,7 +106,7 @@ fn marked_server(frontend: &Frontend) -> VirtualServer {
         return server;
     }
     VirtualServer {
-        scheduler: SOURCE_HASH.to_owned(),
+        scheduler: SOURCE_HASH.into(),
         flags: 0,
         timeout: 0,
         real: server.real,

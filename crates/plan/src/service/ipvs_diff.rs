@@ -1,5 +1,6 @@
 //! From the virtual servers that a kernel has to those that it should have.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ pub enum ServiceOp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Name of its scheduler.
-    pub scheduler: String,
+    pub scheduler: Cow<'static, str>,
     /// `IP_VS_SVC_F_*` flags.
     pub flags: u32,
     /// Seconds for which a client keeps its real server.
@@ -104,7 +105,7 @@ pub fn carry_out<'a>(ops: impl Iterator<Item = &'a ServiceOp>, servers: &mut Vir
         match op {
             ServiceOp::AddVirtual(_, settings) | ServiceOp::SetVirtual(_, settings) => {
                 let server = servers.entry(at).or_insert_with(|| VirtualServer {
-                    scheduler: String::new(),
+                    scheduler: Cow::Borrowed(""),
                     flags: 0,
                     timeout: 0,
                     real: BTreeMap::new(),

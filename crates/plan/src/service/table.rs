@@ -52,8 +52,8 @@ pub struct ServiceTable {
     /// Node or config changed since then.
     all_touched: bool,
     built: BTreeMap<ServiceName, Built>,
-    /// Who claims what, the oldest first.
-    claims: BTreeMap<Claim, BTreeSet<(i64, ServiceName)>>,
+    /// Who claims what, the oldest first. Nearly always one.
+    claims: BTreeMap<Claim, Vec<(i64, ServiceName)>>,
     contested: BTreeSet<Claim>,
     general_notes: Vec<ServiceNote>,
     noted: BTreeSet<ServiceName>,
@@ -105,13 +105,9 @@ impl ServiceTable {
 
     /// A record came or changed (`Some`, with its age as in [`super::SpecFact`]), or went (`None`).
     pub fn set(&mut self, key: ServiceKey, record: Option<(ServiceRecord, i64)>) {
-        match &key {
-            ServiceKey::Config => self.all_touched = true,
-            ServiceKey::Spec(service)
-            | ServiceKey::Slice { service, .. }
-            | ServiceKey::Endpoint { service, .. } => {
-                self.touched.insert(service.clone());
-            }
+        match key.service() {
+            None => self.all_touched = true,
+            Some(service) => drop(self.touched.insert(service.clone())),
         }
         match record {
             Some((record, created)) => self.facts.add(key, record, created),
@@ -197,7 +193,7 @@ impl ServiceTable {
             return;
         };
         const NONE: &EndpointFacts = &EndpointFacts {
-            slices: BTreeMap::new(),
+            slices: Vec::new(),
             single: BTreeMap::new(),
         };
         let around = Surroundings {
@@ -246,7 +242,11 @@ impl ServiceTable {
         {
             keys.extend(keys_of(built, claim));
         }
-        claimants.insert((created, name.clone()));
+        let claimant = (created, name.clone());
+        if let Err(place) = claimants.binary_search(&claimant) {
+            claimants.reserve_exact(1);
+            claimants.insert(place, claimant);
+        }
     }
 
     /// Puts what the owner of a claim has there in the place of `before`.
@@ -257,7 +257,7 @@ impl ServiceTable {
         } else {
             self.contested.remove(&claim);
         }
-        let owner = claimants.and_then(BTreeSet::first);
+        let owner = claimants.and_then(|c| c.first());
         let built = owner.and_then(|(_, name)| self.built.get(name));
         if let Claim::HealthCheck(port) = claim {
             let check = built

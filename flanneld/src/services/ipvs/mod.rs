@@ -4,6 +4,7 @@ mod counts;
 mod drain;
 mod drain_file;
 mod flows;
+mod lacking;
 mod leftovers;
 mod routes;
 mod servers;
@@ -50,6 +51,8 @@ pub struct IpvsProgrammer {
     routes: Routes,
     /// Virtual servers on addresses of the node that a former process had, read once.
     recorded: Option<BTreeSet<VirtualAddress>>,
+    /// What can be written before everything is known was looked at.
+    prepared: bool,
     absent_since: Option<Instant>,
     /// Audits since the last one that looked at everything but real servers.
     audits: u32,
@@ -76,6 +79,16 @@ impl Programmer for IpvsProgrammer {
         match Ipvs::open()? {
             Some(mut ipvs) => counts::counts(&mut ipvs, self.servers.by_frontend(), wanted),
             None => Ok(BTreeMap::new()),
+        }
+    }
+
+    fn prepare(&mut self, view: &View<'_>) {
+        if self.recorded.is_some() || self.prepared || view.frontends.cidrs.is_empty() {
+            return;
+        }
+        self.prepared = true;
+        if let Err(error) = self.write_first(view) {
+            tracing::debug!(%error, "the tables of Services wait for the first pass");
         }
     }
 
@@ -136,6 +149,21 @@ impl IpvsProgrammer {
         self.servers.tend_drains(&mut ipvs, view.frontends, status);
         self.servers.drains.save();
         status.rejects.extend(self.servers.clashes());
+        status.rejects.extend(self.servers.lacking.notes());
+        Ok(())
+    }
+
+    /// On a node without tables these come as soon as it is known what to guard: running `nft` takes as long as some hundred Services.
+    /// They change nothing before there are routes. Where a table stands its elements count, which only the first pass knows.
+    fn write_first(&mut self, view: &View<'_>) -> Result<(), NetlinkError> {
+        if !self.tables.are_absent() || self.ipvs()?.is_none() {
+            return Ok(());
+        }
+        self.recorded = Some(BTreeSet::new());
+        self.tables.watch();
+        // what fails is written, and told, by the first pass
+        self.tables
+            .write(view, &BTreeSet::new(), false, &mut Status::default());
         Ok(())
     }
 
@@ -283,7 +311,7 @@ impl IpvsProgrammer {
                 self.elements.insert(*key, elements);
             }
         }
-        self.tables.write(view, all, touched, status);
+        self.tables.write(view, &all, touched, status);
     }
 
     /// IPVS, unless the kernel has none, which is said once and asked again every minute.

@@ -12,6 +12,7 @@ use flannel_plan::ipvs::{Marks, RealServer, VirtualServer, VirtualServers};
 use flannel_plan::{FrontendKey, Frontends};
 
 use super::drain::Drains;
+use super::lacking::Lacking;
 
 /// `IP_VS_SVC_F_PERSISTENT`: the timeout counts only with it.
 const PERSISTENT: u32 = 1;
@@ -32,6 +33,7 @@ pub(super) struct Servers {
     owner: BTreeMap<ServerKey, FrontendKey>,
     pub marks: Marks,
     pub drains: Drains,
+    pub lacking: Lacking,
     /// Those of others.
     foreign: BTreeSet<ServerKey>,
     /// Which of them stand where a frontend should have one, with the frontend and its Service.
@@ -92,6 +94,7 @@ impl Servers {
         let cleared: Vec<FrontendKey> = cleared.map(|(_, (frontend, _))| *frontend).collect();
         let (mut owners, orphans) = self.owners(&changed);
         owners.extend(cleared);
+        owners.extend(self.lacking.due());
         Ok((owners, orphans))
     }
 
@@ -214,7 +217,7 @@ fn is_as_known(server: &generic::VirtualServer, known: &VirtualServer) -> bool {
     } else {
         server.timeout
     };
-    (server.scheduler.as_str(), server.flags, timeout) == (&known.scheduler, known.flags, known.timeout)
+    (&server.scheduler, server.flags, timeout) == (&known.scheduler, known.flags, known.timeout)
 }
 
 fn virtual_server(server: generic::VirtualServer, real: BTreeMap<SocketAddr, RealServer>) -> VirtualServer {

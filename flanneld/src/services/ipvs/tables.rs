@@ -1,13 +1,14 @@
 //! The nftables tables around IPVS: what stands in them, and how it changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use flannel_model::{ServiceProtocol, VirtualAddress};
-use flannel_netlink::nftables::{self, Family, TableWatch};
+use flannel_netlink::NetlinkError;
+use flannel_netlink::nftables::{self, Data, Family, Message, NftConn, TableWatch};
 use flannel_nft::{
-    Element, NODE_SERVERS, Nft, ServiceMarks, ServicesTable, element_changes, read_node_server,
-    services_table, services_table_name,
+    Element, NODE_SERVERS, Nft, ServiceMarks, ServicesTable, read_node_server, services_table,
+    services_table_name,
 };
 use flannel_plan::ipvs::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 use flannel_plan::{Frontend, FrontendChanges, FrontendKey, Frontends};
@@ -17,6 +18,14 @@ use crate::services::programmer::{Status, View};
 /// Both families.
 pub(super) const FAMILIES: [bool; 2] = [true, false];
 
+/// What was written of one table.
+#[derive(Debug)]
+struct Standing {
+    /// All but its elements.
+    frame: ServicesTable,
+    elements: BTreeSet<Element>,
+}
+
 /// The tables of both families.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
@@ -24,7 +33,9 @@ pub(super) struct Tables {
     /// Whether source ports are chosen at random when addresses are masqueraded.
     pub fully_random: bool,
     /// What stands in the kernel; `None` before the first write and after a failure.
-    standing: [Option<BTreeSet<Element>>; 2],
+    standing: [Option<Standing>; 2],
+    /// Keeps its socket: the kernel makes whoever closes it wait until what was removed is freed.
+    conn: Option<NftConn>,
     watch: Option<TableWatch>,
     /// Somebody else changed a table.
     touched: bool,
@@ -46,11 +57,12 @@ impl Tables {
         servers
     }
 
-    /// Writes the tables of the families that have service CIDRs where they differ. With `touched` a table is written even if its hash says that it stands.
+    /// Brings the tables of the families that have service CIDRs to these elements. Only where more than elements differ, or with `touched`, is
+    /// a table written as a whole, in one transaction. The first writing of a process is such a one: of what stands there nothing is known.
     pub(super) fn write(
         &mut self,
         view: &View<'_>,
-        elements: BTreeSet<Element>,
+        elements: &BTreeSet<Element>,
         touched: bool,
         status: &mut Status,
     ) {
@@ -58,28 +70,20 @@ impl Tables {
             if !has_family(view.frontends, ipv4) {
                 continue;
             }
-            let table = services_table(&ServicesTable {
-                ipv4,
-                cidrs: view.frontends.cidrs.clone(),
-                networks: view.node.networks.clone(),
-                node_addresses: view.frontends.node_addresses.clone(),
-                marks: ServiceMarks {
-                    keep_source: KEEP_SOURCE,
-                    masquerade: MASQUERADE,
-                    mask: MARK_MASK,
-                },
+            let frame = self.frame(ipv4, view);
+            let same = |s: &Standing| s.frame == frame;
+            if !touched && self.standing[index(ipv4)].as_ref().is_some_and(same) {
+                self.bring_to(ipv4, elements, status);
+                continue;
+            }
+            let of_family = elements.iter().filter(|e| e.is_of(ipv4)).copied();
+            let elements: BTreeSet<Element> = of_family.collect();
+            let whole = ServicesTable {
                 elements: elements.clone(),
-                fully_random: self.fully_random,
-            });
-            // The hash in the kernel is that of the last whole writing: of elements that came and went since then it knows nothing, so
-            // that the first writing of a process is a whole one as well. It replaces the table in one transaction.
-            let result = if touched || !self.stands(ipv4) {
-                self.nft.replace(&table)
-            } else {
-                self.nft.apply(&table).map(drop)
+                ..frame.clone()
             };
-            self.standing[index(ipv4)] = match result {
-                Ok(()) => Some(elements.clone()),
+            self.standing[index(ipv4)] = match self.nft.replace(&services_table(&whole)) {
+                Ok(()) => Some(Standing { frame, elements }),
                 Err(error) => {
                     status.fail(&error);
                     None
@@ -92,6 +96,67 @@ impl Tables {
             && FAMILIES
                 .iter()
                 .any(|f| has_family(view.frontends, *f) && !self.stands(*f));
+    }
+
+    /// The table of a family without its elements.
+    fn frame(&self, ipv4: bool, view: &View<'_>) -> ServicesTable {
+        ServicesTable {
+            ipv4,
+            cidrs: view.frontends.cidrs.clone(),
+            networks: view.node.networks.clone(),
+            node_addresses: view.frontends.node_addresses.clone(),
+            marks: ServiceMarks {
+                keep_source: KEEP_SOURCE,
+                masquerade: MASQUERADE,
+                mask: MARK_MASK,
+            },
+            elements: BTreeSet::new(),
+            fully_random: self.fully_random,
+        }
+    }
+
+    /// Brings the elements of a table that stands to these.
+    fn bring_to(&mut self, ipv4: bool, wanted: &BTreeSet<Element>, status: &mut Status) {
+        let Some(standing) = &self.standing[index(ipv4)] else {
+            return;
+        };
+        let gone = standing.elements.difference(wanted).copied().collect();
+        let come = wanted.difference(&standing.elements).filter(|e| e.is_of(ipv4));
+        let come = come.copied().collect();
+        self.exchange(ipv4, &gone, &come, status);
+    }
+
+    /// Takes elements out of a table and puts others in, in one transaction.
+    fn exchange(
+        &mut self,
+        ipv4: bool,
+        gone: &BTreeSet<Element>,
+        come: &BTreeSet<Element>,
+        status: &mut Status,
+    ) {
+        if gone.is_empty() && come.is_empty() {
+            return;
+        }
+        let result = commit(&mut self.conn, ipv4, gone, come);
+        let slot = &mut self.standing[index(ipv4)];
+        match (result, slot.as_mut()) {
+            (Ok(()), Some(standing)) => {
+                standing.elements.retain(|e| !gone.contains(e));
+                standing.elements.extend(come);
+            }
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                status.fail(&error);
+                *slot = None;
+            }
+        }
+    }
+
+    /// Whether no table of ours stands in either family, nor one that only has our name.
+    pub(super) fn are_absent(&self) -> bool {
+        FAMILIES
+            .iter()
+            .all(|ipv4| !self.stands(*ipv4) && !self.may_stand(*ipv4))
     }
 
     /// Whether the table of this family stands as written.
@@ -113,26 +178,14 @@ impl Tables {
         status: &mut Status,
     ) {
         for ipv4 in FAMILIES {
-            let slot = &mut self.standing[index(ipv4)];
-            let Some(old) = slot else {
+            let Some(standing) = &self.standing[index(ipv4)] else {
                 continue;
             };
-            let gone: BTreeSet<Element> = remove.intersection(old).copied().collect();
-            let come: BTreeSet<Element> = add.difference(old).copied().collect();
-            let commands = element_changes(ipv4, &gone, &come);
-            if commands.is_empty() {
-                continue;
-            }
-            match self.nft.run_script("change elements of Services", &commands) {
-                Ok(()) => {
-                    old.retain(|e| !gone.contains(e));
-                    old.extend(come);
-                }
-                Err(error) => {
-                    status.fail(&error);
-                    *slot = None;
-                }
-            }
+            let old = &standing.elements;
+            let gone = remove.intersection(old).copied().collect();
+            let come = add.difference(old).filter(|e| e.is_of(ipv4));
+            let come = come.copied().collect();
+            self.exchange(ipv4, &gone, &come, status);
         }
         self.look_away();
     }
@@ -164,7 +217,7 @@ impl Tables {
 
     /// Whether somebody else changed one of the tables since we last wrote.
     pub(super) fn touched(&mut self) -> bool {
-        // No port: all of our own changes are made by nft, and passed over by looking away behind them.
+        // No port: our own changes, through nft and by netlink, are passed over by looking away behind them.
         self.touched |= self.watch.as_ref().is_some_and(|watch| watch.touched(0));
         self.touched
     }
@@ -175,6 +228,44 @@ impl Tables {
             watch.touched(0);
         }
     }
+}
+
+/// Carries out one transaction.
+fn commit(
+    conn: &mut Option<NftConn>,
+    ipv4: bool,
+    gone: &BTreeSet<Element>,
+    come: &BTreeSet<Element>,
+) -> Result<(), NetlinkError> {
+    let conn = match conn {
+        Some(conn) => conn,
+        None => conn.insert(NftConn::open()?),
+    };
+    let (name, family) = match ipv4 {
+        true => (services_table_name(true).name, Family::Ipv4),
+        false => (services_table_name(false).name, Family::Ipv6),
+    };
+    let gone = in_sets(gone).map(|(set, elements)| nftables::delete_elements(name, set, &elements));
+    let come = in_sets(come).map(|(set, elements)| nftables::add_elements(name, set, &elements));
+    let messages: Vec<Message> = gone.chain(come).flatten().collect();
+    conn.commit(family, &messages, "change elements of Services")
+}
+
+/// Elements as the kernel reads them, by their set.
+fn in_sets(
+    elements: &BTreeSet<Element>,
+) -> impl Iterator<Item = (&'static str, Vec<nftables::Element>)> + use<> {
+    let mut by_set: BTreeMap<&'static str, Vec<nftables::Element>> = BTreeMap::new();
+    for element in elements {
+        let bytes = element.bytes();
+        let raw = nftables::Element {
+            key_end: bytes.key_end,
+            data: bytes.data.map(Data::Value),
+            ..nftables::Element::key(bytes.key)
+        };
+        by_set.entry(element.set()).or_default().push(raw);
+    }
+    by_set.into_iter()
 }
 
 /// Whether anything of a family is to be delivered.

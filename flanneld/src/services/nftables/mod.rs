@@ -21,6 +21,7 @@ use flannel_plan::FrontendKey;
 use flannel_plan::nft::{TABLE, unfit_scheduler};
 
 use super::counts::{FrontendCounts, Wanted};
+use super::memory;
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
 use table::{FamilyTable, Tools};
@@ -132,6 +133,7 @@ impl NftProgrammer {
         if let Err(error) = self.pass(view, Scope::All, status) {
             status.fail(&*error);
         }
+        memory::give_back();
     }
 
     /// How many transactions this network namespace has seen; `None` where the kernel does not tell.

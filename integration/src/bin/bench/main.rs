@@ -9,6 +9,7 @@ mod ipvs;
 mod leases;
 mod machine;
 mod services;
+mod size;
 mod stats;
 mod table;
 mod udp;
@@ -51,7 +52,7 @@ const SUITES: &[Suite] = &[
     Suite {
         name: "services",
         about: "Services through nftables, against nft -f with kube-proxy's layout of them",
-        programs: &["flanneld", "lab-tool"],
+        programs: &["flanneld", "flannelctl", "lab-tool"],
         rivals: &["/usr/sbin/nft"],
         ipvs: false,
         seconds: 1800,

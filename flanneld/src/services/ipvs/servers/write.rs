@@ -14,9 +14,9 @@ use crate::services::programmer::Status;
 
 /// What everything else depends on.
 const FIRST: (&str, &str) = ("default", "kubernetes");
-/// Frontends that are planned and sent together. With ten endpoints each that is some hundred KiB of requests: few system calls, and
-/// what is planned is still in the processor's cache when it is sent.
-const AT_ONCE: usize = 256;
+/// Frontends that are planned and sent together. With ten endpoints each that is some hundred KiB of requests: few system calls, what is
+/// planned is still in the processor's cache when it is sent, and no allocation is so large (128 KiB) that malloc maps it anew each time.
+const AT_ONCE: usize = 64;
 
 impl Servers {
     /// Brings the virtual servers of `keys` to what `frontends` say, and removes `orphans`. Answers the endpoints whose clients must
@@ -77,6 +77,7 @@ impl Servers {
         }
         let mut wanted = wanted.unwrap_or_default();
         self.clashes.retain(|_, (owner, _)| owner != key);
+        self.lacking.forget(key);
         for at in wanted.keys().filter(|at| self.foreign.contains(*at)) {
             let subject = frontend.map_or_else(|| key.to_string(), |f| f.service.to_string());
             self.clashes.insert(*at, (*key, subject));
@@ -115,13 +116,13 @@ impl Servers {
         let mut broken: BTreeSet<ServerKey> = BTreeSet::new();
         let is_new = |op: &ServiceOp| matches!(op, ServiceOp::AddVirtual(..));
         let (new, mut rest): (Vec<_>, Vec<_>) = ops.into_iter().partition(is_new);
-        self.send(ipvs, &new, &mut broken, status);
+        self.send(ipvs, &new, frontends, &mut broken, status);
         carry_out(
             new.iter().filter(|op| !broken.contains(&op.server())),
             &mut self.standing,
         );
         rest.retain(|op| !broken.contains(&op.server()));
-        let failed = self.send(ipvs, &rest, &mut broken, status);
+        let failed = self.send(ipvs, &rest, frontends, &mut broken, status);
         let done = || {
             rest.iter()
                 .enumerate()
@@ -140,27 +141,38 @@ impl Servers {
         &mut self,
         ipvs: &mut Ipvs,
         ops: &[ServiceOp],
+        frontends: &Frontends,
         broken: &mut BTreeSet<ServerKey>,
         status: &mut Status,
     ) -> BTreeSet<usize> {
-        let requests: Vec<IpvsRequest> = ops.iter().map(request).collect();
+        let removals = ops.iter().filter(|op| op.is_removal()).count();
+        status.removed += removals;
+        status.added += ops.len() - removals;
         let mut failed = BTreeSet::new();
-        for (place, (op, result)) in ops.iter().zip(ipvs.apply(&requests)).enumerate() {
-            match result {
-                Ok(()) if op.is_removal() => status.removed += 1,
-                Ok(()) => status.added += 1,
-                // Somebody else removed it between our look and our request.
-                Err(error) if op.is_removal() && error.is_missing() => {}
-                Err(error) => {
-                    failed.insert(place);
-                    if matches!(op, ServiceOp::AddVirtual(..)) {
-                        self.owner.remove(&op.server());
-                    }
-                    // One failure of a virtual server is told: those of its real servers follow from it.
-                    if broken.insert(op.server()) {
-                        status.fail(&error);
-                    }
-                }
+        for (place, error) in ipvs.apply_each(ops, request) {
+            let Some(op) = ops.get(place) else { continue };
+            match op.is_removal() {
+                true => status.removed -= 1,
+                false => status.added -= 1,
+            }
+            // Somebody else removed it between our look and our request.
+            if op.is_removal() && error.is_missing() {
+                continue;
+            }
+            failed.insert(place);
+            let server = op.server();
+            let owner = self.owner.get(&server).copied();
+            if matches!(op, ServiceOp::AddVirtual(..)) {
+                self.owner.remove(&server);
+            }
+            let service = owner.and_then(|owner| {
+                let frontend = frontends.by_key.get(&owner)?;
+                Some((owner, frontend.service.to_string()))
+            });
+            let is_known = self.lacking.note(op, &error, service);
+            // One failure of a virtual server is told: those of its real servers follow from it.
+            if broken.insert(server) && !is_known {
+                status.fail(&error);
             }
         }
         failed

@@ -13,15 +13,16 @@ use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, limit};
 use flannel_model::{ServiceProtocol, VirtualAddress};
 use flannel_netlink::generic::IpvsKey;
 
+use crate::size::{self, Size};
 use crate::stats::Series;
 use crate::table;
 use rival::Rival;
 use scene::{ENDPOINTS, Scene, endpoint, server};
 
 /// Numbers of Services.
-const SIZES: [u32; 3] = [1_000, 5_000, 10_000];
+const SIZES: [usize; 3] = [1_000, 5_000, 10_000];
 /// First loads of each contender.
-const ROUNDS: usize = 3;
+const ROUNDS: Size = Size::new("BENCH_ROUNDS", 3);
 /// Single changes of each kind.
 const CHANGES: u32 = 20;
 /// A pass over everything takes at most 1.2 times the kernel's own work (which is 0.83 of it then), and one change 5 ms.
@@ -35,17 +36,19 @@ const LOGS: (&str, &str) = ("RUST_LOG", "flanneld=info,flanneld::service_feed=de
 
 /// Runs the suite.
 pub fn run() -> Result<()> {
-    let lab = Lab::new(&LabOptions::nodes(SIZES.len() * ROUNDS).without_config())?;
+    let (sizes, rounds) = (size::services(&SIZES)?, ROUNDS.get()?);
+    let lab = Lab::new(&LabOptions::nodes(sizes.len() * rounds).without_config())?;
     let mut nodes = lab.nodes().iter();
-    for count in SIZES {
+    for count in sizes {
+        let count = u32::try_from(count)?;
         let scene = Scene::write(&lab, count)?;
         println!("\n{count} Services with {ENDPOINTS} endpoints each");
         let mut loads = Loads::default();
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let node = nodes.next().context("too few nodes")?;
             loads.rivals(&scene, round)?;
             let mut daemon = loads.ours(&scene, node)?;
-            if round + 1 == ROUNDS {
+            if round + 1 == rounds {
                 loads.print(count);
                 steady(&scene, node, &mut daemon)?;
                 daemon = adoption(&scene, node, daemon)?;

@@ -19,14 +19,9 @@ use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::{Asked, Lab, LabOptions};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::size::Size;
 use crate::stats::{Series, milliseconds};
 use node::{FullNode, Probes};
-
-/// A number that the environment may change.
-struct Size {
-    variable: &'static str,
-    usual: usize,
-}
 
 /// Nodes that take a subnet.
 const NODES: Size = Size::new("BENCH_NODES", 5_000);
@@ -208,21 +203,6 @@ fn row(what: &str, ours: &str, flannel: &str, how: &str) {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64())
-}
-
-impl Size {
-    const fn new(variable: &'static str, usual: usize) -> Self {
-        Self { variable, usual }
-    }
-
-    fn get(&self) -> Result<usize> {
-        match std::env::var(self.variable) {
-            Ok(text) => text
-                .parse()
-                .with_context(|| format!("{} is {text:?}; expected a number", self.variable)),
-            Err(_) => Ok(self.usual),
-        }
-    }
 }
 
 /// Every node has a connection of its own, which is a file here and one in etcd.

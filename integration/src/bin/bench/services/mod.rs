@@ -5,6 +5,7 @@
 
 mod city;
 mod kernel;
+mod look;
 mod shape;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, eventually, limit};
 
+use crate::size;
 use crate::stats::Series;
 use crate::table;
 use city::ENDPOINTS;
@@ -35,7 +37,8 @@ const MEMORY_MIB: f64 = 150.0;
 /// Runs the suite.
 pub fn run() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;
-    SIZES.into_iter().try_for_each(|services| measure(&lab, services))
+    let sizes = size::services(&SIZES)?;
+    sizes.into_iter().try_for_each(|services| measure(&lab, services))
 }
 
 fn measure(lab: &Lab, services: usize) -> Result<()> {
@@ -83,6 +86,14 @@ fn measure(lab: &Lab, services: usize) -> Result<()> {
         "MiB",
         Some(MEMORY_MIB),
     );
+    let looked = look::look(node, services)?;
+    table::most(
+        "flannelctl services, from start to end",
+        looked.took.as_secs_f64() * 1000.0,
+        "ms",
+        None,
+    );
+    table::most("its memory at the highest", looked.peak, "MiB", None);
     restart(node, daemon, &transactions)?;
     node.run(&["nft", "delete", "table", "ip", "flannel-services-nat"])?;
     rival.end()
