@@ -123,6 +123,7 @@ fn leads_elsewhere(op: &Op) -> bool {
     match op {
         Op::RouteAdd { way, .. }
         | Op::RouteReplace { way, .. }
+        | Op::RoutePrepend { way, .. }
         | Op::RouteDelete {
             route: ObservedRoute { way, .. },
             ..
@@ -180,6 +181,7 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
         | Op::FdbReplace { .. }
         | Op::RouteAdd { .. }
         | Op::RouteReplace { .. }
+        | Op::RoutePrepend { .. }
         | Op::BlackholeAdd { .. } => false,
     };
     if done { Ok(()) } else { Err(error) }
@@ -204,9 +206,10 @@ fn device_of(op: &Op) -> Option<Device> {
         | Op::NeighbourDelete { device, .. }
         | Op::FdbReplace { device, .. }
         | Op::FdbDelete { device, .. } => Some(*device),
-        Op::RouteAdd { device, .. } | Op::RouteReplace { device, .. } | Op::RouteDelete { device, .. } => {
-            *device
-        }
+        Op::RouteAdd { device, .. }
+        | Op::RouteReplace { device, .. }
+        | Op::RoutePrepend { device, .. }
+        | Op::RouteDelete { device, .. } => *device,
         Op::BlackholeAdd { .. } | Op::BlackholeDelete { .. } => None,
     }
 }
@@ -237,6 +240,7 @@ fn request(op: &Op, ifindex: u32) -> Option<RouteRequest> {
         Op::FdbDelete { mac, dst, .. } => fdb::delete(ifindex, *mac, *dst),
         Op::RouteAdd { destination, way, .. } => route::add(&route_by(*destination, way, ifindex)),
         Op::RouteReplace { destination, way, .. } => route::replace(&route_by(*destination, way, ifindex)),
+        Op::RoutePrepend { destination, way, .. } => route::prepend(&route_by(*destination, way, ifindex)),
         Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
         Op::BlackholeAdd { destination } => route::add(&last_resort(*destination)),
         Op::BlackholeDelete { destination } => route::delete(&last_resort(*destination)),

@@ -230,6 +230,9 @@ impl PassLog {
         for op in of_device {
             tracing::info!("{op}");
         }
+        for op in of_peers.iter().filter(|op| matches!(op, Op::RoutePrepend { .. })) {
+            tracing::warn!("{op}: somebody else has a route to the same destination; it stays, behind ours");
+        }
         // With many peers at once, each of them is no news.
         for op in &of_peers {
             tracing::debug!("{op}");

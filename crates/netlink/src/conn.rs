@@ -4,6 +4,7 @@
 //! it; [`crate::RouteConn`] is the typed level for rtnetlink. There is no runtime underneath, because the CNI plugin
 //! lives for milliseconds and has none.
 
+mod listing;
 mod pending;
 mod quiet;
 
@@ -15,7 +16,8 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{self, Timeout};
 
 use crate::error::{Failure, NetlinkError};
-use crate::wire::{self, Answer, Frame, Frames};
+use crate::wire::{self, Frame, Frames};
+use listing::Listing;
 use pending::Pending;
 
 /// `NLM_F_REQUEST`: every request carries it.
@@ -265,22 +267,12 @@ impl Conn {
             &request.payload,
         );
         self.send(&datagram)?;
-        let mut disturbed = false;
+        let mut listing = Listing::new(self.sequence);
         let begin = Instant::now();
         loop {
             self.receive(begin)?;
-            for frame in Frames(&self.buffer) {
-                let frame = frame.map_err(|reason| Failure::Malformed { reason })?;
-                if frame.sequence != self.sequence {
-                    continue;
-                }
-                disturbed |= frame.interrupted();
-                match frame.answer() {
-                    Answer::Data => take(&frame),
-                    Answer::Done | Answer::Acknowledged => return Ok(!disturbed),
-                    Answer::Failed(failure) => return Err(failure),
-                    Answer::Ignored => {}
-                }
+            if let Some(undisturbed) = listing.take(&self.buffer, &mut take)? {
+                return Ok(undisturbed);
             }
         }
     }

@@ -160,6 +160,13 @@ pub fn replace(route: &Route) -> RouteRequest {
     RouteRequest::new(message, CREATE | REPLACE, format!("replace route {route}"))
 }
 
+/// Puts an IPv4 route before others with the same destination and metric, which stay; EEXIST when the very same is among them. IPv6
+/// would join them to one route with several ways.
+pub fn prepend(route: &Route) -> RouteRequest {
+    let message = RouteNetlinkMessage::NewRoute(message(route));
+    RouteRequest::new(message, CREATE, format!("prepend route {route}"))
+}
+
 /// Deletes the route that agrees in destination, table, kind, protocol, metric, device, gateway and source; ESRCH when
 /// there is none.
 pub fn delete(route: &Route) -> RouteRequest {

@@ -151,6 +151,16 @@ pub enum Op {
         /// How.
         way: Way,
     },
+    /// Put an IPv4 route before somebody else's to the same destination, which stays and serves again when ours goes. IPv6 would make
+    /// one route with two ways of them.
+    RoutePrepend {
+        /// The overlay's tunnel, if it has one.
+        device: Option<Device>,
+        /// Where to.
+        destination: IpSubnet,
+        /// How.
+        way: Way,
+    },
     /// Delete a route of ours.
     RouteDelete {
         /// The overlay's tunnel, if it has one.
@@ -195,6 +205,7 @@ impl Op {
             | Self::FdbDelete { .. }
             | Self::RouteAdd { .. }
             | Self::RouteReplace { .. }
+            | Self::RoutePrepend { .. }
             | Self::RouteDelete { .. }
             | Self::BlackholeAdd { .. }
             | Self::BlackholeDelete { .. } => false,
@@ -212,6 +223,7 @@ impl Op {
             | Self::FdbDelete { .. }
             | Self::RouteAdd { .. }
             | Self::RouteReplace { .. }
+            | Self::RoutePrepend { .. }
             | Self::RouteDelete { .. } => true,
             Self::LinkDelete { .. }
             | Self::LinkCreate(_)
@@ -287,6 +299,11 @@ impl fmt::Display for Op {
                 destination,
                 way,
             } => write!(f, "route replace {destination} {}", WayText(way, *device)),
+            Self::RoutePrepend {
+                device,
+                destination,
+                way,
+            } => write!(f, "route prepend {destination} {}", WayText(way, *device)),
             Self::RouteDelete { device, route } => fmt_route_delete(*device, route, f),
             Self::BlackholeAdd { destination } => {
                 write!(

@@ -4,6 +4,7 @@ mod host;
 mod kube_proxy;
 mod leases;
 mod legacy_iptables;
+mod managers;
 mod members;
 mod node;
 mod ways;

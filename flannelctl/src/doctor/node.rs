@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use flannel_model::{LeaseKey, NetworkConfig, SubnetEnv};
 use flannel_plan::{Device, Tunnel as Wanted};
 
-use super::{host, judge, ways};
+use super::{host, judge, managers, ways};
 use crate::findings::{Finding, Level};
 use crate::node::{Expected, Seen, Tunnel, expected, look, own_key};
 use crate::output::with_causes;
@@ -50,7 +50,14 @@ pub fn findings(paths: Paths<'_>, config: &NetworkConfig, listing: &Listing) -> 
     let own = listing.records.iter().find(|record| record.key == key);
     let mut found = vec![host::cache(paths.state_dir, own, SystemTime::now())];
     match look(&expected::devices(config)) {
-        Ok(seen) => found.extend(judge_node(&env, config, listing, &seen)),
+        Ok(seen) => {
+            found.extend(judge_node(&env, config, listing, &seen));
+            let devices: Vec<String> = expected::devices(config)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            found.push(managers::finding(devices.iter().map(String::as_str)));
+        }
         Err(error) => {
             let text = format!("the kernel cannot be asked: {}", with_causes(&error));
             found.push(Finding::warning("node", text, "run this on the node itself"));
@@ -68,6 +75,7 @@ fn judge_node(env: &SubnetEnv, config: &NetworkConfig, listing: &Listing, seen: 
     let Some(own) = own else {
         return found;
     };
+    found.extend(another_way_out(own, seen));
     let devices = expected::devices(config);
     found.extend(devices.iter().filter_map(|device| missing(*device, seen)));
     let expected = match expected::expected(config, own, listing, seen, &[]) {
@@ -110,6 +118,28 @@ fn own_lease(key: &LeaseKey, own: Option<&Record>, seen: &Seen) -> Finding {
              see flanneld's log",
         ),
     }
+}
+
+/// A node stays on the interface that it chose when it started; that may not be the one of the default route any more, or by a flag.
+fn another_way_out(own: &Record, seen: &Seen) -> Option<Finding> {
+    let here = seen.holder(own.address())?;
+    let family = |route: &&flannel_netlink::route::Route| {
+        route.destination.length() == 0 && route.destination.is_ipv4() == own.address().is_ipv4()
+    };
+    let best = seen
+        .routes
+        .iter()
+        .filter(family)
+        .min_by_key(|route| route.metric)?;
+    let out = best.ifindex.filter(|ifindex| *ifindex != here.ifindex)?;
+    let text = format!(
+        "the node's address {} is on {}, the default route leaves by {}: right if a flag says so; otherwise flanneld stays where it \
+         is until its next start",
+        own.address(),
+        here.name,
+        seen.name(out)
+    );
+    Some(Finding::ok("interface", text))
 }
 
 const RESTART: &str =

@@ -8,8 +8,8 @@ use flannel_lab::lab::SUBNETS_PREFIX;
 use flannel_lab::{Flanneld, Lab, LabOptions, Node, Pinger, Place, Pod, eventually, limit, sandbox};
 use serde_json::Value;
 
-use super::backend::{config, subnet_env};
-use super::common::await_ping;
+use super::backend::{Pair, config, subnet_env};
+use super::common::{await_ping, lease_of};
 
 /// Peers converge in less than two seconds; a machine that does much else at the same time is given more.
 const FELT: u64 = 5;
@@ -367,4 +367,38 @@ pub fn ipv6_follows_as_well() -> Result<()> {
     );
     eventually(limit(10), "a node that is content", || is_ready(node))?;
     reached()
+}
+
+/// A route of somebody else that took the place of ours is not touched, and serves nobody: ours is before it again.
+pub fn a_route_in_our_place_stays_behind_ours() -> Result<()> {
+    let pair = Pair::start(r#"{"Type":"vxlan"}"#)?;
+    let node = pair.lab.node(1)?;
+    let subnet = lease_of(&pair.lab, pair.lab.node(2)?)?.subnet;
+    let shown = || node.run(&["ip", "route", "show", &subnet]);
+    let ours = shown()?;
+    let theirs = format!("{subnet} via 192.168.50.1 dev eth0 proto static");
+    node.run(&[
+        "ip",
+        "route",
+        "replace",
+        &subnet,
+        "via",
+        "192.168.50.1",
+        "proto",
+        "static",
+    ])?;
+    eventually(limit(10), "our route before the other one", || {
+        let now = shown()?;
+        let lines: Vec<&str> = now.lines().map(str::trim_end).collect();
+        ensure!(lines == [ours.trim_end(), theirs.as_str()], "{now}");
+        Ok(())
+    })?;
+    await_ping(&pair.pods[0], pair.pods[1].ip())?;
+    let log = pair.daemons[0].log()?;
+    ensure!(log.contains("it stays, behind ours"), "{log}");
+    // When its maker takes it away, nothing of ours goes with it.
+    node.run(&["ip", "route", "del", &subnet, "via", "192.168.50.1"])?;
+    std::thread::sleep(GAP);
+    assert_eq!(shown()?, ours);
+    Ok(())
 }

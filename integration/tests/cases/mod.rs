@@ -180,6 +180,7 @@ pub fn all() -> Vec<Case> {
         case!(wireguard host::wireguard_follows),
         case!(plain host::what_flags_pin_stays),
         case!(plain host::ipv6_follows_as_well),
+        case!(plain host::a_route_in_our_place_stays_behind_ours),
         case!(plain udp::restarts_lose_no_packet),
         case!(plain udp::device_route_and_lease_are_flannels),
         case!(plain udp::tcp_udp_and_icmp_beside_a_plain_peer),

@@ -213,19 +213,36 @@ impl<'a> Changes<'a> {
 
     fn missing_routes(&mut self) {
         let device = self.desired.device();
-        // One route each: the kernel has at most one with a destination and a metric.
-        let present: BTreeMap<IpSubnet, &ObservedRoute> = self
+        // Of several to one destination the first serves; the others are somebody's that ours was put before, or the other way round.
+        let mut present: BTreeMap<IpSubnet, &ObservedRoute> = BTreeMap::new();
+        for route in self.observed.routes.iter().filter(|r| r.metric == 0) {
+            present.entry(route.destination).or_insert(route);
+        }
+        for (destination, way) in &self.desired.routes {
+            let present = present.get(destination).copied();
+            let op = self.route_op(device, *destination, *way, present);
+            if let Some(Op::RoutePrepend { .. }) = op {
+                self.covered_routes(*destination);
+            }
+            self.ops.extend(op);
+        }
+    }
+
+    /// Ours that somebody else's stands before: it serves nobody, and would be in the way of its successor.
+    fn covered_routes(&mut self, destination: IpSubnet) {
+        let device = self.desired.device();
+        let same = |r: &&ObservedRoute| r.metric == 0 && r.destination == destination && self.is_ours(r);
+        let covered: Vec<Op> = self
             .observed
             .routes
             .iter()
-            .filter(|r| r.metric == 0)
-            .map(|r| (r.destination, r))
+            .filter(same)
+            .map(|route| Op::RouteDelete {
+                device,
+                route: *route,
+            })
             .collect();
-        for (destination, way) in &self.desired.routes {
-            let present = present.get(destination).copied();
-            self.ops
-                .extend(self.route_op(device, *destination, *way, present));
-        }
+        self.ops.extend(covered);
     }
 
     /// The change, if any, that makes the route to `destination` what it should be.
@@ -255,6 +272,12 @@ impl<'a> Changes<'a> {
             (true, true) if present.protocol == OUR_PROTOCOL => None,
             // Flannel's own becomes ours, with no moment without a route.
             (_, true) => Some(replace),
+            // It may have taken the place of ours (`ip route replace`): that is put back, and theirs is not touched.
+            (false, false) if destination.is_ipv4() => Some(Op::RoutePrepend {
+                device,
+                destination,
+                way,
+            }),
             // The kernel will refuse it, which tells the operator of the foreign route.
             (false, false) => Some(add),
         }

@@ -326,10 +326,23 @@ fn foreign_routes_are_left_and_serve_if_they_lead_the_right_way() {
             ..route(8, 3)
         },
     ];
+    let ops = diff_overlay(&desired, &kernel);
     assert_eq!(
-        texts(&diff_overlay(&desired, &kernel)),
-        ["route add 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink"]
+        texts(&ops),
+        ["route prepend 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink"]
     );
+    ops.iter().for_each(|op| apply(&mut kernel, op).unwrap());
+    assert_eq!(diff_overlay(&desired, &kernel), []);
+    // Somebody puts theirs before ours again.
+    kernel.routes.rotate_left(1);
+    let third = kernel.routes.iter().position(|r| r.is_marked()).unwrap();
+    let ours = kernel.routes.remove(third);
+    kernel.routes.push(ours);
+    let expected = [
+        "route delete 10.5.3.0/24 via 10.5.3.0 dev flannel.1 proto 70",
+        "route prepend 10.5.3.0/24 via 10.5.3.0 dev flannel.1 onlink",
+    ];
+    assert_eq!(texts(&diff_overlay(&desired, &kernel)), expected);
 }
 
 #[test]

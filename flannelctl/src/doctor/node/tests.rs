@@ -301,3 +301,31 @@ fn a_host_without_subnet_env_is_no_node() {
     std::fs::write(&file, "FLANNEL_NETWORK=10.5.0.0/16\n").unwrap();
     assert_eq!(findings(paths, &config, &listing)[0].level, Level::Error);
 }
+
+#[tokio::test]
+async fn a_default_route_elsewhere_is_told_and_no_fault() {
+    let network = Network::vxlan().await;
+    let own = &network.listing.records[0];
+    let device = network.device().unwrap();
+    let mut seen = sound_vxlan(device);
+    let default = |ifindex, metric| Route {
+        metric,
+        ..Route::via(
+            flannel_model::IpSubnet::around(ip("0.0.0.0"), 0).unwrap(),
+            ip("192.168.50.254"),
+            ifindex,
+        )
+    };
+    seen.routes.push(default(BELOW, 50));
+    assert_eq!(another_way_out(own, &seen), None);
+    seen.interfaces.push(interface(9, "eth9", "10.77.0.2", 24, 1500));
+    seen.routes.push(default(9, 5));
+    let told = another_way_out(own, &seen).unwrap();
+    assert_eq!(told.level, Level::Ok);
+    assert!(
+        told.text.contains("is on eth0, the default route leaves by eth9"),
+        "{}",
+        told.text
+    );
+    assert_eq!(network.bad(&seen), Vec::<&str>::new());
+}

@@ -109,6 +109,22 @@ fn apply_entry(kernel: &mut ObservedOverlay, op: &Op) -> Result<(), &'static str
                 metric: 0,
             });
         }
+        Op::RoutePrepend { destination, way, .. } => {
+            if way.out == Out::Tunnel && !kernel.link.as_ref().is_some_and(|l| l.up) {
+                return Err("ENETDOWN");
+            }
+            let route = ObservedRoute {
+                destination: *destination,
+                way: *way,
+                protocol: OUR_PROTOCOL,
+                metric: 0,
+            };
+            if kernel.routes.contains(&route) {
+                return Err("EEXIST");
+            }
+            let first = at(&kernel.routes, *destination).unwrap_or(kernel.routes.len());
+            kernel.routes.insert(first, route);
+        }
         Op::RouteDelete { route, .. } => {
             let i = kernel.routes.iter().position(|r| r == route).ok_or("ESRCH")?;
             kernel.routes.remove(i);
