@@ -38,6 +38,7 @@ fn command_line(arguments: &CleanupArguments) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["cleanup".into()];
     for (given, flag) in [
         (arguments.dry_run, "--dry-run"),
+        (arguments.all, "--all"),
         (arguments.cni, "--cni"),
         (arguments.state, "--state"),
         (arguments.keep_sysctls, "--keep-sysctls"),
@@ -59,12 +60,11 @@ mod tests {
 
     #[test]
     fn every_flag_is_handed_over() {
-        let line = "flannelctl cleanup --dry-run --cni --bridge br7 --state --keep-sysctls --subnet-file /s --state-dir /d";
+        let line = "flannelctl cleanup --dry-run --all --cni --bridge br7 --state --keep-sysctls --subnet-file /s --state-dir /d";
         let Command::Cleanup(arguments) = Arguments::try_parse_from(line.split(' ')).unwrap().command else {
             panic!("another command");
         };
-        let expected =
-            "cleanup --dry-run --cni --state --keep-sysctls --bridge br7 --subnet-file /s --state-dir /d";
+        let expected = "cleanup --dry-run --all --cni --state --keep-sysctls --bridge br7 --subnet-file /s --state-dir /d";
         assert_eq!(command_line(&arguments), expected.split(' ').collect::<Vec<_>>());
     }
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -166,7 +166,8 @@ pub enum Command {
     ///
     /// Looks at etcd and each of its members, the network config, every lease, the clocks of the nodes, how full the network is and, on
     /// a node, at its lease, its tunnel devices, what it keeps for a boot without etcd, and at what the kernel has for every
-    /// peer: the route, with VXLAN the neighbour and the forwarding entry, with WireGuard the key and its addresses. Nothing
+    /// peer: the route, with VXLAN the neighbour and the forwarding entry, with WireGuard the key and its addresses, and at the chains of the packet filter, of whomever, that
+    /// forwarded packets of pods meet. Nothing
     /// is changed. Warnings do not change the exit code; an error is
     /// exit code 6.
     Doctor {
@@ -206,9 +207,14 @@ pub enum Command {
     /// endpoints, weights and connections, as flanneld tells.
     Services(ServicesArguments),
 
-    /// Explains what happens to packets for one address and port, and why
+    /// Explains what happens to packets for an address and port of a Service, or for any address, and why
     ///
-    /// On a node flanneld is asked; elsewhere, what etcd has is worked out.
+    /// IP:PORT: which Service answers there, and which of its endpoints. On a node flanneld is asked; elsewhere, what etcd has is
+    /// worked out. ADDRESS: what the address is (a pod here or elsewhere, a node, somebody outside), and what a packet to it meets on
+    /// this host: route, neighbour, forwarding entry or WireGuard session, the way of the outer packet, the devices with their
+    /// counters, every base chain of the packet filter with what decides in it, and what keeps the packet from getting there.
+    /// That comes from etcd and the kernel, whether flanneld runs or not; without etcd the kernel's part is shown. The exit code is 0 also
+    /// where something keeps it.
     Explain(ExplainArguments),
 
     /// Changes Services
@@ -298,7 +304,12 @@ pub struct CleanupArguments {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Remove the containers' bridge and the CNI plugin's nftables tables as well; refused while a container is attached
+    /// Remove everything that is ours: --cni and --state
+    #[arg(long)]
+    pub all: bool,
+
+    /// Remove the containers' bridge, the CNI plugin's nftables tables and what it keeps below /var/lib/cni (saved configurations,
+    /// addresses of our network) as well; refused while a container is attached
     #[arg(long)]
     pub cni: bool,
 
@@ -306,7 +317,8 @@ pub struct CleanupArguments {
     #[arg(long, value_name = "NAME", default_value = "cni0")]
     pub bridge: String,
 
-    /// Remove what outlives a reboot as well: this node's identity, its WireGuard key and the last verified peers
+    /// Remove what outlives a reboot as well: this node's identity, its WireGuard key (also one that $WIREGUARD_KEY_FILE names) and the last
+    /// verified peers
     #[arg(long)]
     pub state: bool,
 
@@ -314,7 +326,7 @@ pub struct CleanupArguments {
     #[arg(long)]
     pub keep_sysctls: bool,
     /// Remove only what was programmed for Services; the overlay stays as it is
-    #[arg(long, conflicts_with_all = ["cni", "state"])]
+    #[arg(long, conflicts_with_all = ["all", "cni", "state"])]
     pub services: bool,
 
     /// The file that flanneld wrote
@@ -361,15 +373,35 @@ pub struct ServicesArguments {
     pub socket: SocketArgument,
 }
 
+/// What is to be explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A port of a Service.
+    Port(SocketAddr),
+    /// Any address.
+    Address(IpAddr),
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let address = || bare.parse().map(Target::Address);
+    text.parse().map(Target::Port).or_else(|_| address()).map_err(|_| {
+        "expected an address (10.5.7.3, fd00:5:0:7::3) or an address with its port (10.96.0.10:80, [fd00:96::a]:80)".to_owned()
+    })
+}
+
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// An address with its port, such as 10.96.0.10:80 or [fd00:96::a]:80
-    #[arg(value_name = "IP:PORT")]
-    pub address: SocketAddr,
+    /// An address of a Service with its port, such as 10.96.0.10:80 or [fd00:96::a]:80, or any address alone
+    #[arg(value_name = "IP:PORT|ADDRESS", value_parser = target)]
+    pub address: Target,
 
-    /// Only this protocol
+    /// Only this protocol, of an address with a port
     #[arg(long, value_enum, ignore_case = true)]
     pub protocol: Option<Protocol>,
+
+    #[command(flatten)]
+    pub node: NodeArguments,
 
     #[command(flatten)]
     pub socket: SocketArgument,
@@ -560,6 +592,24 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_stands_with_a_port_or_alone() {
+        assert_eq!(
+            target("10.96.0.10:80"),
+            Ok(Target::Port(([10, 96, 0, 10], 80).into()))
+        );
+        assert_eq!(target("10.5.7.3"), Ok(Target::Address([10, 5, 7, 3].into())));
+        for text in ["fd00::3", "[fd00::3]"] {
+            assert_eq!(
+                target(text),
+                Ok(Target::Address("fd00::3".parse().unwrap())),
+                "{text}"
+            );
+        }
+        assert!(matches!(target("[fd00::3]:80"), Ok(Target::Port(_))));
+        assert!(target("shop/web").is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod difference;
 mod doctor;
+mod explain;
 mod failure;
 mod findings;
 mod generate;
@@ -22,7 +23,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{
-    Arguments, Command, ConfigCommand, EndpointCommand, Format, NodeArguments, ServiceCommand, SubnetsCommand,
+    Arguments, Command, ConfigCommand, EndpointCommand, Format, NodeArguments, ServiceCommand,
+    SubnetsCommand, Target,
 };
 use failure::Failure;
 use flannel_model::EtcdPrefix;
@@ -99,7 +101,12 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
         Command::Plan { node, .. } => difference::plan(of_node(node, &asker, &etcd), output).await,
         Command::Status(socket) => status::show(socket, output).await,
         Command::Services(arguments) => services::show(asker, arguments, output).await,
-        Command::Explain(arguments) => services::explain(asker, arguments, output).await,
+        Command::Explain(arguments) => match arguments.address {
+            Target::Port(at) => services::explain(asker, at, arguments, output).await,
+            Target::Address(address) => {
+                explain::run(of_node(&arguments.node, &asker, &etcd), address, output).await
+            }
+        },
         Command::Service {
             command: ServiceCommand::Apply { files },
         } => services::apply(&store, &prefix, files, output).await,

@@ -9,6 +9,7 @@ use crate::node::{Asked, NodeView, Sources, read};
 use crate::output::{Output, Rejected, columns, printable, span};
 use flannel_store::Store;
 use rows::Row;
+pub use rows::rows;
 
 /// What is shown.
 #[derive(Debug, Serialize)]
@@ -44,7 +45,7 @@ fn view(node: NodeView) -> View {
     View {
         own: node.own.key.to_string(),
         backend: node.config.backend.kind.clone(),
-        peers: rows::rows(&node),
+        peers: rows(&node),
         refused: all,
         sources: node.sources,
     }

@@ -1,11 +1,15 @@
 //! `flannelctl status`: how the flanneld of this node stands.
 
+mod handshakes;
+
 use flannel_model::{NodeReport, UdpReport};
+use serde::Serialize;
 
 use crate::cli::SocketArgument;
 use crate::failure::Failure;
 use crate::output::{Output, printable};
 use crate::services::daemon;
+use handshakes::Encrypted;
 
 /// Asks it.
 pub async fn show(socket: &SocketArgument, output: &mut Output) -> Result<(), Failure> {
@@ -16,10 +20,25 @@ pub async fn show(socket: &SocketArgument, output: &mut Output) -> Result<(), Fa
             socket.display()
         )));
     };
-    output.show(&report, text)
+    let view = View {
+        encrypted: handshakes::of(&report.devices),
+        report,
+    };
+    output.show(&view, text)
 }
 
-fn text(report: &NodeReport) -> String {
+/// What the daemon tells, and what the kernel says of its WireGuard devices.
+#[derive(Debug, Serialize)]
+struct View {
+    #[serde(flatten)]
+    report: NodeReport,
+    /// One for each WireGuard device; none in a network with another backend.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    encrypted: Vec<Encrypted>,
+}
+
+fn text(view: &View) -> String {
+    let report = &view.report;
     let joined = |list: &[String]| match list.is_empty() {
         true => "none".to_owned(),
         false => list.join(", "),
@@ -40,6 +59,11 @@ fn text(report: &NodeReport) -> String {
         ("Writes failed", report.writes_failed.to_string()),
     ];
     rows.extend(report.udp.iter().flat_map(udp));
+    rows.extend(
+        view.encrypted
+            .iter()
+            .map(|device| ("Encrypted", device.to_string())),
+    );
     rows.extend(report.fights.iter().map(|fight| ("Fight", fight.clone())));
     let line = |(name, value): (&str, String)| format!("{name:<16} {}\n", printable(&value));
     rows.into_iter().map(line).collect()
@@ -129,7 +153,10 @@ mod tests {
             }),
             ..NodeReport::default()
         };
-        let shown = text(&report);
+        let shown = text(&View {
+            report,
+            encrypted: Vec::new(),
+        });
         for part in [
             "UDP data path    192.0.2.9:8285, 2 queues\n",
             "UDP offloads     tso (not in use: uso)\n",
@@ -152,11 +179,21 @@ mod tests {
             fights: vec!["somebody undoes `x` again and again".into()],
             ..NodeReport::default()
         };
-        let shown = text(&report);
+        let encrypted = Encrypted {
+            device: "flannel-wg".into(),
+            peers: 3,
+            with_handshake: 2,
+            last_handshake_seconds_ago: Some(75),
+        };
+        let shown = text(&View {
+            report,
+            encrypted: vec![encrypted],
+        });
         for part in [
             "State            degraded: etcd cannot be followed\n",
             "Interface        eth0 (192.0.2.1)\n",
             "Tunnel devices   none\n",
+            "Encrypted        2 of 3 peers of flannel-wg with a handshake in the last three minutes, the last 1m15s ago\n",
             "Fight            somebody undoes `x` again and again\n",
         ] {
             assert!(shown.contains(part), "no {part:?} in\n{shown}");

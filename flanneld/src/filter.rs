@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::flags::Options;
+use crate::old_chains;
 use crate::overlay::Facts;
 use crate::said::{Said, chain};
 
@@ -137,7 +138,7 @@ struct Tables {
     wanted: Wanted,
     nft: Nft,
     standing: BTreeMap<&'static str, Standing>,
-    /// What an earlier run left in families without a table has been removed.
+    /// What an earlier run left in families without a table has been removed, and flannel's iptables chains.
     leftovers_gone: bool,
 }
 
@@ -175,6 +176,9 @@ impl Tables {
                 },
                 None => {}
             }
+        }
+        if !self.leftovers_gone {
+            old_chains::remove(facts, self.wanted.forward);
         }
         self.leftovers_gone = true;
         Ok(written)

@@ -13,6 +13,7 @@ mod filter;
 mod flags;
 mod kernel;
 mod node_id;
+mod old_chains;
 mod overlay;
 mod peer_feed;
 mod reaper;

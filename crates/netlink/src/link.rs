@@ -1,6 +1,7 @@
 //! Links (network devices): what is there, and changes to what is there. Making new ones is in [`create`].
 
 mod change;
+mod counters;
 pub mod create;
 mod read;
 pub mod released;
@@ -17,6 +18,7 @@ pub use change::{
     delete, delete_group, detach, set_alias, set_down, set_hairpin, set_isolated, set_mac, set_master,
     set_mtu, set_up, set_vxlan_learning, set_vxlan_local,
 };
+pub use counters::{Counters, counters};
 pub use create::{
     BridgeSpec, IpipSpec, VethSpec, VxlanSpec, create_bridge, create_ipip, create_veth, create_vxlan,
     create_wireguard,

@@ -1,5 +1,6 @@
 //! `flannelctl doctor`: whether leases and peers are as they should be, and what to do where they are not.
 
+mod forwarding;
 mod host;
 mod kube_proxy;
 mod leases;
@@ -21,6 +22,7 @@ use crate::output::{Output, wall_seconds};
 use crate::services::stored::Stored;
 use crate::subnets::{self, Listing};
 
+pub use forwarding::second;
 pub use leases::config_and_leases;
 pub use node::Paths;
 

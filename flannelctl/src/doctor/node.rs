@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use flannel_model::{LeaseKey, NetworkConfig, SubnetEnv};
 use flannel_plan::{Device, Tunnel as Wanted};
 
-use super::{host, judge, managers, ways};
+use super::{forwarding, host, judge, managers, ways};
 use crate::findings::{Finding, Level};
 use crate::node::{Expected, Seen, Tunnel, expected, look, own_key};
 use crate::output::with_causes;
@@ -57,6 +57,12 @@ pub fn findings(paths: Paths<'_>, config: &NetworkConfig, listing: &Listing) -> 
                 .map(ToString::to_string)
                 .collect();
             found.push(managers::finding(devices.iter().map(String::as_str)));
+            let planned = own.and_then(|own| expected::expected(config, own, listing, &seen, &[]).ok());
+            found.extend(
+                planned
+                    .iter()
+                    .flat_map(|expected| forwarding::findings(expected, &seen)),
+            );
         }
         Err(error) => {
             let text = format!("the kernel cannot be asked: {}", with_causes(&error));

@@ -17,11 +17,11 @@ use crate::output::{Output, columns, printable};
 /// Asks the flanneld of this node, and where there is none, works out what etcd says.
 pub async fn explain<S: Store>(
     asker: Asker<'_, S>,
+    at: SocketAddr,
     arguments: &ExplainArguments,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let protocol = arguments.protocol.map(Into::into);
-    let at = arguments.address;
     let local = daemon::explain(&arguments.socket.status_socket, at, protocol).await?;
     let explanation = match local {
         Some(explanation) => explanation,

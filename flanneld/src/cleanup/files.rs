@@ -74,6 +74,11 @@ pub fn files(options: &Options) -> Vec<Item> {
         paths.push(wireguard_key::FLANNELS.into());
         folders.push(state.clone());
     }
+    if let (true, Some(named)) = (options.state, &options.wireguard_key) {
+        paths.push(named.clone());
+    }
+    paths.sort();
+    paths.dedup();
     let there = |path: &PathBuf| fs::symlink_metadata(path).is_ok();
     let files: Vec<Item> = paths.into_iter().filter(there).map(Item::File).collect();
     let folders = folders.into_iter().filter(there).map(Item::Folder);
@@ -90,6 +95,7 @@ mod tests {
             services: false,
             bridge: None,
             state,
+            wireguard_key: Some(folder.join("named/key")),
             keep_sysctls: false,
             subnet_file: folder.join("run/subnet.env"),
             state_dir: folder.join("state"),
@@ -105,6 +111,7 @@ mod tests {
             "run/theirs",
             "state/node-id",
             "state/wgkey",
+            "named/key",
         ] {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -120,7 +127,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let (few, all) = (shown(false), shown(true));
-        assert_eq!((few.len(), all.len()), (3, 6), "{all:?}");
+        assert_eq!((few.len(), all.len()), (3, 7), "{all:?}");
         assert!(!all.iter().any(|text| text.contains("theirs")), "{all:?}");
     }
 }

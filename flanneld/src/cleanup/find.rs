@@ -7,6 +7,7 @@ use flannel_netlink::route::{self, Filter};
 use flannel_netlink::{OUR_PROTOCOL, RouteConn};
 use flannel_nft::{Nft, NftError, TableName};
 
+use super::cni_files;
 use super::files;
 use super::item::Item;
 use super::options::Options;
@@ -77,6 +78,10 @@ pub fn find(options: &Options, conn: &mut RouteConn) -> anyhow::Result<Found> {
             Ok(changed) => found.items.extend(changed.into_iter().map(Item::Sysctl)),
             Err(error) => found.problems.push(format!("{error:#}")),
         }
+    }
+    // Before the file that says whose addresses they are.
+    if options.bridge.is_some() {
+        found.items.extend(cni_files::find(&options.subnet_file));
     }
     found.items.extend(files::files(options));
     Ok(found)

@@ -1,5 +1,6 @@
 //! `flanneld cleanup`: takes away what flanneld made on this host, and nothing else.
 
+mod cni_files;
 mod files;
 mod find;
 mod item;

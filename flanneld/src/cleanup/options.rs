@@ -17,12 +17,16 @@ flannelctl subnets release.
         only show what would be removed
   --services
         remove only what was programmed for Services; the overlay stays as it is
+  --all
+        everything that is ours: --cni and --state
   --cni
-        remove the containers' bridge and the CNI plugin's nftables tables as well; refused while a container is attached
+        remove the containers' bridge, the CNI plugin's nftables tables and what it keeps below /var/lib/cni (saved configurations,
+        addresses of our network) as well; refused while a container is attached
   --bridge NAME
         name of that bridge (default cni0)
   --state
-        remove what outlives a reboot as well: this node's identity, its WireGuard key and the last verified peers
+        remove what outlives a reboot as well: this node's identity, its WireGuard key (also one that $WIREGUARD_KEY_FILE names) and
+        the last verified peers
   --keep-sysctls
         leave kernel settings as they are, for other programs that need them by now
   --subnet-file FILE
@@ -42,6 +46,8 @@ pub struct Options {
     pub bridge: Option<String>,
     /// What outlives a reboot goes as well.
     pub state: bool,
+    /// A file of the WireGuard key that the environment names, as it does for the daemon.
+    pub wireguard_key: Option<PathBuf>,
     /// Kernel settings stay.
     pub keep_sysctls: bool,
     /// Where flanneld wrote its subnet.
@@ -73,6 +79,9 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
         services: false,
         bridge: None,
         state: false,
+        wireguard_key: env("WIREGUARD_KEY_FILE")
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from),
         keep_sysctls: false,
         subnet_file: variable("FLANNELD_SUBNET_FILE", "/run/flannel/subnet.env"),
         state_dir: variable("FLANNELD_STATE_DIR", "/var/lib/flannel"),
@@ -100,6 +109,7 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
             "h" | "help" => return Ok(Asked::Help),
             "dry-run" => options.dry_run = true,
             "services" => options.services = true,
+            "all" => (cni, options.state) = (true, true),
             "cni" => cni = true,
             "state" => options.state = true,
             "keep-sysctls" => options.keep_sysctls = true,
@@ -108,12 +118,17 @@ pub fn parse(args: &[String], env: impl Fn(&str) -> Option<String>) -> Result<As
             "state-dir" => options.state_dir = value()?.into(),
             _ => return Err(format!("unknown flag {arg} (see flanneld cleanup --help)")),
         }
-        if inline.is_some() && matches!(name, "dry-run" | "services" | "cni" | "state" | "keep-sysctls") {
+        if inline.is_some()
+            && matches!(
+                name,
+                "dry-run" | "services" | "all" | "cni" | "state" | "keep-sysctls"
+            )
+        {
             return Err(format!("--{name} takes no value"));
         }
     }
     if options.services && (cni || options.state) {
-        return Err("--services is about Services alone: leave --cni and --state out".to_owned());
+        return Err("--services is about Services alone: leave --all, --cni and --state out".to_owned());
     }
     options.bridge = cni.then_some(bridge);
     Ok(Asked::Run(options))
@@ -138,6 +153,10 @@ mod tests {
         assert!(!options.dry_run && !options.state && !options.keep_sysctls);
         assert_eq!(options.bridge, None);
         assert_eq!(options.state_dir, PathBuf::from("/state"));
+        let Ok(Asked::Run(options)) = read(&["--all"]) else {
+            panic!("no options");
+        };
+        assert!(options.state && options.bridge.as_deref() == Some("cni0"));
         let Ok(Asked::Run(options)) = read(&["--bridge=br7", "-cni", "--subnet-file", "/x"]) else {
             panic!("no options");
         };
@@ -151,7 +170,8 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for args in [
             &["now"][..],
-            &["--all"],
+            &["--everything"],
+            &["--services", "--all"],
             &["--services", "--cni"],
             &["--services", "--state"],
             &["--bridge"],

@@ -14,7 +14,7 @@ flanneld \- pod network of a node: subnet lease, VXLAN and Services
 [\fIFLAGS\fR]
 .br
 .B flanneld cleanup
-[\fB\-\-dry\-run\fR] [\fB\-\-cni\fR] [\fB\-\-bridge\fR \fINAME\fR] [\fB\-\-state\fR] [\fB\-\-keep\-sysctls\fR]
+[\fB\-\-dry\-run\fR] [\fB\-\-all\fR] [\fB\-\-cni\fR] [\fB\-\-bridge\fR \fINAME\fR] [\fB\-\-state\fR] [\fB\-\-keep\-sysctls\fR]
 [\fB\-\-subnet\-file\fR \fIFILE\fR] [\fB\-\-state\-dir\fR \fIDIR\fR]
 .SH DESCRIPTION
 flanneld leases a pod subnet for its node from etcd, learns the subnets of all other nodes and carries pod traffic between them over
@@ -28,8 +28,13 @@ A flag that is not given is read from the environment variable that stands besid
 const TAIL: &str = r#".SH CLEAN\-UP
 \fBflanneld cleanup\fR takes away what flanneld made on this host and nothing else: its devices, routes with protocol 70, its nftables
 tables, the virtual servers of Services and the files beside subnet.env; kernel settings that were changed get their former values
-back. The daemon must not be running. \-\-cni removes the containers' bridge as well, unless a container is attached; \-\-state removes
-what outlives a reboot; \-\-dry\-run only shows what would go.
+back. The daemon must not be running. \-\-cni removes the containers' bridge as well, unless a container is attached, and what the CNI
+plugin keeps below /var/lib/cni: saved configurations, and folders of addresses that are all of our network; \-\-state removes
+what outlives a reboot, a WireGuard key that WIREGUARD_KEY_FILE names among it; \-\-all is both; \-\-dry\-run only shows what would go.
+.SH TAKE\-OVER
+What flannel's iptables mode left (chains FLANNEL\-POSTRTG and FLANNEL\-FWD, and the rules that jump there) is said and removed at the
+start, when the daemon's own tables stand; nothing else of iptables is touched. FLANNEL\-FWD stays where other rules of its table would
+drop packets of pods without it; flannelctl\-doctor(1) says which.
 .SH FILES
 .TP
 .I /run/flannel/sysctls

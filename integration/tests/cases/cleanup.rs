@@ -11,7 +11,7 @@ use super::common::await_ping;
 const STATE: &str = "ip -d link | sed 's/[a-z_]*timer *[0-9.]*//g'; ip address; ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; \
      ip neigh show nud permanent; bridge fdb; nft list ruleset; (ipvsadm -Sn 2>/dev/null || true); \
      sysctl -a 2>/dev/null | grep '^net\\.' | grep -v -e nf_conntrack_count -e '\\.neigh\\.' -e stable_secret | sort; \
-     find /run/flannel /var/lib/flannel | sort";
+     find /run/flannel /var/lib/flannel | sort; find /var/lib/cni -type f 2>/dev/null | sort";
 
 fn state(node: &Node) -> Result<String> {
     node.shell(STATE)
@@ -81,9 +81,9 @@ fn leaves_a_virgin_host(options: LabOptions, arguments: &[&str]) -> Result<()> {
     compare(&standing, &state(one)?).context("a refused clean-up")?;
     let [pod, _far] = pods;
     one.del_pod(pod)?;
-    clean_up(one, "flannelctl", &["--cni", "--state"])?.ok()?;
+    clean_up(one, "flannelctl", &["--all"])?.ok()?;
     eventually(limit(5), "a virgin host", || compare(&before, &state(one)?))?;
-    let again = clean_up(one, "flanneld", &["--cni", "--state"])?.ok()?;
+    let again = clean_up(one, "flanneld", &["--all"])?.ok()?;
     ensure!(
         again.lines().all(|line| line.ends_with("if it is empty")),
         "{again}"

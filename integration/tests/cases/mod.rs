@@ -17,6 +17,7 @@ mod ctl_view;
 mod dual_stack;
 mod endpoint;
 mod etcd_access;
+mod explain;
 mod forged;
 mod host;
 mod hostile;
@@ -39,6 +40,7 @@ mod service;
 mod service_view;
 mod services;
 mod suspend;
+mod take_over;
 mod udp;
 mod vlan;
 mod wireguard;
@@ -137,6 +139,12 @@ pub fn all() -> Vec<Case> {
         case!(ipip ctl_view::doctor_knows_the_device_of_ipip),
         case!(wireguard ctl_view::doctor_knows_the_keys_of_wireguard),
         case!(plain look::peers_and_differences_are_told_without_the_daemon),
+        case!(plain explain::an_address_is_explained_wherever_it_lies),
+        case!(plain explain::an_address_of_ipv6_is_explained_alike),
+        case!(plain take_over::old_chains_are_removed_and_nothing_else),
+        case!(plain take_over::a_chain_that_keeps_pods_connected_stays),
+        case!(plain take_over::a_firewall_that_rejects_pods_is_named),
+        case!(plain take_over::packets_with_the_mark_of_kube_proxy_are_left_to_it),
         case!(plain look::a_host_that_is_no_node_is_told_so),
         case!(plain look::peers_of_host_gw),
         case!(plain look::peers_of_udp),

@@ -137,7 +137,7 @@ pub fn a_blackhole_keeps_strays_on_the_node() -> Result<()> {
     })
 }
 
-fn outside() -> String {
+pub(super) fn outside() -> String {
     format!("{OUTSIDE_ADDRESS}:{OUTSIDE_PORT}")
 }
 

@@ -81,7 +81,14 @@ pub fn differences(
     for op in &ops {
         // Behind a deletion the device is made anew, which is the same difference.
         let repeats = made_anew && matches!(op, Op::LinkCreate(_) | Op::LinkUp { .. });
-        let in_the_way = matches!(op, Op::RouteAdd { destination, .. } if taken.contains(destination));
+        // One to the same destination is told as somebody else's, and not by what is done about it.
+        let in_the_way = match op {
+            Op::RouteAdd { destination, .. } | Op::RoutePrepend { destination, .. } => {
+                taken.contains(destination)
+            }
+            Op::RouteDelete { route, .. } => taken.contains(&route.destination),
+            _ => false,
+        };
         if !repeats && !in_the_way {
             found.extend(view.difference(op));
         }
@@ -119,7 +126,7 @@ impl<'a> View<'a> {
             self.desired.routes.iter().any(|(wanted, way)| {
                 wanted.contains(&route.destination)
                     && route.way != *way
-                    && (route.destination != *wanted || route.metric == 0)
+                    && (route.destination != *wanted || self.serves(route))
             })
         };
         let routes = self.observed.routes.iter();
@@ -128,6 +135,12 @@ impl<'a> View<'a> {
             .filter(|route| !changes.is_ours(route))
             .filter(takes)
             .collect()
+    }
+
+    /// Whether it is the one that the kernel takes, of those with the destination.
+    fn serves(&self, route: &ObservedRoute) -> bool {
+        let mut same = self.observed.routes.iter();
+        same.find(|other| other.metric == 0 && other.destination == route.destination) == Some(route)
     }
 
     /// The daemon itself opens a TUN device, so that no operation says that it is missing.

@@ -69,6 +69,7 @@ fn routes_of_others_are_foreign_where_they_take_packets_of_peers() {
         foreign("10.5.3.128/25", 186, 20),
         // Behind ours, outside of what peers have, and the containers' bridge: none of them takes anything.
         foreign("10.5.3.0/24", 4, 300),
+        foreign("10.5.3.0/24", 4, 0),
         foreign("10.5.200.0/24", 4, 0),
         foreign("10.5.1.0/24", 2, 0),
     ]);
