@@ -36,7 +36,7 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::{Audience, ServiceFeed};
 use crate::underlay::{self, choose_underlay};
-use crate::{clock, encap, node_id, reaper, signals, stranded, subnet_file, udp};
+use crate::{clock, encap, node_id, reaper, signals, stranded, subnet_file, tunnel_ports, udp};
 use remember::{Earlier, own_lease};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
@@ -280,6 +280,7 @@ impl<'a> Node<'a> {
         );
         let filter = filter::start(options.into(), facts_seen.clone());
         let encap = encap::start(options.encap_filter, facts_seen.clone());
+        tunnel_ports::start(facts_seen.clone());
         services.start(store.clone(), facts_seen.clone());
         let udp = udp::start(
             &usable.backend,

@@ -3,13 +3,15 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use flannel_model::Mac;
-use flannel_netlink::nftables::{Attributes, Kind, Message};
+use flannel_netlink::nftables::{
+    Attributes, DEFAULT_TUNNEL_PORTS, GUARD_TABLE, GUARDED_PORTS, Kind, Message, guard_ports,
+};
 
 use super::{Port, Scope};
 use crate::expression::{self, Base, ByteOrder, Field, Match, Register, Verdict};
 
 /// Name of our table, in the family bridge.
-pub const TABLE: &str = "flannel-cni-guard";
+pub const TABLE: &str = GUARD_TABLE;
 /// The chain that the kernel enters.
 pub const BASE: &str = "prerouting";
 const FROM_POD: &str = "from-pod";
@@ -17,11 +19,6 @@ const ARP: &str = "arp";
 const IPV4: &str = "ipv4";
 const IPV6: &str = "ipv6";
 const TRUNK: &str = "trunk";
-/// The set of UDP ports at which nodes take each other's packets of pods.
-const TUNNELS: &str = "tunnels";
-/// flannel's ports by default: VXLAN's in the Linux kernel, and that of the udp backend. Who could send to them from a container
-/// would send as any other container of any node.
-const TUNNEL_PORTS: [u16; 2] = [8472, 8285];
 /// NF_BR_PRE_ROUTING
 const PRE_ROUTING: u32 = 0;
 /// NF_BR_PRI_NAT_DST_BRIDGED, nft's `dstnat`: before anybody acts upon the frame.
@@ -103,7 +100,8 @@ impl Set {
 pub fn table() -> Vec<Message> {
     let mut messages = vec![expression::table(TABLE)];
     messages.extend(Set::ALL.map(Set::message));
-    messages.extend(tunnels());
+    // In a set of their own, because flanneld names other ports there.
+    messages.extend(guard_ports(DEFAULT_TUNNEL_PORTS));
     messages.push(expression::base_chain(
         TABLE,
         BASE,
@@ -123,16 +121,6 @@ pub fn table() -> Vec<Message> {
     messages.extend(ipv6_rules().into_iter().map(rule));
     messages.extend(vlan_rules().into_iter().map(rule));
     messages
-}
-
-/// A set of its own, so that a node with other ports can name them there.
-fn tunnels() -> [Message; 2] {
-    let ports = TUNNEL_PORTS.map(|port| port.to_be_bytes().to_vec());
-    [
-        // TYPE_INET_SERVICE
-        expression::set(TABLE, TUNNELS, 13, 2, ByteOrder::Big),
-        expression::elements(Kind::NewElement, TABLE, TUNNELS, &ports),
-    ]
 }
 
 type Rule = (&'static str, Vec<Attributes>);
@@ -278,7 +266,7 @@ fn from_port(number: u16) -> Vec<Attributes> {
 
 fn to_tunnel() -> Vec<Attributes> {
     let mut list = udp(2);
-    list.push(expression::lookup(Register::FIRST, Match::Is, TUNNELS));
+    list.push(expression::lookup(Register::FIRST, Match::Is, GUARDED_PORTS));
     list
 }
 

@@ -8,6 +8,7 @@ mod encap;
 mod expression;
 #[cfg(feature = "monitor")]
 mod follow;
+mod guard;
 mod presence;
 mod remember;
 #[cfg(feature = "overlay")]
@@ -34,6 +35,7 @@ pub use encap::{
 };
 #[cfg(feature = "monitor")]
 pub use follow::{follow_tables, follow_tables_of_others};
+pub use guard::{DEFAULT_TUNNEL_PORTS, GUARD_TABLE, GUARDED_PORTS, guard_ports, port_element};
 pub use presence::{chains, has_table};
 pub use remember::remember_chain;
 #[cfg(feature = "overlay")]

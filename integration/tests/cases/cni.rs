@@ -7,6 +7,7 @@ use flannel_lab::pod::{CNI_CONFIG, CniCall, container_id, make_netns};
 use flannel_lab::{Lab, LabOptions, Node, eventually, limit};
 use serde_json::Value;
 
+use super::backend::Pair;
 use super::common::{addresses, await_ping, await_reaper, link, list, text};
 
 const SUBNET_ENV: &str =
@@ -385,6 +386,37 @@ fn await_no_pod(node: &Node, pod: &flannel_lab::Pod) -> Result<()> {
         let (ends, inside) = (pod_ends(node)?, pod.ip_json(&["link", "show"])?);
         ensure!(ends.is_empty(), "{ends:?}");
         ensure!(list(&inside).len() == 1, "{inside}");
+        Ok(())
+    })
+}
+
+/// A container that could send to the port at which nodes take packets of pods would send as any other container. flanneld tells the
+/// plugin's guard of a port that is not flannel's default.
+pub fn pods_cannot_send_to_tunnels_on_other_ports() -> Result<()> {
+    const PORT: u16 = 9472;
+    let pair = Pair::start(&format!(r#"{{"Type":"vxlan","Port":{PORT}}}"#))?;
+    let [one, two] = &pair.pods;
+    let node = pair.lab.node(1)?;
+    let guarded = || node.shell("nft list set bridge flannel-cni-guard tunnels");
+    eventually(limit(10), "the port to be guarded", || {
+        let set = guarded()?;
+        for port in [PORT, 8472, 8285] {
+            ensure!(set.contains(&port.to_string()), "{port} is not in {set}");
+        }
+        Ok(())
+    })?;
+    let asked = |port: u16| one.ask("udp", &format!("{}:{port}", two.ip()));
+    let _responders = [two.respond(PORT)?, two.respond(PORT + 1)?];
+    asked(PORT + 1).context("a port beside it")?;
+    ensure!(asked(PORT).is_err(), "the tunnel's port was reached");
+    // TCP is something else.
+    one.ask("tcp", &format!("{}:{PORT}", two.ip()))?;
+    // Who removes the table finds it made anew by the next pod, with that port in it some time later.
+    node.shell("nft delete table bridge flannel-cni-guard")?;
+    node.add_pod("three")?;
+    eventually(limit(60), "the port to be guarded again", || {
+        let set = guarded()?;
+        ensure!(set.contains(&PORT.to_string()), "{set}");
         Ok(())
     })
 }

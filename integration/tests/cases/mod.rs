@@ -221,6 +221,7 @@ pub fn all() -> Vec<Case> {
         case!(plain cni::exhausted_subnet_is_said),
         case!(plain cni::many_adds_at_once),
         case!(plain cni::del_is_finished_by_the_daemon),
+        case!(plain cni::pods_cannot_send_to_tunnels_on_other_ports),
         case!(vlans vlan::containers_are_in_their_vlan_with_a_gateway_of_its_own),
         case!(vlans vlan::a_trunk_carries_its_tags_and_no_others),
         case!(vlans vlan::a_subnet_is_in_one_vlan),
