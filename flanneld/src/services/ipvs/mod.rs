@@ -176,6 +176,7 @@ impl IpvsProgrammer {
         view: &View<'_>,
         status: &mut Status,
     ) -> Result<(), NetlinkError> {
+        let begin = Instant::now();
         let frontends = view.frontends;
         self.routes = routes::observe(conn)?;
         let recorded = match &self.recorded {
@@ -185,6 +186,7 @@ impl IpvsProgrammer {
         let wanted = routes::wanted(view);
         let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &recorded);
         self.servers.observe(ipvs, ours)?;
+        let observed = begin.elapsed();
         if !frontends.cidrs.is_empty() {
             self.set_sysctls(view, status);
             self.set_timeouts(ipvs)?;
@@ -194,14 +196,22 @@ impl IpvsProgrammer {
         self.write_tables(view, touched, status);
         let guarded = |ipv4| self.tables.stands(ipv4);
         routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
-        let before = status.added;
+        let (before, written) = (status.added, begin.elapsed());
         self.reconcile_all(ipvs, view, status);
+        let reconciled = begin.elapsed();
         status.unchanged += self.servers.len().saturating_sub(status.added - before);
         if status.failed.is_empty() {
             routes::remove_stale(conn, &wanted, &mut self.routes, status);
             self.tables.remove_unused(frontends, status);
         }
         self.tables.watch();
+        tracing::debug!(
+            observe_us = observed.as_micros(),
+            tables_us = (written - observed).as_micros(),
+            servers_us = (reconciled - written).as_micros(),
+            rest_us = (begin.elapsed() - reconciled).as_micros(),
+            "the parts of a look at everything in IPVS"
+        );
         Ok(())
     }
 
