@@ -190,7 +190,16 @@ impl Reconciler {
         };
         let mut memory = std::mem::take(&mut self.memory);
         let work = move || {
+            let begin = Instant::now();
             let pass = reconcile(&now, cause, &mut memory);
+            // With a target of its own, so that it can be had without a line for every peer.
+            tracing::debug!(
+                target: "flanneld::pass",
+                writes = pass.done.len(),
+                failed = pass.problems.len(),
+                micros = begin.elapsed().as_micros(),
+                "a pass over the kernel"
+            );
             (pass, memory)
         };
         let pass = match tokio::task::spawn_blocking(work).await {

@@ -95,7 +95,7 @@ impl Pair {
     }
 }
 
-fn way(node: &Node, ip: &str) -> Result<(String, String)> {
+pub fn way(node: &Node, ip: &str) -> Result<(String, String)> {
     let routes = node.ip_json(&["route", "show", "proto", "70", "type", "unicast", "match", ip])?;
     let route = routes.as_array().and_then(|list| list.last());
     let route = route.with_context(|| format!("{} has no route of ours to {ip}", node.name()))?;

@@ -3,6 +3,7 @@
 mod backend;
 mod bad_input;
 mod beside_flannel;
+mod by_hand;
 mod cleanup;
 mod clients;
 mod clock;
@@ -173,6 +174,9 @@ pub fn all() -> Vec<Case> {
         case!(plain kills::host_gw_loses_nothing_in_twenty).within(KILLS),
         case!(ipip kills::ipip_loses_nothing_in_twenty).within(KILLS),
         case!(wireguard kills::wireguard_loses_nothing_in_twenty).within(KILLS),
+        case!(plain by_hand::vxlan_beside_a_node_set_up_by_hand),
+        case!(plain by_hand::direct_routing_beside_a_node_set_up_by_hand),
+        case!(plain by_hand::host_gw_beside_a_node_set_up_by_hand),
         case!(plain forged::vxlan_packets_reach_nobody),
         case!(plain forged::without_the_filter_they_arrive),
         case!(plain forged::the_filter_follows_the_peers),

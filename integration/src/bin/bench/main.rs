@@ -6,8 +6,11 @@
 
 mod cni;
 mod ipvs;
+mod kernel_changes;
 mod leases;
 mod machine;
+mod overlay;
+mod repair;
 mod services;
 mod size;
 mod stats;
@@ -84,6 +87,24 @@ const SUITES: &[Suite] = &[
         ipvs: false,
         seconds: 900,
         run: leases::run,
+    },
+    Suite {
+        name: "overlay",
+        about: "10,000 peers into the kernel, and pod to pod over vxlan and host-gw against the same devices set up by hand",
+        programs: &["flannel", "flanneld", "net-load"],
+        rivals: &["/usr/bin/iperf3", "/usr/sbin/ip"],
+        ipvs: false,
+        seconds: 1200,
+        run: overlay::run,
+    },
+    Suite {
+        name: "repair",
+        about: "how long until what somebody deleted is back, beside 1,000 peers",
+        programs: &["flanneld"],
+        rivals: &[],
+        ipvs: false,
+        seconds: 600,
+        run: repair::run,
     },
     Suite {
         name: "ipvs",

@@ -57,7 +57,7 @@ pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<()> {
 }
 
 /// Leases of nodes that are not there, as flannel writes them.
-fn write_peers(peers: usize) -> Result<()> {
+pub fn write_peers(peers: usize) -> Result<()> {
     let options = EtcdOptions {
         endpoints: vec![etcd::ENDPOINT.to_owned()],
         insecure: true,

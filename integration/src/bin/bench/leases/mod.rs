@@ -7,7 +7,7 @@
 //! and says which.
 
 mod calls;
-mod daemon;
+pub mod daemon;
 mod flannel;
 mod node;
 
