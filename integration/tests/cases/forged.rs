@@ -415,5 +415,11 @@ pub fn ipip_packets_reach_nobody() -> Result<()> {
             ("foreign", 1),
         ],
     )?;
+    // nft shows what it did not write.
+    let shown = node.run(&["nft", "list", "table", "ip", "flannel-encap"])?;
+    ensure!(
+        shown.contains("outer_source") && shown.contains("goto scope"),
+        "{shown}"
+    );
     await_ping(&one, two.ip())
 }

@@ -9,8 +9,9 @@ use flannel_lab::{Node, Pinger, eventually, limit};
 use super::backend::Pair;
 
 const KILLS: u32 = 20;
-/// Packets a second.
+/// Packets a second; fewer in a guest, whose one slow processor the daemon's start takes for longer than a socket's queue lasts.
 const RATE: u32 = 1_000;
+const RATE_IN_GUEST: u32 = 100;
 /// A kill comes at a random moment of this time after a start: sometimes before the daemon is ready, sometimes long after.
 const LONGEST_LIFE: Duration = Duration::from_millis(900);
 
@@ -41,7 +42,11 @@ fn loses_nothing_in_twenty(backend: &str, peers: [&str; 2]) -> Result<()> {
     let leases = pair.lab.etcd().list(SUBNETS_PREFIX)?;
 
     let [one, two] = &pair.pods;
-    let streams = [Pinger::at_rate(one, two, RATE)?, Pinger::at_rate(two, one, RATE)?];
+    let rate = match std::env::var_os("LAB_GUEST") {
+        Some(_) => RATE_IN_GUEST,
+        None => RATE,
+    };
+    let streams = [Pinger::at_rate(one, two, rate)?, Pinger::at_rate(two, one, rate)?];
     for _ in 0..KILLS {
         std::thread::sleep(random_life());
         pair.daemons.remove(0).kill()?;
@@ -58,7 +63,7 @@ fn loses_nothing_in_twenty(backend: &str, peers: [&str; 2]) -> Result<()> {
     for stream in streams {
         let report = stream.stop()?;
         ensure!(
-            report.sent >= u64::from(KILLS) * u64::from(RATE) / 10,
+            report.sent >= u64::from(KILLS) * u64::from(rate) / 10,
             "too few packets to mean anything: {report:?}"
         );
         ensure!(report.lost.is_empty(), "lost: {report:?}");

@@ -210,17 +210,24 @@ pub fn delete_table(table: &str) -> Vec<Message> {
 
 /// Messages that make the chains with these rules and no others.
 pub fn encap_rules(table: &str, filter: &EncapFilter) -> Vec<Message> {
-    let (outer, input, inner) = match filter.kind {
+    let (input, scope, outer, inner) = match filter.kind {
         EncapKind::Vxlan { port, vni } => {
-            let scope = scope_of_vxlan(filter, port, vni);
-            (checks_of_vxlan(filter), vec![scope], Vec::new())
+            let input = vec![scope_of_vxlan(filter, port, vni)];
+            (input, Vec::new(), checks_of_vxlan(filter), Vec::new())
         }
         EncapKind::Ipip => (
-            checks_of_ipip(filter),
+            vec![
+                filter
+                    .rule()
+                    .protocol(FIRST)
+                    .equals(FIRST, &[IPIP])
+                    .go_to("scope"),
+            ],
             scopes_of_ipip(filter),
+            checks_of_ipip(filter),
             checks_of_device(filter),
         ),
-        EncapKind::Checked => (Vec::new(), Vec::new(), checks_of_device(filter)),
+        EncapKind::Checked => (Vec::new(), Vec::new(), Vec::new(), checks_of_device(filter)),
     };
     let mut prerouting = Vec::new();
     if !inner.is_empty() {
@@ -228,6 +235,7 @@ pub fn encap_rules(table: &str, filter: &EncapFilter) -> Vec<Message> {
     }
     [
         chain(table, "outer", &outer),
+        chain(table, "scope", &scope),
         chain(table, "inner", &inner),
         base_chain(table, "input", INPUT, &input),
         base_chain(table, "prerouting", PREROUTING, &prerouting),
@@ -245,13 +253,13 @@ fn scope_of_vxlan(filter: &EncapFilter, port: u16, vni: u32) -> Rule {
         .go_to("outer")
 }
 
-/// Only what has to do with the pod network: other tunnels of the host end at the same address.
+/// Only what has to do with the pod network: other tunnels of the host end at the same address. The protocol is looked at by another
+/// chain, because nft 1.0.6 aborts when it shows a rule with this protocol and something behind the transport header.
 fn scopes_of_ipip(filter: &EncapFilter) -> Vec<Rule> {
-    let ipip = || filter.rule().protocol(FIRST).equals(FIRST, &[IPIP]);
     let header = Header::Inner(INNER_IP_OF_IPIP);
     vec![
-        header.comes_from(ipip(), filter.network).go_to("outer"),
-        header.goes_to(ipip(), filter.own_subnet).go_to("outer"),
+        header.comes_from(filter.rule(), filter.network).go_to("outer"),
+        header.goes_to(filter.rule(), filter.own_subnet).go_to("outer"),
     ]
 }
 
