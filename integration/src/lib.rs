@@ -11,6 +11,7 @@ pub mod command;
 pub mod datagrams;
 pub mod etcd;
 pub mod flanneld;
+pub mod flood;
 pub mod held;
 pub mod http;
 pub mod kernel;

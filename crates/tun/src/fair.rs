@@ -48,8 +48,17 @@ impl Recent {
     }
 }
 
-/// Watches whether the socket loses datagrams, and limits whoever takes more than a fair part of a batch while it does: as many as sent
-/// something lately share it.
+/// How a socket stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Strain {
+    /// Datagrams dropped so far, when the last one of the batch was queued. What was lost behind it is only known once all that waits was read.
+    pub lost: Option<u32>,
+    /// The room for what waits is half used: the time to act, before anything is lost.
+    pub filling: bool,
+}
+
+/// Watches whether the socket fills up or loses datagrams, and limits whoever takes more than a fair part of a batch while it does: as many
+/// as sent something lately share it.
 #[derive(Debug, Default)]
 pub struct Shares {
     /// Datagrams that the kernel had dropped when it was last asked.
@@ -64,9 +73,9 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Begins a batch: what the kernel says about losses so far, and the packets of each sender in it.
-    pub fn begin(&mut self, lost: Option<u32>, senders: impl Iterator<Item = (PeerIndex, u32)>) {
-        self.note_losses(lost);
+    /// Begins a batch: what the kernel says about the socket, and the packets of each sender in it.
+    pub fn begin(&mut self, strain: Strain, senders: impl Iterator<Item = (PeerIndex, u32)>) {
+        self.note(strain);
         self.counts.clear();
         self.limit = None;
         if self.tightness == 0 {
@@ -97,9 +106,9 @@ impl Shares {
         }
     }
 
-    fn note_losses(&mut self, lost: Option<u32>) {
-        let lost = lost.unwrap_or(self.lost);
-        if lost != self.lost {
+    fn note(&mut self, strain: Strain) {
+        let lost = strain.lost.unwrap_or(self.lost);
+        if lost != self.lost || strain.filling {
             self.lost = lost;
             self.tightness = (self.tightness + 1).min(TIGHTEST);
             self.calm = 0;
@@ -143,12 +152,20 @@ mod tests {
 
     /// A socket in front of a node that is too slow for what a flooding peer sends.
     struct Node {
-        queue: VecDeque<PeerIndex>,
+        /// Who sent each datagram, and what was lost when it was queued: that is what the kernel tells with it.
+        queue: VecDeque<(PeerIndex, u32)>,
         lost: u32,
         shares: Shares,
-        /// Whether shares are kept at all.
-        fair: bool,
+        knows: Knows,
         passed: [u32; 3],
+    }
+
+    /// What the shares are told.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Knows {
+        Nothing,
+        Losses,
+        HowFull,
     }
 
     fn peers() -> (Table, Vec<PeerIndex>) {
@@ -162,12 +179,12 @@ mod tests {
     }
 
     impl Node {
-        fn new(fair: bool) -> Self {
+        fn new(knows: Knows) -> Self {
             Self {
                 queue: VecDeque::new(),
                 lost: 0,
                 shares: Shares::default(),
-                fair,
+                knows,
                 passed: [0; 3],
             }
         }
@@ -180,7 +197,7 @@ mod tests {
                 let of = |share: u32| share > 0 && number % (all / share) == share % 3;
                 let peer = (1..3).find(|peer| of(packets[*peer])).unwrap_or(0);
                 if self.queue.len() < QUEUE {
-                    self.queue.push_back(peers[peer]);
+                    self.queue.push_back((peers[peer], self.lost));
                 } else {
                     self.lost += 1;
                 }
@@ -191,10 +208,17 @@ mod tests {
             let mut left = WORK;
             while left > 0 && !self.queue.is_empty() {
                 let count = BATCH.min(self.queue.len());
-                let batch: Vec<PeerIndex> = self.queue.drain(..count).collect();
-                let lost = self.fair.then_some(self.lost);
-                self.shares.begin(lost, batch.iter().map(|peer| (*peer, 1)));
-                for peer in batch {
+                let batch: Vec<(PeerIndex, u32)> = self.queue.drain(..count).collect();
+                let strain = Strain {
+                    lost: batch
+                        .last()
+                        .map(|(_, lost)| *lost)
+                        .filter(|_| self.knows != Knows::Nothing),
+                    filling: self.knows == Knows::HowFull && self.queue.len() > QUEUE / 2,
+                };
+                self.shares
+                    .begin(strain, batch.iter().map(|(peer, _)| (*peer, 1)));
+                for (peer, _) in batch {
                     let admitted = self.shares.admit(peer);
                     self.passed[peer.get()] += u32::from(admitted);
                     left = left.saturating_sub(if admitted { 1 + PASS_ON } else { 1 });
@@ -204,9 +228,9 @@ mod tests {
     }
 
     /// Packets passed on of each peer, of those that it sent, after a thousand steps; the first hundred do not count.
-    fn share_of_others(fair: bool) -> f64 {
+    fn share_of_others(knows: Knows) -> f64 {
         let (_table, peers) = peers();
-        let mut node = Node::new(fair);
+        let mut node = Node::new(knows);
         let sent = [600, 6, 4];
         for step in 0..1000 {
             if step == 100 {
@@ -218,13 +242,26 @@ mod tests {
         f64::from(node.passed[1] + node.passed[2]) / f64::from((sent[1] + sent[2]) * 900)
     }
 
+    fn losses(lost: u32) -> Strain {
+        Strain {
+            lost: Some(lost),
+            filling: false,
+        }
+    }
+
     #[test]
     fn a_peer_that_floods_does_not_starve_the_others() {
-        let (without, with) = (share_of_others(false), share_of_others(true));
+        let [without, losses, how_full] =
+            [Knows::Nothing, Knows::Losses, Knows::HowFull].map(share_of_others);
         assert!(without < 0.3, "the flood is none: {without}");
+        // A kernel that does not say how full a socket is.
         assert!(
-            with > 0.9,
-            "{with} of the others' packets went on, {without} without shares"
+            losses > 2.0 * without,
+            "{losses} of the others' packets went on, {without} without shares"
+        );
+        assert!(
+            how_full > 0.95,
+            "{how_full} of the others' packets went on, {losses} without the early word"
         );
     }
 
@@ -234,7 +271,7 @@ mod tests {
         let mut shares = Shares::default();
         let mut batch = |lost: u32| -> [u32; 2] {
             let senders = [(peers[0], 30), (peers[1], 2)];
-            shares.begin(Some(lost), senders.into_iter());
+            shares.begin(losses(lost), senders.into_iter());
             let mut admitted =
                 |peer: usize, count: u32| (0..count).filter(|_| shares.admit(peers[peer])).count() as u32;
             [admitted(0, 30), admitted(1, 2)]
@@ -253,7 +290,7 @@ mod tests {
         let (_table, peers) = peers();
         let mut shares = Shares::default();
         for lost in 1..10 {
-            shares.begin(Some(lost), std::iter::once((peers[2], 100)));
+            shares.begin(losses(lost), std::iter::once((peers[2], 100)));
             assert!((0..100).all(|_| shares.admit(peers[2])));
         }
     }

@@ -10,7 +10,7 @@ use crate::codec::coalesce::{Coalescer, Group};
 use crate::codec::header::Header;
 use crate::counters::{Counters, DropReason};
 use crate::device::Tun;
-use crate::fair::Shares;
+use crate::fair::{Shares, Strain};
 use crate::forward;
 use crate::memory::Mapping;
 use crate::socket::{ReceiveBatch, Socket};
@@ -57,7 +57,9 @@ impl Ingress {
     pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
         let (received, lost) = self.batch.receive(&self.socket)?;
         if received > 0 {
-            self.identify(lost, table);
+            // Asked only where more may wait.
+            let filling = received == ReceiveBatch::SLOTS && self.socket.is_filling();
+            self.identify(Strain { lost, filling }, table);
             self.admit(table);
             self.write()?;
             self.batch.done();
@@ -65,7 +67,7 @@ impl Ingress {
         Ok(received == ReceiveBatch::SLOTS)
     }
 
-    fn identify(&mut self, lost: Option<u32>, table: &Table) {
+    fn identify(&mut self, strain: Strain, table: &Table) {
         self.senders.clear();
         self.senders.extend(
             self.batch
@@ -74,7 +76,7 @@ impl Ingress {
         );
         let counted = self.senders.iter().zip(self.batch.datagrams());
         self.shares.begin(
-            lost,
+            strain,
             counted.filter_map(|(sender, (datagram, _))| {
                 let packets = datagram.length.div_ceil(datagram.segment).max(1);
                 Some(((*sender)?, packets as u32))

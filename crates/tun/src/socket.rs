@@ -109,6 +109,27 @@ impl Socket {
         self.receives_trains
     }
 
+    /// Whether what waits to be received takes half of the room for it. Unknown, and so false, before Linux 4.12.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        // SK_MEMINFO_VARS numbers (linux/sock_diag.h): the first is the memory of what waits (SK_MEMINFO_RMEM_ALLOC), the second its bound
+        // (SK_MEMINFO_RCVBUF). What was just read may count for as much as a quarter (udp_rmem_release).
+        let mut numbers = [0_u32; 9];
+        let mut length = size_of_val(&numbers) as libc::socklen_t;
+        // SAFETY: the descriptor is open; the kernel writes at most `length` bytes into `numbers`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                numbers.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let [waiting, room, ..] = numbers;
+        result == 0 && waiting > room / 2
+    }
+
     /// Sends each datagram by itself from now on.
     pub fn without_trains(&self) {
         self.trains.store(false, Ordering::Relaxed);

@@ -15,6 +15,9 @@ use flannel_tun::table::Table;
 use super::DEVICE;
 use super::keeper::Keeper;
 
+/// Processors for each queue: pods need them too. With two queues on two processors nothing was faster, and on busy ones single streams were
+/// many times slower (docs/benchmarks.md).
+const CORES_A_QUEUE: usize = 2;
 /// Queues at the most. More threads than that only share the one socket that a busy peer's datagrams arrive at.
 const MOST_QUEUES: usize = 4;
 
@@ -89,7 +92,7 @@ impl Opened {
 
     fn new(listen: SocketAddr, wanted: Offloads) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let tuns = device::open(DEVICE, cores.min(MOST_QUEUES), wanted)?;
+        let tuns = device::open(DEVICE, queues(cores), wanted)?;
         let sockets = Socket::bind(listen, tuns.len(), wanted).with_context(|| {
             format!("cannot bind UDP {listen}; is another flanneld or tunnel running on this port?")
         })?;
@@ -131,11 +134,25 @@ impl Opened {
     }
 }
 
+fn queues(cores: usize) -> usize {
+    (cores / CORES_A_QUEUE).clamp(1, MOST_QUEUES)
+}
+
 /// Our ICMP errors come in by the device from the device's own address, which the kernel takes for a forgery unless told otherwise. No
 /// peer can use it: it is in this node's subnet.
 fn accept_own_errors() {
     let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/accept_local");
     if let Err(error) = std::fs::write(&file, "1") {
         tracing::warn!(file, %error, "pods will not hear of packets that cannot be forwarded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_for_every_two_processors_and_four_at_the_most() {
+        assert_eq!([1, 2, 3, 4, 7, 8, 64].map(queues), [1, 1, 1, 2, 3, 4, 4]);
     }
 }

@@ -24,10 +24,14 @@ fn main() -> ExitCode {
         ["datagrams"] => flannel_lab::datagrams::send_all(),
         ["train", address, segment, count] => train(address, segment, count),
         ["send", local, address, source, target] => send_once(local, address, source, target),
+        ["flood", local, address, source, target, milliseconds] => {
+            flannel_lab::flood::flood(local, address, source, target, milliseconds)
+        }
         ["hostile", local, address, target, source, count] => hostile(local, address, target, source, count),
         _ => Err(anyhow::anyhow!(
             "usage: lab-tool respond NAME PORT | ask tcp|udp ADDRESS COUNT MILLISECONDS | ping ADDRESS RATE FILES | echo NAME PORT | \
              hold ADDRESS COUNT FILES | datagrams | train ADDRESS SEGMENT COUNT | send LOCAL ADDRESS SOURCE TARGET | hostile LOCAL ADDRESS TARGET SOURCE COUNT | \
+             flood LOCAL ADDRESS SOURCE TARGET MILLISECONDS | \
              supervise MILLISECONDS FILES PROGRAM ARGUMENT…"
         )),
     };

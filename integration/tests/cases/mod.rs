@@ -203,6 +203,7 @@ pub fn all() -> Vec<Case> {
         case!(plain udp::both_families_travel_over_one_device),
         case!(plain udp::deleted_device_comes_back),
         case!(plain udp::hostile_datagrams_harm_nobody),
+        case!(plain udp::a_peer_that_floods_does_not_starve_the_others),
         case!(plain udp::a_smaller_hop_on_the_way_is_learned),
         case!(plain udp::errors_come_from_the_node_in_both_families),
         case!(plain udp::dscp_and_ecn_are_carried),

@@ -2,6 +2,7 @@
 
 mod captured;
 mod fallbacks;
+mod flood;
 mod model;
 mod restart;
 mod router;
@@ -18,6 +19,7 @@ use rustix::process::Signal;
 use super::common::{await_ping, link, list, text};
 pub use captured::every_byte_beside_a_plain_peer_is_the_models;
 pub use fallbacks::every_fallback_carries_both_families;
+pub use flood::a_peer_that_floods_does_not_starve_the_others;
 pub use restart::{a_service_manager_keeps_the_descriptors, restarts_lose_no_packet};
 pub use router::{
     a_smaller_hop_on_the_way_is_learned, dscp_and_ecn_are_carried,

@@ -21,8 +21,18 @@ pub struct Goal {
     pub times: f64,
 }
 
-/// What is measured beside what; the first path is compared with each of the others.
+/// What is compared with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// The first path with each of the others.
+    FirstWithOthers,
+    /// Each of the others with the first.
+    OthersWithFirst,
+}
+
+/// What is measured beside what.
 pub struct Campaign<'a> {
+    pub compare: Compare,
     pub underlays: &'a [Underlay],
     pub paths: &'a [DataPath],
     pub goals: &'a [Goal],
@@ -83,24 +93,27 @@ impl Campaign<'_> {
         let (Some(first), Some(of_first)) = (paths.first(), figures.first()) else {
             return;
         };
-        for (rival, of_rival) in paths.iter().zip(figures).skip(1) {
-            println!(
-                "\n{} beside {}, × (above 1 {} is better; medians of the rounds' ratios)",
-                first.name(),
-                rival.name(),
-                first.name()
-            );
-            for figure in Figure::ALL {
-                let goal = self
-                    .goals
-                    .iter()
-                    .find(|goal| goal.underlay == underlay && goal.rival == *rival && goal.figure == *figure);
-                match of_first.times(of_rival, *figure) {
-                    Some(times) => table::ratio(figure.name(), times, goal.map(|goal| goal.times)),
-                    // The kernel's paths have no process of their own.
-                    None if figure.is_of_forwarders() => {}
-                    None => table::missing(figure.name(), "no round ended"),
-                }
+        for (other, of_other) in paths.iter().zip(figures).skip(1) {
+            match self.compare {
+                Compare::FirstWithOthers => self.ratios(underlay, (first, of_first), (other, of_other)),
+                Compare::OthersWithFirst => self.ratios(underlay, (other, of_other), (first, of_first)),
+            }
+        }
+    }
+
+    fn ratios(&self, underlay: Underlay, ours: (&DataPath, &Figures), rival: (&DataPath, &Figures)) {
+        let (name, rival_name) = (ours.0.name(), rival.0.name());
+        println!("\n{name} beside {rival_name}, × (above 1 {name} is better; medians of the rounds' ratios)");
+        for figure in Figure::ALL {
+            let goal = self
+                .goals
+                .iter()
+                .find(|goal| goal.underlay == underlay && goal.rival == *rival.0 && goal.figure == *figure);
+            match ours.1.times(rival.1, *figure) {
+                Some(times) => table::ratio(figure.name(), times, goal.map(|goal| goal.times)),
+                // The kernel's paths have no process of their own.
+                None if figure.is_of_forwarders() => {}
+                None => table::missing(figure.name(), "no round ended"),
             }
         }
     }

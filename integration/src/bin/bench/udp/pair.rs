@@ -41,8 +41,10 @@ impl Underlay {
 /// A contender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataPath {
-    /// Ours.
+    /// Ours, with one queue: what flanneld opens on two processors.
     Ours,
+    /// Ours with two queues and threads.
+    OursTwoQueues,
     /// Ours on a kernel that has none of the offloads.
     OursPlain,
     /// flannel's algorithm, one packet a system call.
@@ -91,6 +93,7 @@ impl DataPath {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursTwoQueues => "ours-2q",
             Self::OursPlain => "ours-none",
             Self::Plain => "plain",
             Self::HostGw => "host-gw",
@@ -110,7 +113,7 @@ impl DataPath {
     /// Largest packet of pods on an underlay of 1500 bytes.
     fn mtu(self) -> u32 {
         match self {
-            Self::Ours | Self::OursPlain | Self::Plain => 1472,
+            Self::Ours | Self::OursTwoQueues | Self::OursPlain | Self::Plain => 1472,
             Self::Vxlan(_) => 1450,
             Self::HostGw => 1500,
         }
@@ -204,7 +207,7 @@ fn wire_node(here: &Place, n: u32, node: &str, pod: &str, path: DataPath, underl
 fn start_path(node: &Place, n: u32, path: DataPath) -> Result<Option<Process>> {
     let other = 3 - n;
     match path {
-        DataPath::Ours | DataPath::OursPlain | DataPath::Plain => {
+        DataPath::Ours | DataPath::OursTwoQueues | DataPath::OursPlain | DataPath::Plain => {
             let program = format!("{}/udp-forwarder", sandbox::BINARIES);
             let (local, own) = (format!("192.168.50.1{n}:8285"), format!("10.5.{n}.0/24"));
             let peer = format!("10.5.{other}.0/24=192.168.50.1{other}:8285");
@@ -213,11 +216,15 @@ fn start_path(node: &Place, n: u32, path: DataPath) -> Result<Option<Process>> {
                 DataPath::OursPlain => ("ours", "none"),
                 _ => ("ours", "all"),
             };
+            let queues = match path {
+                DataPath::OursTwoQueues => "2",
+                _ => "1",
+            };
             let argv = [program.as_str(), mode, "flannel0", &local, &own, &peer];
             let forwarder = node.spawn(
                 &format!("forwarder-{}-{n}", path.name()),
                 &argv,
-                &Environment::with(&[("OFFLOADS", offloads)]),
+                &Environment::with(&[("OFFLOADS", offloads), ("QUEUES", queues)]),
             )?;
             eventually(limit(10), "flannel0", || node.shell("ip link show flannel0"))?;
             node.shell(&format!(
