@@ -15,8 +15,8 @@ use flannel_tun::table::Table;
 use super::DEVICE;
 use super::keeper::Keeper;
 
-/// Processors for each queue: pods need them too. With two queues on two processors nothing was faster, and on busy ones single streams were
-/// many times slower (docs/benchmarks.md).
+/// Processors for each queue: pods need them too. On two processors two queues were no faster than one with TCP, and slower with small packets
+/// (docs/benchmarks.md).
 const CORES_A_QUEUE: usize = 2;
 /// Queues at the most. More threads than that only share the one socket that a busy peer's datagrams arrive at.
 const MOST_QUEUES: usize = 4;
