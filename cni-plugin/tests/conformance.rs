@@ -19,6 +19,7 @@ const CASES: &[(&str, usize)] = &[
     ("S", 13),
     ("X", 7),
     ("P", 12),
+    ("T", 9),
 ];
 
 fn root() -> &'static Path {

@@ -153,20 +153,23 @@ impl Plan {
     }
 }
 
-/// The hardware address that goes with a container's addresses: `0a:58` and its IPv4 address, as kubenet made them, or, without one, a
-/// hash of the IPv6 address. So an address that passes to another container keeps its hardware address, what neighbours know of it
-/// stays true, and nobody needs to be told.
+/// The hardware address that goes with a container's addresses: `0a:58` and its IPv4 address, as kubenet made them, or, without one,
+/// `0a:59` and four bytes of the IPv6 address. So an address that passes to another container keeps its hardware address, what
+/// neighbours know of it stays true, and nobody needs to be told.
 pub fn mac_of(addresses: &[Given]) -> Mac {
     let all = || addresses.iter().map(|given| given.address);
     let v4 = all().find_map(|ip| match ip {
         IpAddr::V4(v4) => Some(v4.octets()),
         IpAddr::V6(_) => None,
     });
-    // `0a:59` is in use by nobody known, and locally administered as well.
     let (prefix, [a, b, c, d]) = match (v4, all().next()) {
+        // The last four bytes differ where addresses are given one after the other; the others, hashed, tell apart those that end alike.
         (None, Some(IpAddr::V6(v6))) => {
-            let hash = fnv1a(&v6.octets()).to_be_bytes();
-            (0x59, [hash[4], hash[5], hash[6], hash[7]])
+            let (front, end) = (v6.to_bits() >> 32, v6.to_bits() & 0xffff_ffff);
+            // Spread (Knuth's multiplicative hashing), because the last byte changes but few bits of the hash.
+            let spread = fnv1a(&front.to_be_bytes()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let folded = end ^ u128::from(spread);
+            (0x59, u32::try_from(folded).unwrap_or_default().to_be_bytes())
         }
         (v4, _) => (0x58, v4.unwrap_or_default()),
     };
@@ -268,11 +271,14 @@ mod tests {
         );
         assert_eq!(mac(std::slice::from_ref(&v4)), "0a:58:0a:01:11:02");
         assert_eq!(mac(&[v6.clone(), v4.clone()]), "0a:58:0a:01:11:02");
-        // Fixed for good, like the names of devices.
-        let other = given("fc00:7::3", "fc00:7::", 64);
         assert!(mac(std::slice::from_ref(&v6)).starts_with("0a:59:"));
-        assert_ne!(mac(std::slice::from_ref(&v6)), mac(&[other]));
         assert!(mac_of(&[v6]).is_unicast());
+        let all: std::collections::BTreeSet<String> = (1..0x1000)
+            .map(|number| mac(&[given(&format!("fc00:7::{number:x}"), "fc00:7::", 64)]))
+            .collect();
+        assert_eq!(all.len(), 0xfff);
+        let far = given("fc00:7::1:0:2", "fc00:7::", 64);
+        assert!(!all.contains(&mac(&[far])));
     }
 
     #[test]
