@@ -13,6 +13,8 @@ use super::item::Item;
 const SAVED: &str = "/var/lib/cni/flannel";
 /// host-local's folders, one for each network.
 const LEASES: &str = "/var/lib/cni/networks";
+/// Begins the names of the plugin's own folders beside them.
+const INDEX: &str = ".flannel-";
 /// Beside the addresses in such a folder.
 const BESIDE: [&str; 2] = ["lock", "last_reserved_ip."];
 
@@ -22,7 +24,13 @@ pub fn find(subnet_file: &Path) -> Vec<Item> {
     let networks = networks(subnet_file);
     let folders = fs::read_dir(LEASES).into_iter().flatten().flatten();
     for found in folders.map(|entry| entry.path()).filter(|path| path.is_dir()) {
-        items.extend(of_network(&found, &networks));
+        let is_index = found
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(INDEX));
+        items.extend(match is_index {
+            true => tree(&found),
+            false => of_network(&found, &networks),
+        });
     }
     items
 }
@@ -61,6 +69,18 @@ fn of_network(path: &Path, networks: &[IpSubnet]) -> Vec<Item> {
     folder(path, |name| {
         name.parse::<IpAddr>().is_ok() || name == BESIDE[0] || name.starts_with(BESIDE[1])
     })
+}
+
+/// All files of a folder and of those in it, and then the folders. Links are not followed.
+fn tree(path: &Path) -> Vec<Item> {
+    let inside = names(path).into_iter().map(|name| path.join(name));
+    let is_folder = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let mut items: Vec<Item> = inside
+        .filter(is_folder)
+        .flat_map(|folder| tree(&folder))
+        .collect();
+    items.extend(folder(path, |_| true));
+    items
 }
 
 fn names(path: &Path) -> Vec<String> {
@@ -114,6 +134,11 @@ mod tests {
             put(name, text);
         }
         let networks = ["10.5.0.0/16".parse().unwrap()];
+        put("index/.flannel-n/records/veth-c1", "");
+        put("index/.flannel-n/index", "");
+        let all = tree(&root.path().join("index/.flannel-n"));
+        assert_eq!(all.len(), 4, "two files and two folders: {all:?}");
+        assert!(all[0].to_string().ends_with("records/veth-c1") && all[1].to_string().contains("records if"));
         let shown = |name: &str| {
             let items = of_network(&root.path().join(name), &networks);
             let text = |item: &Item| {

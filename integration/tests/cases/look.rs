@@ -336,3 +336,45 @@ pub fn peers_of_ipip() -> Result<()> {
         },
     )
 }
+
+pub fn peers_of_wireguard() -> Result<()> {
+    let mut pair = Pair::start(r#"{"Type":"wireguard"}"#)?;
+    let node = pair.lab.node(1)?;
+    await_same(node)?;
+    let peers = json(node, &["peers"])?;
+    let row = &peers["peers"][0];
+    ensure!(
+        row["complete"] == true && row["route"] == "dev flannel-wg",
+        "{row}"
+    );
+    let there = format!("{}:51820", pair.lab.node(2)?.address());
+    ensure!(row["endpoint"] == there.as_str(), "{row}");
+    let age = row["handshakeSecondsAgo"].as_u64().context("no handshake")?;
+    ensure!(
+        age < 180 && row["sentBytes"].as_u64().is_some_and(|sent| sent > 0),
+        "{row}"
+    );
+    let table = ctl(node, &["peers"])?.ok()?;
+    ensure!(table.contains("HANDSHAKE") && table.contains("s ago "), "{table}");
+    let status = ctl(node, &["status"])?.ok()?;
+    ensure!(
+        status.contains("1 of 1 peers of flannel-wg with a handshake"),
+        "{status}"
+    );
+    let far = pair.pods[1].ip();
+    let found = json(node, &["explain", far])?;
+    ensure!(found["way"]["wireguard"]["endpoint"] == there.as_str(), "{found}");
+    ensure!(
+        found["way"]["outer"]["device"] == "eth0" && found["problems"] == serde_json::json!([]),
+        "{found}"
+    );
+    pair.stop();
+    let node = pair.lab.node(1)?;
+    node.shell("ip link del flannel-wg; ip link add flannel-wg type wireguard; ip link set flannel-wg up")?;
+    let peers = json(node, &["peers"])?;
+    let problems = peers["peers"][0]["problems"].to_string();
+    for part in ["missing peer ", "key of flannel-wg", "missing route 10.5.0.0/16"] {
+        ensure!(problems.contains(part), "no {part:?} in {problems}");
+    }
+    Ok(())
+}

@@ -150,6 +150,7 @@ pub fn all() -> Vec<Case> {
         case!(plain look::peers_of_host_gw),
         case!(plain look::peers_of_udp),
         case!(ipip look::peers_of_ipip),
+        case!(wireguard look::peers_of_wireguard),
         case!(plain dual_stack::both_families_reach_across_nodes),
         case!(plain dual_stack::lease_devices_and_subnet_file_are_flannels),
         case!(plain dual_stack::restart_and_repair_lose_nothing),

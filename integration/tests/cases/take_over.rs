@@ -119,7 +119,8 @@ pub fn a_firewall_that_rejects_pods_is_named() -> Result<()> {
     )?;
     ensure!(pod.ask("tcp", &outside()).is_err(), "nothing rejects");
     let part = "chain filter_FORWARD of table inet firewalld drops, by rule";
-    finds(node, "error", "forwarding  ", part)?;
+    // Whether a connection is established is asked of a set, into which nobody looks here.
+    finds(node, "warning", "forwarding  ", part)?;
     // What pods send is trusted now.
     node.run(&[
         "nft",
