@@ -105,7 +105,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flannel_model::Traffic;
+    use flannel_model::{Traffic, UdpReport};
 
     #[tokio::test]
     async fn counters_of_others_are_asked_at_each_scrape() {
@@ -137,6 +137,15 @@ mod tests {
             peers: 3,
             records_skipped: 1000,
             fights: vec!["somebody".to_owned()],
+            udp: Some(UdpReport {
+                listen: "192.0.2.1:8285".parse().unwrap(),
+                queues: 2,
+                offloads: [("tso".to_owned(), true), ("uso".to_owned(), false)].into(),
+                sent_packets: 0,
+                received_packets: 0,
+                dropped: Default::default(),
+                peers: Vec::new(),
+            }),
             ..NodeReport::default()
         };
         report.send_replace(Some(stands));
@@ -147,6 +156,9 @@ mod tests {
             "flannel_records_skipped 1000",
             "flannel_kernel_writes_failed 0",
             "flannel_fights 1",
+            "flannel_udp_queues 2",
+            "flannel_udp_offloads{offload=\"tso\"} 1",
+            "flannel_udp_offloads{offload=\"uso\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
