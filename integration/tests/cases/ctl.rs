@@ -260,12 +260,15 @@ pub fn each_proxy_is_removed_by_its_own_means() -> Result<()> {
         finds(node, "warning", "kube-proxy", part)?;
     }
     if legacy.is_ok() {
-        for part in [
+        finds(
+            node,
+            "warning",
+            "kube-proxy",
             "1 chains in table nat of the former iptables",
-            "iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore",
-        ] {
-            finds(node, "warning", "kube-proxy", part)?;
-        }
+        )?;
+        let fix = "iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore";
+        let told = doctor(node)?.stdout;
+        ensure!(told.contains(fix), "{told}");
     }
 
     let flanneld = format!("{}/flanneld", sandbox::BINARIES);
