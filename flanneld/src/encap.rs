@@ -7,14 +7,14 @@ mod wanted;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_netlink::nftables::follow_tables_of_others;
 use flannel_nft::TableName;
 use flannel_telemetry::Metrics;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::overlay::Facts;
 use crate::said::{Said, chain};
+use crate::table_changes::table_changes;
 use keeper::{Keeper, Look};
 use tally::DropLog;
 
@@ -38,27 +38,13 @@ pub fn start(enabled: bool, facts: watch::Receiver<Option<Arc<Facts>>>) -> watch
     receiver
 }
 
-/// Words of changes of the table by others; without them the timer is all there is.
-fn changes_by_others(keeper: &Keeper) -> mpsc::Receiver<()> {
-    match follow_tables_of_others(&[TABLE], keeper.port()) {
-        Ok((driver, changes)) => {
-            tokio::spawn(driver);
-            changes
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the kernel does not tell of changes to packet filter tables; they are found later");
-            mpsc::channel(1).1
-        }
-    }
-}
-
 async fn run(
     enabled: bool,
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
     problems: watch::Sender<Option<String>>,
 ) {
     let mut keeper = Keeper::new(enabled);
-    let mut changes = changes_by_others(&keeper);
+    let mut changes = table_changes(&[TABLE], Some(keeper.port()));
     let mut due = Instant::now() + AUDIT;
     let mut said = Said::default();
     let mut drops = DropLog::default();

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_model::{IpFamily, IpSubnet};
-use flannel_netlink::nftables::follow_tables;
 use flannel_nft::{MasqueradeTable, Nft, NftError, Table, TableName, masquerade_table};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::flags::Options;
 use crate::old_chains;
 use crate::overlay::Facts;
 use crate::said::{Said, chain};
+use crate::table_changes::table_changes;
 
 /// The table of each family.
 const TABLES: [(IpFamily, TableName); 2] = [
@@ -61,26 +61,12 @@ pub fn start(wanted: Wanted, facts: watch::Receiver<Option<Arc<Facts>>>) -> watc
     receiver
 }
 
-/// Words of changes of the tables by others; without them the timer is all there is.
-fn table_changes() -> mpsc::Receiver<()> {
-    match follow_tables(&TABLES.map(|(_, table)| table.name)) {
-        Ok((driver, changes)) => {
-            tokio::spawn(driver);
-            changes
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the kernel does not tell of changes to packet filter tables; they are found later");
-            mpsc::channel(1).1
-        }
-    }
-}
-
 async fn run(
     wanted: Wanted,
     mut facts: watch::Receiver<Option<Arc<Facts>>>,
     states: watch::Sender<FilterState>,
 ) {
-    let mut changes = table_changes();
+    let mut changes = table_changes(&TABLES.map(|(_, table)| table.name), None);
     let mut due = Instant::now() + wanted.resync;
     let mut said = Said::default();
     let mut tables = Tables::new(wanted.clone());

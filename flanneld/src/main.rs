@@ -25,6 +25,7 @@ mod services;
 mod signals;
 mod stranded;
 mod subnet_file;
+mod table_changes;
 mod tunnel_ports;
 mod udp;
 mod underlay;

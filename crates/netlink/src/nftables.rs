@@ -34,7 +34,7 @@ pub use encap::{
     encap_element, encap_rules, encap_sets,
 };
 #[cfg(feature = "monitor")]
-pub use follow::{follow_tables, follow_tables_of_others};
+pub use follow::follow_tables;
 pub use guard::{DEFAULT_TUNNEL_PORTS, GUARD_TABLE, GUARDED_PORTS, guard_ports, port_element};
 pub use presence::{chains, has_table};
 pub use remember::remember_chain;

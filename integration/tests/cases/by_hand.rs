@@ -146,6 +146,21 @@ pub fn vxlan_beside_a_node_set_up_by_hand() -> Result<()> {
     Ok(())
 }
 
+/// As the host-gw backend of flannel does, and vxlan's with DirectRouting.
+fn route_directly(node: &Node, ours: &Ours) -> Result<()> {
+    let route = [
+        "ip",
+        "route",
+        "replace",
+        &ours.subnet,
+        "via",
+        &ours.address,
+        "dev",
+        "eth0",
+    ];
+    node.run(&route).map(drop)
+}
+
 /// Ours sends directly, the other one through the tunnel; then both directly.
 pub fn direct_routing_beside_a_node_set_up_by_hand() -> Result<()> {
     let address = flannel_lab::lab::node_address(2);
@@ -156,40 +171,18 @@ pub fn direct_routing_beside_a_node_set_up_by_hand() -> Result<()> {
     let node = pair.lab.node(1)?;
     assert_eq!(way(node, "10.5.77.9")?, ("eth0".to_owned(), address.clone()));
     pair.carries(1450)?;
-    pair.lab.node(2)?.run(&[
-        "ip",
-        "route",
-        "replace",
-        &ours.subnet,
-        "via",
-        &ours.address,
-        "dev",
-        "eth0",
-    ])?;
+    route_directly(pair.lab.node(2)?, &ours)?;
     reach_each_other(&pair)?;
     pair.carries(1450)
 }
 
 pub fn host_gw_beside_a_node_set_up_by_hand() -> Result<()> {
     let lease = r#""BackendType":"host-gw""#;
-    let add_route = |node: &Node, ours: &Ours| {
-        let route = [
-            "ip",
-            "route",
-            "replace",
-            &ours.subnet,
-            "via",
-            &ours.address,
-            "dev",
-            "eth0",
-        ];
-        node.run(&route).map(drop)
-    };
-    let (pair, ours) = start(r#"{"Type":"host-gw"}"#, lease, 1500, add_route)?;
+    let (pair, ours) = start(r#"{"Type":"host-gw"}"#, lease, 1500, route_directly)?;
     pair.carries(1500)?;
     let node = pair.lab.node(2)?;
     move_node(node)?;
-    add_route(node, &ours)?;
+    route_directly(node, &ours)?;
     put_lease(&pair.lab, OTHER_ADDRESS, lease)?;
     eventually(limit(10), "the way to another address", || {
         let now = way(pair.lab.node(1)?, "10.5.77.9")?;

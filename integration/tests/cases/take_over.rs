@@ -1,7 +1,7 @@
 //! A host with flannel's iptables chains, and hosts on which others filter forwarded packets.
 
 use anyhow::{Result, ensure};
-use flannel_lab::{Lab, LabOptions, Node, eventually, limit};
+use flannel_lab::{Lab, LabOptions, Node, Pod, eventually, limit};
 
 use super::common::await_ping;
 use super::ctl::finds;
@@ -25,6 +25,15 @@ fn flannels(iptables: &str) -> String {
 fn saved(node: &Node, iptables: &str) -> Result<Vec<String>> {
     let text = node.shell(&format!("{iptables} -t nat -S; {iptables} -S"))?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+fn await_outside(pod: &Pod) -> Result<()> {
+    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside())).map(drop)
+}
+
+fn nothing_drops(node: &Node, pod: &Pod) -> Result<()> {
+    await_outside(pod)?;
+    finds(node, "ok", "forwarding  ", "no chain drops")
 }
 
 fn without_flannels(rules: &[String]) -> Vec<String> {
@@ -62,7 +71,7 @@ pub fn old_chains_are_removed_and_nothing_else() -> Result<()> {
         })?;
     }
     let pod = node.add_pod("one")?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside())).map(drop)
+    await_outside(&pod)
 }
 
 /// docker lets the policy of FORWARD drop: what flannel's chain accepts there nobody else can.
@@ -75,8 +84,7 @@ pub fn a_chain_that_keeps_pods_connected_stays() -> Result<()> {
     let mut daemon = node.start_ready_flanneld(&["--ip-masq"])?;
     daemon.wait_log("FLANNEL-FWD in table ip filter stays")?;
     let pod = node.add_pod("one")?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
-    finds(node, "ok", "forwarding  ", "no chain drops")?;
+    nothing_drops(node, &pod)?;
     let after = saved(node, "iptables-nft")?;
     let expected: Vec<String> = before
         .into_iter()
@@ -96,8 +104,7 @@ pub fn a_chain_that_keeps_pods_connected_stays() -> Result<()> {
     node.shell(
         "iptables-nft -I FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables-nft -I FORWARD -d 10.5.0.0/16 -j ACCEPT",
     )?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
-    finds(node, "ok", "forwarding  ", "no chain drops")
+    nothing_drops(node, &pod)
 }
 
 /// firewalld's shape: a table for both families, a jump by zone, what is established passes, and the rest is rejected at the end.
@@ -106,7 +113,7 @@ pub fn a_firewall_that_rejects_pods_is_named() -> Result<()> {
     let node = lab.node(1)?;
     let _daemon = node.start_ready_flanneld(&["--ip-masq"])?;
     let pod = node.add_pod("one")?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
+    await_outside(&pod)?;
     node.shell(
         "nft -f - <<'END'\n\
          table inet firewalld {\n\
@@ -148,8 +155,7 @@ pub fn a_firewall_that_rejects_pods_is_named() -> Result<()> {
         "goto",
         "trusted",
     ])?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
-    finds(node, "ok", "forwarding  ", "no chain drops")
+    nothing_drops(node, &pod)
 }
 
 /// kube-proxy marks what it masquerades itself; packets with its mark are left to it.
@@ -159,7 +165,7 @@ pub fn packets_with_the_mark_of_kube_proxy_are_left_to_it() -> Result<()> {
     let _daemon = node.start_ready_flanneld(&["--ip-masq"])?;
     let pod = node.add_pod("one")?;
     await_ping(&pod, node.address())?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside()))?;
+    await_outside(&pod)?;
     // The mark is one bit among others.
     node.shell(
         "nft 'add table ip marks; add chain ip marks prepare { type filter hook prerouting priority -150; }; \
@@ -172,5 +178,5 @@ pub fn packets_with_the_mark_of_kube_proxy_are_left_to_it() -> Result<()> {
     node.shell(
         "nft 'flush chain ip marks prepare; add rule ip marks prepare ip daddr 192.0.2.0/24 meta mark set 0x10001'",
     )?;
-    eventually(limit(10), "an answer from outside", || pod.ask("tcp", &outside())).map(drop)
+    await_outside(&pod)
 }

@@ -79,6 +79,13 @@ fn claims(op: &Option<Op>) -> (String, Expected, LeaseTerms) {
     }
 }
 
+fn drops(op: &Option<Op>, expected: Useless) {
+    assert!(
+        matches!(op, Some(Op::Drop { why, .. }) if *why == expected),
+        "{op:?}"
+    );
+}
+
 /// A machine that holds 10.5.1.0/24 by etcd lease 77 at revision 10, renewed at second 2.
 fn held() -> LeaseMachine {
     let mut m = roomy();
@@ -475,16 +482,7 @@ fn a_backup_that_gives_us_an_old_subnet_is_corrected() {
     let mut m = held();
     m.handle(Event::StoreReset, secs(10), 0);
     let op = listed(&mut m, vec![mine("10.5.9.0-24", 5)], secs(10));
-    assert!(
-        matches!(
-            op,
-            Some(Op::Drop {
-                why: Useless::Surplus,
-                ..
-            })
-        ),
-        "{op:?}"
-    );
+    drops(&op, Useless::Surplus);
     assert!(matches!(m.handle(Event::Dropped, secs(10), 0), Some(Op::List)));
     assert_eq!(claims(&listed(&mut m, vec![], secs(10))).0, "10.5.1.0-24");
 }
@@ -504,16 +502,7 @@ fn a_node_that_turns_to_dual_stack_keeps_its_ipv4_subnet() {
     let mut m = machine(DUAL);
     m.handle(Event::Start, secs(0), 0);
     let op = listed(&mut m, vec![mine("10.5.9.0-24", 5)], secs(0));
-    assert!(
-        matches!(
-            op,
-            Some(Op::Drop {
-                why: Useless::NotOffered,
-                ..
-            })
-        ),
-        "{op:?}"
-    );
+    drops(&op, Useless::NotOffered);
     m.handle(Event::Dropped, secs(0), 0);
     assert_eq!(
         claims(&listed(&mut m, vec![], secs(0))).0,
@@ -553,16 +542,7 @@ fn of_two_that_claim_one_half_at_once_the_first_has_it() {
     let (mut m, records) = race("10.5.9.0-24&fd00:5:0:1::-64");
     let elder = vec![records[1].clone()];
     let op = listed(&mut m, records, secs(2));
-    assert!(
-        matches!(
-            op,
-            Some(Op::Drop {
-                why: Useless::Younger,
-                ..
-            })
-        ),
-        "{op:?}"
-    );
+    drops(&op, Useless::Younger);
     assert!(matches!(m.handle(Event::Dropped, secs(3), 0), Some(Op::List)));
     let (key, _, terms) = claims(&listed(&mut m, elder, secs(3)));
     assert_eq!(
@@ -581,16 +561,7 @@ fn a_holder_that_is_younger_gives_way_and_says_what_is_stranded() {
     own.revisions.created = 10;
     let elder = others("10.5.1.128-25");
     let op = listed(&mut m, vec![own, elder.clone()], secs(3));
-    assert!(
-        matches!(
-            op,
-            Some(Op::Drop {
-                why: Useless::Younger,
-                ..
-            })
-        ),
-        "{op:?}"
-    );
+    drops(&op, Useless::Younger);
     assert!(matches!(m.standing(secs(3)), Standing::Taken(by) if by == node(12, 2)));
     m.handle(Event::Dropped, secs(4), 0);
     assert_eq!(claims(&listed(&mut m, vec![elder], secs(4))).0, "10.5.2.0-24");

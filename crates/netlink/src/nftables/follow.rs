@@ -15,13 +15,14 @@ const DATAGRAM: usize = 64 * 1024;
 const NOBODY: u32 = 0;
 
 /// Begins to watch tables by their names, in all families, in the network namespace of the calling thread. Each word from the
-/// receiver means that one of them was changed, by whomever, or may have been. The returned driver has to be polled; it ends when the
-/// receiver is dropped or the socket fails.
+/// receiver means that one of them was changed, by whomever but the socket with the port `own`, or may have been. The returned driver
+/// has to be polled; it ends when the receiver is dropped or the socket fails.
 ///
 /// # Errors
 /// When no socket can be had. Has to be called inside a tokio runtime with I/O enabled.
 pub fn follow_tables(
     tables: &[&'static str],
+    own: Option<u32>,
 ) -> Result<
     (
         impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
@@ -29,23 +30,7 @@ pub fn follow_tables(
     ),
     NetlinkError,
 > {
-    follow_tables_of_others(tables, NOBODY)
-}
-
-/// The same without the changes that were made by the socket with the port `own`.
-///
-/// # Errors
-/// When no socket can be had. Has to be called inside a tokio runtime with I/O enabled.
-pub fn follow_tables_of_others(
-    tables: &[&'static str],
-    own: u32,
-) -> Result<
-    (
-        impl Future<Output = Result<(), NetlinkError>> + Send + use<>,
-        mpsc::Receiver<()>,
-    ),
-    NetlinkError,
-> {
+    let own = own.unwrap_or(NOBODY);
     let what = format!("watch tables {}", tables.join(", "));
     let error = |e: &io::Error| NetlinkError::socket(what.clone(), e);
     let socket = open_socket().map_err(|e| error(&e))?;
