@@ -87,9 +87,10 @@ fn check_nothing_left(node: &Node) -> Result<()> {
         let files =
             node.shell("cd /var/lib/cni; find networks flannel results -type f 2>/dev/null || true")?;
         // What a network has besides its containers stays: the lock and the place in the order, as host-local leaves them,
-        // and the index of leases.
+        // the index of leases, and the note that addresses are announced since somebody chose a hardware address.
         let stays = |file: &&str| {
-            file.contains("/last_reserved_ip.") || file.ends_with("/lock") || file.ends_with("/index")
+            let ends = ["/lock", "/index", "/announce"];
+            file.contains("/last_reserved_ip.") || ends.iter().any(|end| file.ends_with(end))
         };
         let left: Vec<&str> = files.lines().filter(|file| !stays(file)).collect();
         ensure!(left.is_empty(), "files {left:?}");
