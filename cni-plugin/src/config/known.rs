@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Network;
+use super::bridge::OTHER_BACKEND;
 use crate::protocol::CniError;
 use crate::protocol::excerpt;
 use crate::protocol::keys::Keys;
@@ -65,7 +66,7 @@ const IPAM: &[&str] = &[
     "type",
 ];
 
-/// One sentence for each key that has no effect. What another delegate reads, it judges itself.
+/// One sentence for each key that has no effect, or another one than it says. What another delegate reads, it judges itself.
 ///
 /// # Errors
 /// Code 7 when `delegate` or `ipam` is no object.
@@ -96,7 +97,18 @@ pub fn unread_keys(network: &Network) -> Result<Vec<String>, CniError> {
             advice.unwrap_or_default()
         )
     };
-    Ok(found.into_iter().map(sentence).collect())
+    Ok(found
+        .into_iter()
+        .map(sentence)
+        .chain(other_backend(&delegate)?)
+        .collect())
+}
+
+fn other_backend(delegate: &Map<String, Value>) -> Result<Option<String>, CniError> {
+    let backend = Keys::new("delegate", delegate).text("ipMasqBackend")?;
+    Ok((backend == Some(OTHER_BACKEND)).then(|| {
+        format!("the key \"ipMasqBackend\" of delegate is {OTHER_BACKEND:?}; what is masqueraded here is so by nftables all the same")
+    }))
 }
 
 fn unread<'a>(place: &'a str, object: &Map<String, Value>, known: &[&str]) -> Vec<(&'a str, String)> {
@@ -133,6 +145,23 @@ mod tests {
         assert_eq!(unread_in(usual), Vec::<String>::new());
         let other = r#"{"name":"n","cniVersion":"1.0.0","delegate":{"type":"macvlan","master":"eth0"},"ipam":{"odd":1}}"#;
         assert_eq!(unread_in(other), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_backend_that_is_another_one_here_is() {
+        let backend = |name: &str| {
+            unread_in(&format!(
+                r#"{{"name":"n","cniVersion":"1.0.0","delegate":{{"ipMasqBackend":"{name}"}}}}"#
+            ))
+        };
+        let [told] = &backend("iptables")[..] else {
+            panic!("not told")
+        };
+        assert!(
+            told.contains("ipMasqBackend") && told.contains("by nftables"),
+            "{told}"
+        );
+        assert!(backend("nftables").is_empty() && backend("").is_empty());
     }
 
     #[test]
