@@ -353,10 +353,10 @@ fn a_source_address_is_changed_without_a_new_device() {
 fn a_failure_is_told_and_does_not_stop_the_rest() {
     in_fresh_netns(|conn| {
         let desired = wanted(conn, 3);
-        // Somebody else's route to the second peer's subnet.
+        let ops = diff_overlay(&desired, &observe(conn, &desired).unwrap());
+        // Somebody else's route to the second peer's subnet, of which nobody knew when it was decided what to do.
         run("ip route add 10.0.3.0/24 dev u0");
-        let observed = observe(conn, &desired).unwrap();
-        let results = kernel::apply(conn, &diff_overlay(&desired, &observed));
+        let results = kernel::apply(conn, &ops);
         let failed: Vec<_> = results.iter().filter_map(|(_, r)| r.as_ref().err()).collect();
         assert_eq!(failed.len(), 1);
         let text = failed[0].to_string();

@@ -161,6 +161,32 @@ mod tests {
             tables: vec!["ip kube-proxy".to_owned()],
             device: Some(3),
             sets: 12,
+            legacy: Vec::new(),
+        };
+        let finding = judge(&seen).unwrap();
+        for part in [
+            "device kube-ipvs0 with 3 addresses",
+            "7 chains in table ip nat",
+            "12 ipsets",
+        ] {
+            assert!(finding.text.contains(part), "{part}: {}", finding.text);
+        }
+        let fix = finding.fix.unwrap();
+        for part in [
+            "ip link delete kube-ipvs0",
+            "nft delete table ip kube-proxy",
+            "iptables-save | grep -v KUBE- | iptables-restore",
+            "ip6tables-save",
+            "ipset destroy",
+        ] {
+            assert!(fix.contains(part), "{part}: {fix}");
+        }
+    }
+
+    #[test]
+    fn chains_of_the_former_iptables_are_named_also_where_no_program_shows_them() {
+        let seen = Seen {
+            ours: true,
             legacy: vec![
                 Legacy {
                     family: "iptables",
@@ -174,12 +200,10 @@ mod tests {
                     ..Legacy::default()
                 },
             ],
+            ..Seen::default()
         };
         let finding = judge(&seen).unwrap();
         for part in [
-            "device kube-ipvs0 with 3 addresses",
-            "7 chains in table ip nat",
-            "12 ipsets",
             "5 chains in table nat of the former iptables",
             "perhaps chains in the tables filter of the former ip6tables",
         ] {
@@ -187,11 +211,6 @@ mod tests {
         }
         let fix = finding.fix.unwrap();
         for part in [
-            "ip link delete kube-ipvs0",
-            "nft delete table ip kube-proxy",
-            "iptables-save | grep -v KUBE- | iptables-restore",
-            "ip6tables-save",
-            "ipset destroy",
             "iptables-legacy-save | grep -v KUBE- | iptables-legacy-restore",
             "look with ip6tables-legacy-save",
         ] {
