@@ -92,12 +92,13 @@ impl Stillness {
     }
 }
 
-/// What each monitor tells and somebody wrote: the kernel itself learns neighbours and bridge ports, gives new links their
+/// What each monitor tells and somebody wrote: the kernel itself learns neighbours and bridge ports, forgets those of multicast groups, gives new links their
 /// link-local addresses, tells of a pod's bridge port now and then, and counts the generations of nftables.
 fn is_write(monitor: usize, line: &str) -> bool {
     let ours = line.contains("flannel.");
     let learned = line.contains("lladdr") || line.contains("FAILED") || line.contains("INCOMPLETE");
-    let by_itself = learned && !ours || line.contains("fe80::") || line.contains("veth");
+    let by_itself =
+        learned && !ours || line.contains("NOARP") || line.contains("fe80::") || line.contains("veth");
     let told = match monitor {
         IP => !by_itself,
         BRIDGE => ours,

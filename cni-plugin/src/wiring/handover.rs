@@ -127,6 +127,10 @@ pub fn remove_rest(conn: &mut RouteConn, target: &Target, ifname: &str) -> Resul
         Some(end) if released::is_released(&end) && end.peer == Some(device.ifindex) => {
             veth::delete(conn, end.ifindex).map(|_| true)
         }
-        Some(_) | None => Ok(false),
+        Some(_) => Ok(false),
+        // The daemon may have deleted it a moment ago, and both ends go together.
+        None => link::by_name(&mut inside, ifname)
+            .map(|device| device.is_none())
+            .map_err(|e| kernel(&e)),
     }
 }

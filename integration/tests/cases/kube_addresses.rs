@@ -57,7 +57,8 @@ pub fn addresses_of_servers_and_nodes_are_refused() -> Result<()> {
     };
     frontends(1)?;
     let kernel = node.shell(
-        "nft list ruleset; ip route show table local; command -v ipvsadm > /dev/null && ipvsadm -Ln || true",
+        "nft list tables | grep -v flannel-encap | while read -r _ family name; do nft list table \"$family\" \"$name\"; done; \
+         ip route show table local; command -v ipvsadm > /dev/null && ipvsadm -Ln || true",
     )?;
     for address in [OPERATOR_ADDRESS, etcd::ADDRESS, PEER] {
         let delivered = kernel
