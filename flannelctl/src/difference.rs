@@ -1,7 +1,7 @@
 //! `flannelctl diff` and `flannelctl plan`: how this node's kernel differs from what flanneld wants, and what it would write.
 
 use flannel_model::IpFamily;
-use flannel_netlink::nftables::{Family, has_table};
+use flannel_netlink::nftables::has_table;
 use flannel_plan::DifferenceKind;
 use flannel_store::Store;
 use serde::Serialize;
@@ -169,13 +169,14 @@ fn missing_tables(node: &mut NodeView) -> Result<Vec<(IpFamily, &'static str)>, 
     }
     let mut missing = Vec::new();
     for overlay in &node.overlays {
-        let (family, table, name) = match overlay.family() {
-            IpFamily::V4 => (Family::Ipv4, "flannel-ipv4", "ip flannel-ipv4"),
-            IpFamily::V6 => (Family::Ipv6, "flannel-ipv6", "ip6 flannel-ipv6"),
+        let family = overlay.family();
+        let (table, name) = match family {
+            IpFamily::V4 => ("flannel-ipv4", "ip flannel-ipv4"),
+            IpFamily::V6 => ("flannel-ipv6", "ip6 flannel-ipv6"),
         };
-        match has_table(family, table) {
+        match has_table(family.into(), table) {
             Ok(true) => {}
-            Ok(false) => missing.push((overlay.family(), name)),
+            Ok(false) => missing.push((family, name)),
             Err(error) => node.sources.add(&format!("nf_tables: {}", with_causes(&error))),
         }
     }

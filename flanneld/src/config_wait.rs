@@ -37,11 +37,7 @@ pub struct Read {
 impl Usable {
     /// The families of the network.
     pub fn families(&self) -> Families<(), ()> {
-        match self.pools {
-            Families::Ipv4(_) => Families::Ipv4(()),
-            Families::Ipv6(_) => Families::Ipv6(()),
-            Families::Dual(..) => Families::Dual((), ()),
-        }
+        self.pools.which()
     }
 
     /// The networks of both families in one text.

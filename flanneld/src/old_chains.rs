@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_model::IpFamily;
 use flannel_netlink::NetlinkError;
-use flannel_netlink::nftables::{Family, commit, delete_chain, ruleset};
+use flannel_netlink::nftables::{commit, delete_chain, ruleset};
 use flannel_plan::DesiredOverlay;
 use flannel_plan::packet_filter::{OldChain, Packet, old_chains};
 
@@ -51,16 +51,12 @@ fn of_nf_tables(overlay: &DesiredOverlay, forward: bool) -> Result<(), NetlinkEr
 }
 
 fn delete(family: IpFamily, old: &OldChain) {
-    let of = match family {
-        IpFamily::V4 => Family::Ipv4,
-        IpFamily::V6 => Family::Ipv6,
-    };
     let table = old
         .table
         .split_once(' ')
         .map_or(old.table.as_str(), |(_, name)| name);
     let what = format!("remove flannel's chain {} from table {}", old.name, old.table);
-    match commit(of, &delete_chain(table, &old.name, &old.jumps), &what) {
+    match commit(family.into(), &delete_chain(table, &old.name, &old.jumps), &what) {
         Ok(()) => removed(&old.table, &old.name, old.jumps.len()),
         Err(error) => tracing::warn!("{}", chain(&error)),
     }

@@ -7,6 +7,7 @@ mod rules;
 
 use std::net::IpAddr;
 
+use flannel_model::IpFamily;
 use flannel_netlink::NetlinkError;
 use flannel_netlink::nftables::{Family, commit, has_element, has_rules};
 
@@ -101,8 +102,5 @@ pub fn is_unsupported(error: &NetlinkError) -> bool {
 }
 
 fn family(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::Ipv4,
-        IpAddr::V6(_) => Family::Ipv6,
-    }
+    IpFamily::of(address).into()
 }

@@ -14,14 +14,6 @@ pub(crate) fn counted(key: &LeaseKey, pools: &Families<Ipv4Pool, Ipv6Pool>) -> O
     Families::new(ipv4, ipv6).map(LeaseKey::new)
 }
 
-/// Whether two leases share an address.
-pub(crate) fn shares(one: &LeaseKey, other: &LeaseKey) -> bool {
-    fn overlap<S: Subnet>(one: Option<S>, other: Option<S>) -> bool {
-        one.zip(other).is_some_and(|(one, other)| one.overlaps(&other))
-    }
-    overlap(one.ipv4(), other.ipv4()) || overlap(one.ipv6(), other.ipv6())
-}
-
 /// Whether a lease of this key and others can share addresses only under one key, so that etcd itself keeps them apart.
 pub(crate) fn only_as_one_key<'a>(key: &LeaseKey, mut others: impl Iterator<Item = &'a LeaseKey>) -> bool {
     let lengths = |key: &LeaseKey| (key.ipv4().map(|s| s.length()), key.ipv6().map(|s| s.length()));

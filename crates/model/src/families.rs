@@ -76,6 +76,15 @@ impl<A, B> Families<A, B> {
         }
     }
 
+    /// Which there are.
+    pub fn which(&self) -> Families<(), ()> {
+        match self {
+            Self::Ipv4(_) => Families::Ipv4(()),
+            Self::Ipv6(_) => Families::Ipv6(()),
+            Self::Dual(..) => Families::Dual((), ()),
+        }
+    }
+
     /// Whether both have the same families.
     pub fn same_families<C, D>(&self, other: &Families<C, D>) -> bool {
         matches!(
@@ -96,7 +105,7 @@ mod tests {
         for (ipv4, ipv6) in [(Some(4), None), (None, Some('6')), (Some(4), Some('6'))] {
             let families = Families::new(ipv4, ipv6).unwrap();
             assert_eq!((families.ipv4().copied(), families.ipv6().copied()), (ipv4, ipv6));
-            assert!(families.same_families(&families));
+            assert!(families.same_families(&families) && families.same_families(&families.which()));
         }
         assert_eq!(Families::<u8, u8>::new(None, None), None);
         assert!(!Families::<u8, u8>::Ipv4(1).same_families(&Families::<u8, u8>::Dual(1, 2)));

@@ -68,6 +68,14 @@ impl LeaseKey {
     pub fn ipv6(&self) -> Option<Ipv6Subnet> {
         self.0.ipv6().copied()
     }
+
+    /// Whether a lease of this key and one of `other` share an address, in whichever family.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ipv4 = self.ipv4().zip(other.ipv4());
+        let ipv6 = self.ipv6().zip(other.ipv6());
+        ipv4.is_some_and(|(one, other)| one.overlaps(&other))
+            || ipv6.is_some_and(|(one, other)| one.overlaps(&other))
+    }
 }
 
 impl fmt::Display for LeaseKey {

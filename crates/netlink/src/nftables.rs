@@ -20,6 +20,7 @@ mod watch;
 use std::io;
 use std::time::{Duration, Instant};
 
+use flannel_model::IpFamily;
 use netlink_sys::{Socket, SocketAddr};
 
 use crate::conn::{ACK, CREATE, DUMP, REQUEST};
@@ -66,6 +67,15 @@ pub enum Family {
     Inet,
     /// `bridge`
     Bridge,
+}
+
+impl From<IpFamily> for Family {
+    fn from(family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::Ipv4,
+            IpFamily::V6 => Self::Ipv6,
+        }
+    }
 }
 
 /// Kinds of messages that are used, with the kernel's numbers.

@@ -137,17 +137,12 @@ fn subnets(config: &NetworkConfig, own: &LeaseKey, family: IpFamily) -> Option<(
 
 /// The interface of the tunnels: that of the VXLAN device, else that of the published address, else that of the default route.
 fn underlay(config: &NetworkConfig, own: &Record, seen: &Seen) -> Result<Underlay, String> {
-    let families = match config.pools {
-        Families::Ipv4(_) => Families::Ipv4(()),
-        Families::Ipv6(_) => Families::Ipv6(()),
-        Families::Dual(..) => Families::Dual((), ()),
-    };
     let bound = seen.tunnels.values().find_map(|tunnel| tunnel.underlay);
     let options = UnderlayOptions {
         iface: bound.map(|ifindex| seen.name(ifindex)).into_iter().collect(),
         public_ip: Some(own.value.public_ip).filter(|ip| !ip.is_unspecified()),
         public_ipv6: own.value.public_ipv6,
-        ..UnderlayOptions::for_families(families)
+        ..UnderlayOptions::for_families(config.pools.which())
     };
     let defaults: Vec<DefaultRoute> = seen
         .routes

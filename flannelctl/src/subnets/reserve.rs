@@ -91,7 +91,7 @@ fn check(listing: &Listing, key: &LeaseKey, wanted: &Reservation<'_>) -> Result<
     if key.ipv4().is_none() && wanted.public_ipv6.is_none() {
         return wrong("--public-ipv6 is missing: whose subnet shall it be?".to_owned());
     }
-    match listing.records.iter().find(|record| overlap(&record.key, key)) {
+    match listing.records.iter().find(|record| record.key.overlaps(key)) {
         Some(holder) => Err(Failure::Taken(format!(
             "{key} is taken: {} belongs to {}",
             holder.key,
@@ -99,12 +99,6 @@ fn check(listing: &Listing, key: &LeaseKey, wanted: &Reservation<'_>) -> Result<
         ))),
         None => Ok(()),
     }
-}
-
-fn overlap(one: &LeaseKey, other: &LeaseKey) -> bool {
-    let ipv4 = one.ipv4().zip(other.ipv4()).is_some_and(|(a, b)| a.overlaps(&b));
-    let ipv6 = one.ipv6().zip(other.ipv6()).is_some_and(|(a, b)| a.overlaps(&b));
-    ipv4 || ipv6
 }
 
 /// Gives a reservation, or with `force` any lease, back.

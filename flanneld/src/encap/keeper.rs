@@ -76,10 +76,10 @@ impl Keeper {
             let overlay = facts.overlay(family).filter(|_| self.enabled);
             let result = match overlay.and_then(|overlay| Some((overlay, wanted::filter(overlay)?))) {
                 Some((overlay, filter)) => self.settle(&mut conn, overlay, filter, look),
-                None => self.remove(&mut conn, nft_family(family)),
+                None => self.remove(&mut conn, family.into()),
             };
             if result.is_err() {
-                self.standing.remove(&nft_family(family));
+                self.standing.remove(&Family::from(family));
             }
             result
         });
@@ -142,13 +142,6 @@ impl Keeper {
         };
         self.standing.insert(family, standing);
         Ok(())
-    }
-}
-
-fn nft_family(family: IpFamily) -> Family {
-    match family {
-        IpFamily::V4 => Family::Ipv4,
-        IpFamily::V6 => Family::Ipv6,
     }
 }
 

@@ -176,27 +176,12 @@ fn an_entry_is_lost(node: &Node, peer: &Lease) -> Result<()> {
 
 fn a_foreign_route_is_in_the_way(node: &Node, peer: &Lease) -> Result<()> {
     node.run(&["ip", "route", "del", &peer.subnet])?;
-    node.run(&[
-        "ip",
-        "route",
-        "add",
-        &peer.subnet,
-        "via",
-        OPERATOR_ADDRESS,
-        "proto",
-        "static",
-    ])?;
     let half = format!("{}/25", peer.base());
-    node.run(&[
-        "ip",
-        "route",
-        "add",
-        &half,
-        "via",
-        OPERATOR_ADDRESS,
-        "proto",
-        "186",
-    ])?;
+    for (subnet, protocol) in [(&peer.subnet, "static"), (&half, "186")] {
+        node.shell(&format!(
+            "ip route add {subnet} via {OPERATOR_ADDRESS} proto {protocol}"
+        ))?;
+    }
     let (whole, part) = (format!("route {}", peer.subnet), format!("route {half}"));
     let found = differs(node, &[("foreign", &whole), ("foreign", &part)])?;
     let way = format!("via {OPERATOR_ADDRESS} dev eth0 proto 4");

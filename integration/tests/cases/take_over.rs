@@ -129,32 +129,11 @@ pub fn a_firewall_that_rejects_pods_is_named() -> Result<()> {
     // Whether a connection is established is asked of a set, into which nobody looks here.
     finds(node, "warning", "forwarding  ", part)?;
     // What pods send is trusted now.
-    node.run(&[
-        "nft",
-        "insert",
-        "rule",
-        "inet",
-        "firewalld",
-        "zones",
-        "ip",
-        "saddr",
-        "10.5.0.0/16",
-        "goto",
-        "trusted",
-    ])?;
-    node.run(&[
-        "nft",
-        "insert",
-        "rule",
-        "inet",
-        "firewalld",
-        "zones",
-        "ip",
-        "daddr",
-        "10.5.0.0/16",
-        "goto",
-        "trusted",
-    ])?;
+    for side in ["saddr", "daddr"] {
+        node.shell(&format!(
+            "nft insert rule inet firewalld zones ip {side} 10.5.0.0/16 goto trusted"
+        ))?;
+    }
     nothing_drops(node, &pod)
 }
 

@@ -3,7 +3,7 @@
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue};
 
 use super::taken::Taken;
-use crate::overlap::{counted, only_as_one_key, shares};
+use crate::overlap::{counted, only_as_one_key};
 use crate::{Identity, Record};
 
 /// The records of other nodes, as far as they can take something away. A record counts by its key, whatever its value: a lease that
@@ -48,7 +48,7 @@ impl<'a> Others<'a> {
     }
 
     fn who(&self, key: &LeaseKey, which: impl Fn(&Record) -> bool) -> Option<Identity> {
-        let who = |other: &&Other<'_>| which(other.record) && shares(&other.counted, key);
+        let who = |other: &&Other<'_>| which(other.record) && other.counted.overlaps(key);
         self.0.iter().find(who).map(|other| owner(other.record))
     }
 }

@@ -6,7 +6,6 @@ use flannel_model::{Families, Ipv4Pool, Ipv4Subnet, Ipv6Pool, Ipv6Subnet, LeaseK
 
 use super::{Peer, RejectReason};
 use crate::Identity;
-use crate::overlap::shares;
 
 /// An address that no peer's subnet may cover, and what it is.
 pub type Protected = (IpAddr, &'static str);
@@ -143,6 +142,6 @@ fn covered(peer: &Peer, limits: &Limits<'_>) -> Option<RejectReason> {
 }
 
 fn stranded(peer: &Peer, limits: &Limits<'_>) -> Option<RejectReason> {
-    let same = |lost: &LeaseKey| shares(lost, &peer.key);
+    let same = |lost: &LeaseKey| lost.overlaps(&peer.key);
     limits.stranded.iter().any(same).then_some(RejectReason::Stranded)
 }

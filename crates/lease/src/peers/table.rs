@@ -10,7 +10,7 @@ use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey};
 use super::entry::{Entry, read};
 use super::view::view;
 use super::{Limits, Peer, PeerView};
-use crate::overlap::{counted, shares};
+use crate::overlap::counted;
 use crate::{Event, Holding, Identity, OwnPut, Record};
 
 /// Most records that are kept: as many as a /8 has subnets of /24. What is beyond costs no memory.
@@ -207,7 +207,7 @@ impl PeerTable {
                     .map(|peer| peer.key)
                     .or_else(|| text.parse().ok())
             };
-            let overlaps = || Some(shares(&counted(&key()?, pools)?, held));
+            let overlaps = || Some(counted(&key()?, pools)?.overlaps(held));
             (surplus() || older() && overlaps()?).then_some(stamp.modified)
         };
         let others = self.entries.iter().filter(|(text, _)| **text != own);

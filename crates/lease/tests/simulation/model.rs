@@ -14,7 +14,6 @@ use flannel_model::{LeaseKey, LeaseValue, NetworkConfig, NodeId};
 
 use crate::node::{PATIENCE, Pools, TTL};
 use crate::store::{Store, Time};
-use crate::world::overlap;
 
 const CONFIG: &str =
     r#"{"Network":"10.5.0.0/28","SubnetLen":30,"SubnetMin":"10.5.0.4","SubnetMax":"10.5.0.8"}"#;
@@ -371,7 +370,7 @@ impl State {
             owned.push(key);
         }
         for (n, one) in owned.iter().enumerate() {
-            if let Some(other) = owned[..n].iter().find(|other| overlap(one, other)) {
+            if let Some(other) = owned[..n].iter().find(|other| one.overlaps(other)) {
                 return Err(format!("two nodes add pods to {one} and {other}"));
             }
         }

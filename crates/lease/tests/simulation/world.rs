@@ -3,8 +3,6 @@
 mod checks;
 mod trouble;
 
-pub use checks::overlap;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing, Useless};

@@ -19,12 +19,12 @@ const FIRST: u32 = 8;
 /// # Errors
 /// When the kernel has no nf_tables or does not answer.
 pub fn ruleset(family: IpFamily) -> Result<Ruleset, NetlinkError> {
-    let own = match family {
-        IpFamily::V4 => (Family::Ipv4, "ip"),
-        IpFamily::V6 => (Family::Ipv6, "ip6"),
+    let word = match family {
+        IpFamily::V4 => "ip",
+        IpFamily::V6 => "ip6",
     };
     let mut all = Ruleset::default();
-    for (family, word) in [own, (Family::Inet, "inet")] {
+    for (family, word) in [(family.into(), word), (Family::Inet, "inet")] {
         let mut chains = chains(family, word)?;
         rules(family, word, &mut chains)?;
         all.chains.append(&mut chains);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::super::Peer;
 use super::super::entry::{Entry, read};
 use super::PeerTable;
-use crate::overlap::shares;
 use crate::{Identity, Record};
 
 impl PeerTable {
@@ -119,5 +118,5 @@ fn replaces(there: &Entry, gone: &Entry) -> bool {
     };
     let owner = Identity::of(&gone_peer.value);
     there.newer.is_none()
-        && (owner.is(&Identity::of(&there_peer.value)) || shares(&there_peer.key, &gone_peer.key))
+        && (owner.is(&Identity::of(&there_peer.value)) || there_peer.key.overlaps(&gone_peer.key))
 }

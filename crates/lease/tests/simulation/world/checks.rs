@@ -27,7 +27,7 @@ impl World {
         for (n, one) in owners.iter().enumerate() {
             for (m, other) in owners.iter().enumerate().skip(n + 1) {
                 if let (Some(one), Some(other)) = (one, other)
-                    && overlap(one, other)
+                    && one.overlaps(other)
                 {
                     return Err(format!(
                         "at {} ms: nodes {n} and {m} act as owners of {one} and {other}",
@@ -181,12 +181,6 @@ impl World {
             )),
         }
     }
-}
-
-/// Whether two nodes' leases, whose subnets have one length, share an address.
-pub fn overlap(one: &LeaseKey, other: &LeaseKey) -> bool {
-    let ipv4 = one.ipv4().is_some() && one.ipv4() == other.ipv4();
-    ipv4 || one.ipv6().is_some() && one.ipv6() == other.ipv6()
 }
 
 fn peers(view: &PeerView) -> Vec<String> {
