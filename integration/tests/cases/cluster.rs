@@ -56,8 +56,7 @@ fn majority_dies(lab: &Lab, cluster: &mut Cluster, daemon: &Flanneld) -> Result<
     for member in [0, 1] {
         cluster.kill(member)?;
     }
-    // Long enough that giving up the connections of two members does not make up most of it.
-    std::thread::sleep(Duration::from_secs(12));
+    std::thread::sleep(Duration::from_secs(7));
     still.end().context("without a leader")?;
     for member in [0, 1] {
         cluster.restart(member)?;

@@ -26,7 +26,7 @@ fn outage() -> Result<Duration> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// No packet is lost, no kernel is written to, each daemon uses less than a hundredth of a core, and says little. Then the lease is what it
+/// No packet is lost, no kernel is written to, no daemon tries without a pause, and each says little. Then the lease is what it
 /// was, and a new peer is seen within seconds.
 pub fn a_minute_and_more_is_not_felt() -> Result<()> {
     let outage = outage()?;

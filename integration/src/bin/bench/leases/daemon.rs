@@ -1,10 +1,10 @@
-//! One real flanneld with many peers: its memory, its start, and what it asks of etcd.
+//! One real flanneld with many peers: its memory, its start, what it asks of etcd, and what it takes while etcd is away.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use flannel_lab::{Lab, etcd, eventually, limit};
+use flannel_lab::{Flanneld, Lab, etcd, eventually, limit};
 use flannel_store::{EtcdOptions, EtcdStore, Store};
 
 use super::{calls, heading, row, seconds};
@@ -16,7 +16,7 @@ const BATCH: usize = 100;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Starts flanneld beside so many peers and looks at it. `goal` is the most that it should need, in MiB.
-pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<()> {
+pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<Flanneld> {
     heading(&format!("one flanneld with {peers} peers"));
     write_peers(peers)?;
     let node = lab.node(1)?;
@@ -50,6 +50,34 @@ pub fn with_peers(lab: &Lab, peers: usize, goal: f64) -> Result<()> {
     row(
         "memory that it shares with nobody, MiB",
         &format!("{:.1}", memory.own),
+        "",
+        "",
+    );
+    Ok(daemon)
+}
+
+/// Etcd dies, comes back, and freezes, each for half of `outage`. `goal` is the most of a core that the daemon should take meanwhile.
+pub fn without_etcd(lab: &mut Lab, daemon: &Flanneld, outage: Duration, goal: f64) -> Result<()> {
+    heading(&format!(
+        "the same flanneld while etcd is away, {} s each",
+        outage.as_secs() / 2
+    ));
+    lab.etcd_mut().kill()?;
+    part_of_a_core(daemon, outage / 2, "dead", goal)?;
+    lab.etcd_mut().start()?;
+    std::thread::sleep(SETTLE);
+    lab.etcd().freeze()?;
+    part_of_a_core(daemon, outage / 2, "frozen", goal)
+}
+
+fn part_of_a_core(daemon: &Flanneld, time: Duration, how: &str, goal: f64) -> Result<()> {
+    let (before, began) = (daemon.cpu_time()?, Instant::now());
+    std::thread::sleep(time);
+    let part = (daemon.cpu_time()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let verdict = if part <= goal { "met" } else { "MISSED" };
+    row(
+        &format!("{how}: % of a core (goal: {:.0}, {verdict})", goal * 100.0),
+        &format!("{:.2}", part * 100.0),
         "",
         "",
     );
