@@ -73,7 +73,7 @@ pub fn all() -> Vec<Case> {
         case!(plain selftest::pinger_counts_what_is_lost),
         case!(ipvs selftest::ipvs_forwards),
         case!(plain lease::lease_is_renewed), // the longest of all, so early
-        case!(plain long_outage::a_minute_and_more_is_not_felt).within(240),
+        case!(plain long_outage::a_minute_and_more_is_not_felt).within(long_outage::seconds()),
         case!(plain lease::record_is_what_flannel_writes),
         case!(plain lease::subnet_file_and_device_are_flannels),
         case!(plain lease::ready_is_told_to_systemd_and_by_http),
