@@ -98,7 +98,12 @@ fn build(
     let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
     let settings = Settings::here();
-    let shared = bridge::ensure(conn, &settings, &plan, random_mac()?)?;
+    let shared = bridge::ensure(
+        conn,
+        &settings,
+        &plan,
+        plan.bridge_mac().map_or_else(random_mac, Ok)?,
+    )?;
     let fenced = fence(job, conn, &plan, &inside.devices, warn)?;
     veth::make(conn, &settings, &plan, &shared.bridge, &job.target)?;
     undo.veth = Some(plan.host_end.clone());

@@ -36,7 +36,10 @@ pub fn ensure(conn: &mut RouteConn, settings: &Settings, plan: &Plan, mac: Mac) 
         Some(bridge) => bridge,
         None => make(conn, plan, mac)?,
     };
-    pin_mac(conn, &mut bridge, mac)?;
+    // Nobody has this address by chance.
+    if plan.bridge_mac().is_none_or(|own| bridge.mac != Some(own)) {
+        pin_mac(conn, &mut bridge, mac)?;
+    }
     if !bridge.rerouting.is_closed() {
         close(settings, name)?;
     }

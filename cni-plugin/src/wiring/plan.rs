@@ -147,17 +147,28 @@ impl Plan {
             .map(|given| (given.range.gateway(), given.range.length()))
     }
 
+    /// The hardware address of a bridge that is made to bear the gateway addresses: the one that goes with them, so that a bridge that
+    /// was lost and is made anew is found where the containers know it.
+    pub fn bridge_mac(&self) -> Option<Mac> {
+        let gateways = || self.gateways().map(|(gateway, _)| gateway);
+        self.bridge.is_gateway.then(|| mac_for(gateways))
+    }
+
     /// Whether the container has an address of the family.
     pub fn has_family(&self, v4: bool) -> bool {
         self.addresses.iter().any(|given| given.address.is_ipv4() == v4)
     }
 }
 
-/// The hardware address that goes with a container's addresses: `0a:58` and its IPv4 address, as kubenet made them, or, without one,
+/// The hardware address that goes with a container's addresses.
+pub fn mac_of(addresses: &[Given]) -> Mac {
+    mac_for(|| addresses.iter().map(|given| given.address))
+}
+
+/// The hardware address that goes with addresses: `0a:58` and its IPv4 address, as kubenet made them, or, without one,
 /// `0a:59` and four bytes of the IPv6 address. So an address that passes to another container keeps its hardware address, what
 /// neighbours know of it stays true, and nobody needs to be told.
-pub fn mac_of(addresses: &[Given]) -> Mac {
-    let all = || addresses.iter().map(|given| given.address);
+fn mac_for<I: Iterator<Item = IpAddr>>(all: impl Fn() -> I) -> Mac {
     let v4 = all().find_map(|ip| match ip {
         IpAddr::V4(v4) => Some(v4.octets()),
         IpAddr::V6(_) => None,

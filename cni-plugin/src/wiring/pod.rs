@@ -51,7 +51,7 @@ pub fn configure(target: &Target, inside: &mut Inside, plan: &Plan) -> Result<()
         CniError::new(Code::Kernel, msg)
     })?;
     let asked = requests(plan, index);
-    for (outcome, refused) in conn.batch(&asked.requests).into_iter().zip(asked.fine) {
+    for (outcome, refused) in conn.run_all(&asked.requests).into_iter().zip(asked.fine) {
         match outcome {
             Err(e) if refused(&e) => {}
             Err(e) => return Err(kernel(&e)),

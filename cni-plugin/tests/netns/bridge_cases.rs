@@ -80,6 +80,22 @@ fn layer_3(subnet_env: &str, gateways: &[&str], addresses: &[&str]) {
     );
 }
 
+/// Containers know the gateway by the bridge's hardware address, and nobody tells them of another.
+#[test]
+fn b10_a_bridge_made_anew_is_found_where_it_was() {
+    let node = Node::new(V4, json!({ "isDefaultGateway": true }));
+    let (one, two) = (Space::new(), Space::new());
+    node.add("c1", &one);
+    let mac = || device(&node.space, "cni0")["address"].clone();
+    assert_eq!(mac(), "0a:58:0a:f4:01:01");
+    node.space.ok("ip", "link delete cni0");
+    node.add("c2", &two);
+    assert_eq!(mac(), "0a:58:0a:f4:01:01");
+    node.space
+        .ok("ip", &format!("link set {} master cni0", node.space.veths()[0]));
+    assert!(one.pings("10.244.1.1") && two.pings("10.244.1.1"));
+}
+
 #[test]
 fn b3_b10_ipv4() {
     layer_3(V4, &["10.244.1.1/24"], &["10.244.1.2/24"]);

@@ -3,6 +3,7 @@
 mod change;
 mod counters;
 pub mod create;
+mod decode;
 mod read;
 pub mod released;
 mod settings;
@@ -23,7 +24,7 @@ pub use create::{
     BridgeSpec, IpipSpec, VethSpec, VxlanSpec, create_bridge, create_ipip, create_veth, create_vxlan,
     create_wireguard,
 };
-pub use read::{by_index, by_name, dump, get_request, read_link};
+pub use read::{by_index, by_name, dump, get_request};
 pub use settings::{Ipv4Setting, PortMarks, mark_port, set_ipv4, set_link_local, set_up_with};
 pub use vlan::{PortVlan, add_vlan, remove_vlan, set_vlan_filtering, vlans};
 pub use wait::await_running;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use crate::conn::{Conn, Protocol, Reply, Request};
+use crate::conn::{Conn, Outcome, Protocol, Reply, Request};
 use crate::error::NetlinkError;
 
 /// One rtnetlink request, as the builder functions of this crate make it.
@@ -56,6 +56,13 @@ impl RouteConn {
             .collect()
     }
 
+    /// The same for requests of which only success matters; what answers them besides is not read.
+    pub fn run_all(&mut self, requests: &[RouteRequest]) -> Vec<Result<(), NetlinkError>> {
+        let raw: Vec<Request> = requests.iter().map(RouteRequest::serialise).collect();
+        let outcomes = self.conn.batch(&raw).into_iter();
+        outcomes.map(|outcome| outcome.map(drop)).collect()
+    }
+
     /// Sends one request and gives the message that answers it.
     ///
     /// # Errors
@@ -63,6 +70,11 @@ impl RouteConn {
     pub fn request(&mut self, request: &RouteRequest) -> RouteOutcome {
         let reply = self.conn.request(&request.serialise())?;
         typed(reply, request)
+    }
+
+    /// The same for who reads the message himself.
+    pub(crate) fn ask(&mut self, request: &RouteRequest) -> Outcome {
+        self.conn.request(&request.serialise())
     }
 
     /// Sends one request of which only success matters.
@@ -79,8 +91,13 @@ impl RouteConn {
     /// # Errors
     /// When the kernel refuses, does not answer in time, or the table never holds still.
     pub fn dump(&mut self, request: &RouteRequest) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let replies = self.conn.dump(&request.serialise())?;
+        let replies = self.list(request)?;
         Ok(replies.iter().filter_map(|reply| parse(reply).ok()).collect())
+    }
+
+    /// The same for who reads the messages himself.
+    pub(crate) fn list(&mut self, request: &RouteRequest) -> Result<Vec<Reply>, NetlinkError> {
+        self.conn.dump(&request.serialise())
     }
 }
 

@@ -148,12 +148,11 @@ fn a_pod_is_wired_in_one_batch() {
             link::create_veth(&veth),
             link::set_alias("veth1", "flannel:pod"),
             link::set_hairpin("veth1", true),
-            link::get_request("veth1"),
         ]);
         for outcome in &outcomes {
             outcome.as_ref().unwrap();
         }
-        let host = link::read_link(outcomes[3].as_ref().unwrap().as_ref().unwrap()).unwrap();
+        let host = link::by_name(conn, "veth1").unwrap().unwrap();
         assert_eq!(host.alias.as_deref(), Some("flannel:pod"));
         assert_eq!(
             (host.master, host.hairpin, host.up, host.mtu),
@@ -178,8 +177,13 @@ fn a_pod_is_wired_in_one_batch() {
         inside.run(&link::set_up("eth0")).unwrap();
         let end = link::by_name(&mut inside, "eth0").unwrap().unwrap();
         assert!(end.up && end.carrier);
-        let listed = pod.run(|| json("ip -j link show eth0").len()).unwrap();
-        assert_eq!(listed, 1, "the command sees the namespace of the thread");
+        let listed = pod.run(|| json("ip -d -j link show eth0")).unwrap();
+        assert_eq!(listed.len(), 1, "the command sees the namespace of the thread");
+        for end in [&listed[0], &json("ip -d -j link show veth1")[0]] {
+            // More than the one that is used are cut off, which takes longer than all the rest.
+            let queues = (&end["num_tx_queues"], &end["num_rx_queues"]);
+            assert_eq!(queues, (&1.into(), &1.into()), "{end}");
+        }
 
         conn.run(&link::set_master("veth1", None)).unwrap();
         conn.run(&link::set_down("veth1")).unwrap();

@@ -180,10 +180,14 @@ pub fn create_veth(spec: &VethSpec<'_>) -> RouteRequest {
     )
 }
 
-/// One end of a veth pair.
+/// One end of a veth pair. The kernel would make room for a queue for each processor and then use one of them, and cutting the others off
+/// waits for all processors, twice a pair and with the lock held that all namespaces share (`veth_init_queues`, drivers/net/veth.c;
+/// `netif_set_real_num_tx_queues`, net/core/dev.c).
 fn end(name: &str, mtu: u32, mac: Option<Mac>) -> LinkMessage {
     let mut message = message_for(LinkRef::Name(name));
     message.attributes.push(LinkAttribute::Mtu(mtu));
+    message.attributes.push(LinkAttribute::NumTxQueues(1));
+    message.attributes.push(LinkAttribute::NumRxQueues(1));
     message
         .attributes
         .extend(mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));

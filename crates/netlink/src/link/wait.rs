@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::read::{by_index, read_link};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::read::by_index;
 use crate::error::NetlinkError;
 use crate::route_conn::RouteConn;
 use crate::watch;
@@ -18,7 +20,10 @@ const LINK_CHANGES: u32 = 1;
 /// When the kernel refuses.
 pub fn await_running(conn: &mut RouteConn, ifindex: u32, patience: Duration) -> Result<bool, NetlinkError> {
     let running = || Ok(by_index(conn, ifindex)?.filter(|link| link.running).map(drop));
-    let ours = |message: &_| read_link(message).is_some_and(|link| link.ifindex == ifindex);
+    let ours = |message: &_| match message {
+        RouteNetlinkMessage::NewLink(link) => link.header.index == ifindex,
+        _ => false,
+    };
     let what = format!("watch link {ifindex}");
     watch::until(LINK_CHANGES, &what, patience, ours, running).map(|outcome| outcome.is_some())
 }

@@ -36,18 +36,17 @@ pub fn life(side: &Side, netns: &str) -> Result<(Duration, Duration)> {
         peer_mac: None,
         peer_namespace: space.as_fd(),
     };
-    let made = conn.batch(&[
+    let made = conn.run_all(&[
         link::create_veth(&spec),
         link::set_alias(PORT, ALIAS),
         link::set_hairpin(PORT, true),
         link::get_request(PORT),
     ]);
-    let made = made.into_iter().collect::<Result<Vec<_>, _>>()?;
+    made.into_iter().collect::<Result<(), _>>()?;
     space.run(inside)??;
     let add = start.elapsed();
 
-    let port = made.last().and_then(Option::as_ref).and_then(link::read_link);
-    let port = port.context("the kernel did not show the device that it made")?;
+    let port = link::by_name(&mut conn, PORT)?.context("the kernel did not show the device that it made")?;
     let start = Instant::now();
     released::release(&mut conn, port.ifindex, &[ADDRESS.into()])?;
     let del = start.elapsed();
@@ -86,6 +85,6 @@ fn inside() -> Result<()> {
         route((Ipv4Addr::new(10, 64, 0, 0).into(), 10)),
         route((Ipv4Addr::UNSPECIFIED.into(), 0)),
     ];
-    conn.batch(&requests).into_iter().collect::<Result<Vec<_>, _>>()?;
+    conn.run_all(&requests).into_iter().collect::<Result<(), _>>()?;
     Ok(())
 }
