@@ -1,6 +1,7 @@
 //! Joins the parts: store → lease and peers → overlay → kernel, and says how it stands.
 
 mod host;
+mod peers;
 mod remember;
 mod tell;
 
@@ -8,10 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use flannel_lease::{
-    Event as LeaseEvent, Identity, LeaseMachine, Limits, Patience, PeerView, Protected, Settings,
-};
-use flannel_model::{Families, LeaseKey, NodeId, NodeReport};
+use flannel_lease::{Event as LeaseEvent, Identity, LeaseMachine, Patience, Protected, Settings, Touched};
+use flannel_model::{Families, NodeId, NodeReport};
 use flannel_plan::{Followed, Underlay};
 use flannel_store::{EtcdStore, Event, Store, follow_since};
 use flannel_telemetry::{
@@ -24,7 +23,6 @@ use crate::backends::Chosen;
 use crate::cache::{Cache, CacheWriter};
 use crate::config_wait::{Read, Usable, wait_for_config};
 use crate::config_watch::{ConfigWatch, Stored};
-use crate::facts::{self, Own, Useless};
 use crate::filter::{self, FilterState};
 use crate::flags::Options;
 use crate::lease_driver::{LeaseDriver, LeaseStatus};
@@ -36,7 +34,8 @@ use crate::rejects::RejectLog;
 use crate::said::{Said, chain};
 use crate::service_feed::{Audience, ServiceFeed};
 use crate::underlay::{self, choose_underlay};
-use crate::{clock, encap, node_id, reaper, signals, stranded, subnet_file, tunnel_ports, udp};
+use crate::{clock, encap, node_id, reaper, signals, subnet_file, tunnel_ports, udp};
+use peers::Known;
 use remember::{Earlier, own_lease};
 
 /// News of our own key that wait for the lease driver; it takes each at once.
@@ -200,6 +199,8 @@ struct Node<'a> {
     own_news: mpsc::Sender<LeaseEvent>,
     events: mpsc::Receiver<Event>,
     feed: PeerFeed,
+    /// What was published last, as long as nothing but peers changed since.
+    known: Option<Known>,
     rejects: RejectLog,
     facts: watch::Sender<Option<Arc<Facts>>>,
     reports: watch::Receiver<Option<Report>>,
@@ -309,6 +310,7 @@ impl<'a> Node<'a> {
             own_news,
             events,
             feed,
+            known: None,
             rejects: RejectLog::default(),
             facts,
             reports,
@@ -333,7 +335,7 @@ impl<'a> Node<'a> {
             tokio::select! {
                 changed = self.lease.changed() => {
                     changed.context("the lease task ended")?;
-                    self.tell_lease();
+                    self.tell_lease(&Touched::Everything);
                     self.publish_facts();
                 }
                 count = self.events.recv_many(&mut burst, BURST) => {
@@ -342,7 +344,7 @@ impl<'a> Node<'a> {
                 }
                 () = settled => {
                     if self.feed.settle(clock::since_boot()) {
-                        self.publish_facts();
+                        self.take_touched();
                     }
                 }
                 Some(event) = self.config.events.recv() => {
@@ -380,10 +382,12 @@ impl<'a> Node<'a> {
     }
 
     /// Compares what the store says of our own lease with what we know of it.
-    fn tell_lease(&mut self) {
+    fn tell_lease(&mut self, touched: &Touched) {
         let held = self.lease.borrow().as_ref().and_then(|status| status.held);
         if let Some(held) = held
-            && let Some(news) = self.feed.own_news(&held, &self.identity, &self.usable.pools)
+            && let Some(news) = self
+                .feed
+                .own_news(&held, &self.identity, &self.usable.pools, touched)
         {
             self.send_lease(news);
         }
@@ -392,96 +396,6 @@ impl<'a> Node<'a> {
     fn send_lease(&self, news: LeaseEvent) {
         // A full queue means that the driver has news enough; what it does about them makes this be told again.
         let _ = self.own_news.try_send(news);
-    }
-
-    fn take_events(&mut self, events: impl Iterator<Item = Event>) {
-        let mut peers = false;
-        for event in events {
-            match &event {
-                Event::Lost { reason } => {
-                    tracing::warn!("etcd cannot be followed: {reason}; peers stay as they are");
-                    self.lost = Some(reason.to_string());
-                    if self.has_cache && !self.offline && !self.feed.is_synced() {
-                        self.offline = true;
-                        peers = true;
-                    }
-                }
-                Event::Resumed { .. } | Event::InitDone { .. } => {
-                    self.offline = false;
-                    if self.lost.take().is_some() {
-                        tracing::info!("etcd is followed again");
-                    }
-                }
-                Event::Init | Event::InitApply(_) | Event::Apply(_) | Event::Delete { .. } => {}
-            }
-            let news = self.feed.take(event, clock::since_boot());
-            peers |= news.peers;
-            if let Some(own) = news.own {
-                self.send_lease(own.into());
-            }
-            for change in news.moved {
-                tracing::warn!(subnet = %change.key, from = %change.from, to = %change.to, "a subnet in use went to another node");
-            }
-        }
-        if peers {
-            self.tell_lease();
-            self.publish_facts();
-        }
-    }
-
-    /// The peers that may be used now, and what follows for the kernel.
-    fn view(&self, status: &LeaseStatus, own: LeaseKey) -> Option<View> {
-        let stranded = stranded::still_in_use(&status.lost);
-        let limits = Limits {
-            pools: &self.usable.pools,
-            own: &own,
-            identity: &self.identity,
-            stranded: &stranded,
-            protected: &self.protected,
-        };
-        let view = self.feed.view(&limits);
-        let own = Own {
-            usable: &self.usable,
-            backend: &self.backend,
-            underlay: &self.underlay,
-            key: own,
-            macs: status.macs,
-            blackhole: self.options.blackhole,
-        };
-        let peers: Vec<_> = view.peers.values().collect();
-        let (facts, useless) = facts::facts(own, &peers)?;
-        Some(View { view, facts, useless })
-    }
-
-    /// Hands the world as it is known to the tasks that write it into the kernel, once a lease and a complete list are there.
-    fn publish_facts(&mut self) {
-        let Some(status) = self.lease.borrow().clone() else {
-            return;
-        };
-        let Some(held) = status.held else { return };
-        if !self.feed.is_synced() && !self.offline {
-            return;
-        }
-        let Some(View { view, facts, useless }) = self.view(&status, held.key) else {
-            return;
-        };
-        let general = view
-            .rejects
-            .into_iter()
-            .map(|reject| (reject.key, reject.reason.to_string()));
-        self.rejects.update(
-            "record",
-            "is skipped, everything else goes on",
-            general.chain(useless),
-        );
-        self.facts.send_if_modified(|old| {
-            let changed = old.as_deref() != Some(&facts);
-            if changed {
-                *old = Some(Arc::new(facts));
-            }
-            changed
-        });
-        self.cache.changed();
     }
 
     /// Takes what stands at the config's key.
@@ -515,16 +429,15 @@ impl<'a> Node<'a> {
             Err(error) => tracing::warn!("{}; the network config stays as it is", chain(&error)),
         }
         self.publish_facts();
-        self.facts.send_modify(|_| {});
+        self.facts.send_modify(|facts| {
+            if let Some(facts) = facts {
+                // No steps lead to them: everything is looked at.
+                let facts = Arc::make_mut(facts);
+                facts.steps = facts.steps.made_anew();
+            }
+        });
         notify_ready("reloaded");
     }
-}
-
-/// What the known records come to.
-struct View {
-    view: PeerView,
-    facts: Facts,
-    useless: Vec<Useless>,
 }
 
 /// The addresses of both families in one text.

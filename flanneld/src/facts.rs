@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use flannel_lease::Peer;
+use flannel_lease::{Peer, PeerChange};
 use flannel_model::{Families, IpFamily, IpSubnet, LeaseKey, Mac};
-use flannel_plan::backend::{Backend, FamilyFacts};
-use flannel_plan::{DesiredOverlay, Underlay};
+use flannel_plan::backend::{Backend, FamilyFacts, Reject};
+use flannel_plan::{DesiredOverlay, Exchange, Underlay};
 
 use crate::backends::Chosen;
 use crate::config_wait::Usable;
-use crate::overlay::Facts;
+use crate::overlay::{Facts, Step, Steps};
 use crate::udp::UdpFacts;
 
 /// What the node is, beside its peers.
@@ -33,15 +33,31 @@ pub struct Own<'a> {
 /// A record that is of no use to the backend: its key, and why.
 pub type Useless = (String, String);
 
-/// The facts, and the peers that are of no use in a family. `None` when the lease does not have the families of the network,
-/// which only lasts until another lease is taken.
-pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
-    let backend = own.backend.backend(own.macs)?;
-    let mut useless = Vec::new();
-    let ipv4 = overlay(own, &*backend, IpFamily::V4, peers, &mut useless);
-    let ipv6 = overlay(own, &*backend, IpFamily::V6, peers, &mut useless);
-    let overlays = Families::new(ipv4, ipv6)?;
-    overlays.same_families(&own.usable.pools).then_some(())?;
+/// What follows from the peers.
+#[derive(Debug)]
+pub struct Worked {
+    /// The facts.
+    pub facts: Facts,
+    /// The peers that are of no use in a family.
+    pub useless: Vec<Useless>,
+    /// Some of them are of no use only because of others.
+    pub contested: bool,
+}
+
+/// The overlays of these peers.
+struct Overlays {
+    overlays: Families<DesiredOverlay, DesiredOverlay>,
+    useless: Vec<(LeaseKey, Reject)>,
+}
+
+/// The facts. `None` when the lease does not have the families of the network, which only lasts until another lease is taken.
+pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<Worked> {
+    let Overlays { overlays, useless } = overlays(own, peers)?;
+    let contested = useless.iter().any(|(_, reject)| reject.is_because_of_another());
+    let texts = useless
+        .into_iter()
+        .map(|(key, reject)| (key.to_string(), reject.to_string()));
+    let mut useless: Vec<Useless> = texts.collect();
     // One record may be of no use in both families.
     useless.sort();
     useless.dedup();
@@ -54,8 +70,57 @@ pub fn facts(own: Own<'_>, peers: &[&Peer]) -> Option<(Facts, Vec<Useless>)> {
         nodes: peers.iter().flat_map(|peer| node_addresses(peer)).collect(),
         udp: udp(own, peers),
         overlays,
+        steps: Steps::default(),
     };
-    Some((facts, useless))
+    Some(Worked {
+        facts,
+        useless,
+        contested,
+    })
+}
+
+/// What follows from the change of single peers for each family. `None` where that takes a look at all of them.
+pub fn step(own: Own<'_>, changes: &[PeerChange]) -> Option<Step> {
+    // The data path of udp takes the peers as a whole.
+    own.backend.udp().is_none().then_some(())?;
+    let before: Vec<&Peer> = changes
+        .iter()
+        .filter_map(|change| change.before.as_deref())
+        .collect();
+    let after: Vec<&Peer> = changes
+        .iter()
+        .filter_map(|change| change.after.as_deref())
+        .collect();
+    let (before, after) = (overlays(own, &before)?, overlays(own, &after)?);
+    (before.useless.is_empty() && after.useless.is_empty()).then_some(())?;
+    let (before4, before6) = split(before.overlays);
+    let (after4, after6) = split(after.overlays);
+    let pairs = [before4.zip(after4), before6.zip(after6)];
+    let exchanges = pairs.into_iter().flatten();
+    Some(Step {
+        exchanges: exchanges
+            .map(|(before, after)| Exchange { before, after })
+            .collect(),
+        ..Step::default()
+    })
+}
+
+fn split<T>(families: Families<T, T>) -> (Option<T>, Option<T>) {
+    match families {
+        Families::Ipv4(ipv4) => (Some(ipv4), None),
+        Families::Ipv6(ipv6) => (None, Some(ipv6)),
+        Families::Dual(ipv4, ipv6) => (Some(ipv4), Some(ipv6)),
+    }
+}
+
+fn overlays(own: Own<'_>, peers: &[&Peer]) -> Option<Overlays> {
+    let backend = own.backend.backend(own.macs)?;
+    let mut useless = Vec::new();
+    let ipv4 = overlay(own, &*backend, IpFamily::V4, peers, &mut useless);
+    let ipv6 = overlay(own, &*backend, IpFamily::V6, peers, &mut useless);
+    let overlays = Families::new(ipv4, ipv6)?;
+    let same = overlays.same_families(&own.usable.pools);
+    same.then_some(Overlays { overlays, useless })
 }
 
 /// What the udp backend's data path needs, for a network with that backend. What is of no use was told by the overlays.
@@ -70,7 +135,7 @@ fn udp(own: Own<'_>, peers: &[&Peer]) -> Option<UdpFacts> {
 }
 
 /// Addresses under which a node is reached.
-fn node_addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
+pub fn node_addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
     let ipv4 = Some(IpAddr::from(peer.value.public_ip)).filter(|ip| !ip.is_unspecified());
     ipv4.into_iter().chain(peer.value.public_ipv6.map(IpAddr::from))
 }
@@ -80,7 +145,7 @@ fn overlay(
     backend: &dyn Backend,
     family: IpFamily,
     peers: &[&Peer],
-    useless: &mut Vec<Useless>,
+    useless: &mut Vec<(LeaseKey, Reject)>,
 ) -> Option<DesiredOverlay> {
     let pools = &own.usable.pools;
     let (network, own_subnet): (IpSubnet, IpSubnet) = match family {
@@ -97,9 +162,6 @@ fn overlay(
     if own.blackhole {
         overlay.blackholes.insert(own_subnet);
     }
-    let texts = rejects
-        .into_iter()
-        .map(|(key, reason)| (key.to_string(), reason.to_string()));
-    useless.extend(texts);
+    useless.extend(rejects);
     Some(overlay)
 }

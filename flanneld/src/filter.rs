@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_model::{IpFamily, IpSubnet};
+use flannel_netlink::nftables::has_table;
 use flannel_nft::{MasqueradeTable, Nft, NftError, Table, TableName, masquerade_table};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -71,15 +72,25 @@ async fn run(
     let mut said = Said::default();
     let mut tables = Tables::new(wanted.clone());
     loop {
-        tokio::select! {
-            changed = facts.changed() => if changed.is_err() { return },
-            word = changes.recv(), if !changes.is_closed() => if word.is_none() { continue },
-            () = sleep_until(due) => {}
-        }
-        due = Instant::now() + wanted.resync;
+        let news = tokio::select! {
+            changed = facts.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            word = changes.recv(), if !changes.is_closed() => match word {
+                Some(()) => false,
+                None => continue,
+            },
+            () = sleep_until(due) => false,
+        };
         let Some(now) = facts.borrow_and_update().clone() else {
             continue;
         };
+        // Peers come and go, and the rules know none of them.
+        if news && tables.are_for(&now) {
+            continue;
+        }
+        due = Instant::now() + wanted.resync;
         let pass = tokio::task::spawn_blocking(move || {
             let result = tables.apply(&now);
             (result, tables)
@@ -126,6 +137,16 @@ struct Tables {
     standing: BTreeMap<&'static str, Standing>,
     /// What an earlier run left in families without a table has been removed, and flannel's iptables chains.
     leftovers_gone: bool,
+    /// The network and the own subnet of each family for which all this was brought about.
+    made_for: Option<[Option<(IpSubnet, IpSubnet)>; 2]>,
+}
+
+/// All that the tables take from the facts.
+fn subnets(facts: &Facts) -> [Option<(IpSubnet, IpSubnet)>; 2] {
+    TABLES.map(|(family, _)| {
+        let overlay = facts.overlay(family);
+        overlay.map(|overlay| (overlay.network, overlay.own_subnet))
+    })
 }
 
 impl Tables {
@@ -135,13 +156,20 @@ impl Tables {
             nft: Nft::default(),
             standing: BTreeMap::new(),
             leftovers_gone: false,
+            made_for: None,
         }
+    }
+
+    /// Whether the last pass succeeded and was for the same as these facts ask for.
+    fn are_for(&self, facts: &Facts) -> bool {
+        self.made_for == Some(subnets(facts))
     }
 
     /// With `--ip-masq` the table of each family stands; without it, or without the family, what an earlier run left is removed
     /// once, at the start. Answers the tables that were written.
     fn apply(&mut self, facts: &Facts) -> Result<Vec<TableName>, NftError> {
         let mut written = Vec::new();
+        self.made_for = None;
         for (family, name) in TABLES {
             match facts.overlay(family).filter(|_| self.wanted.masquerade) {
                 Some(overlay) => {
@@ -167,6 +195,7 @@ impl Tables {
             old_chains::remove(facts, self.wanted.forward);
         }
         self.leftovers_gone = true;
+        self.made_for = Some(subnets(facts));
         Ok(written)
     }
 
@@ -175,8 +204,12 @@ impl Tables {
     /// under way do not depend on the table.
     fn settle(&mut self, table: &Table) -> Result<bool, NftError> {
         let name = table.name();
-        let now = self.nft.listing(name)?;
         let known = self.standing.get(name.name);
+        // One that is gone is written again without the time that a start of nft takes to say so.
+        let now = match known.is_some() && is_gone(name) {
+            true => None,
+            false => self.nft.listing(name)?,
+        };
         let stands =
             known.is_some_and(|known| known.hash == table.hash() && known.listing == now && now.is_some());
         if stands {
@@ -190,4 +223,10 @@ impl Tables {
         self.standing.insert(name.name, standing);
         Ok(true)
     }
+}
+
+/// Whether the kernel says that there is no such table.
+fn is_gone(name: TableName) -> bool {
+    let family = TABLES.iter().find(|(_, table)| *table == name);
+    family.is_some_and(|(family, _)| has_table((*family).into(), name.name).is_ok_and(|there| !there))
 }

@@ -16,6 +16,11 @@ use flannel_plan::{
 
 use crate::wireguard;
 
+/// From so many new routes at once on, they are spread over scopes. Fewer look as everybody expects them to.
+const MANY_ROUTES: usize = 1_000;
+/// Scopes of routes with a gateway: those below the link's, which is 253 (`fib_check_nh_v4_gw`).
+const SCOPES: usize = 253;
+
 /// All interfaces with their addresses.
 ///
 /// # Errors
@@ -94,12 +99,12 @@ pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkErr
         others.into_iter().partition(|op| wireguard::concerns(op));
     let outcomes = wireguard::apply(&of_wireguard).into_iter();
     results.extend(of_wireguard.into_iter().cloned().zip(outcomes));
-    let index = match others.iter().find_map(|op| device_of(op)) {
-        Some(device) => index_of(conn, device),
-        None => Ok(0),
-    };
-    match index {
-        Ok(ifindex) => results.extend(run(conn, &others, ifindex)),
+    let device = others.iter().find_map(|op| device_of(op));
+    let devices = device
+        .map(|device| Ok((device, index_of(conn, device)?)))
+        .transpose();
+    match devices {
+        Ok(known) => results.extend(apply_on(conn, &others, known.as_slice())),
         Err(error) => {
             // Without the tunnel the ways that lead elsewhere still serve.
             let (elsewhere, over_it): (Vec<&Op>, Vec<&Op>) =
@@ -114,6 +119,27 @@ pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkErr
             };
             results.extend(over_it.iter().map(failed));
         }
+    }
+    results
+}
+
+/// Carries out operations on what is about devices whose indices are known: routes, neighbours, FDB entries. One on a device that is
+/// not among them fails, as it does when the index is that of a device which has gone.
+pub fn apply_on(
+    conn: &mut RouteConn,
+    ops: &[&Op],
+    devices: &[(Device, u32)],
+) -> Vec<(Op, Result<(), NetlinkError>)> {
+    let index = |op: &&Op| {
+        let device = device_of(op);
+        let known = devices.iter().find(|(known, _)| Some(*known) == device);
+        // The kernel has no link 0.
+        known.map_or(0, |(_, index)| *index)
+    };
+    let mut results = Vec::with_capacity(ops.len());
+    for of_one in ops.chunk_by(|one, other| index(one) == index(other)) {
+        let ifindex = of_one.first().map_or(0, index);
+        results.extend(run(conn, of_one, ifindex));
     }
     results
 }
@@ -134,14 +160,16 @@ fn leads_elsewhere(op: &Op) -> bool {
 }
 
 fn run(conn: &mut RouteConn, ops: &[&Op], ifindex: u32) -> Vec<(Op, Result<(), NetlinkError>)> {
+    let many = ops.iter().filter(|op| matches!(op, Op::RouteAdd { .. })).count() >= MANY_ROUTES;
     let (ops, requests): (Vec<&Op>, Vec<RouteRequest>) = ops
         .iter()
-        .filter_map(|op| Some((*op, request(op, ifindex)?)))
+        .enumerate()
+        .filter_map(|(n, op)| Some((*op, request(op, ifindex, many.then_some(n))?)))
         .unzip();
-    let outcomes = conn.batch(&requests).into_iter();
+    let outcomes = conn.batch_quietly(&requests).into_iter();
     ops.into_iter()
         .zip(outcomes)
-        .map(|(op, outcome)| (op.clone(), settle(op, outcome.map(|_| ()))))
+        .map(|(op, outcome)| (op.clone(), settle(op, outcome)))
         .collect()
 }
 
@@ -160,6 +188,11 @@ fn index_of(conn: &mut RouteConn, device: Device) -> Result<u32, NetlinkError> {
 /// Turns into successes the failures that mean that somebody was faster and the result is the wanted one.
 fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     let Err(error) = outcome else { return Ok(()) };
+    // The text is that of the operation, with names for numbers.
+    let error = NetlinkError {
+        what: op.to_string(),
+        ..error
+    };
     let done = match op {
         Op::LinkDelete { .. }
         | Op::AddressDelete { .. }
@@ -214,9 +247,9 @@ fn device_of(op: &Op) -> Option<Device> {
     }
 }
 
-/// The request that carries out an operation; `ifindex` is that of the tunnel. Its text for errors is that of the operation,
-/// with names for numbers. `None` for what goes over another socket.
-fn request(op: &Op, ifindex: u32) -> Option<RouteRequest> {
+/// The request that carries out an operation; `ifindex` is that of the tunnel, `place` where the operation stands among very many.
+/// `None` for what goes over another socket.
+fn request(op: &Op, ifindex: u32, place: Option<usize>) -> Option<RouteRequest> {
     let device = device_of(op).map(|device| device.to_string()).unwrap_or_default();
     let name = LinkRef::Name(&device);
     let request = match op {
@@ -238,17 +271,34 @@ fn request(op: &Op, ifindex: u32) -> Option<RouteRequest> {
         Op::NeighbourDelete { address, .. } => neighbour::delete(ifindex, *address),
         Op::FdbReplace { mac, dst, .. } => fdb::replace(ifindex, *mac, *dst),
         Op::FdbDelete { mac, dst, .. } => fdb::delete(ifindex, *mac, *dst),
-        Op::RouteAdd { destination, way, .. } => route::add(&route_by(*destination, way, ifindex)),
+        Op::RouteAdd { destination, way, .. } => {
+            let route = route_by(*destination, way, ifindex);
+            route::add(&place.map_or_else(|| route.clone(), |place| spread(&route, place)))
+        }
         Op::RouteReplace { destination, way, .. } => route::replace(&route_by(*destination, way, ifindex)),
         Op::RoutePrepend { destination, way, .. } => route::prepend(&route_by(*destination, way, ifindex)),
         Op::RouteDelete { route, .. } => route::delete(&route_of(route, ifindex)),
         Op::BlackholeAdd { destination } => route::add(&last_resort(*destination)),
         Op::BlackholeDelete { destination } => route::delete(&last_resort(*destination)),
     };
-    Some(RouteRequest {
-        what: op.to_string(),
-        ..request
-    })
+    Some(request)
+}
+
+/// An IPv4 route as one of many. The kernel compares a new route with all others of the same hash, to share what it knows of the way;
+/// the gateway is not part of that hash, and the scope is (`fib_info_hash_bucket`, net/ipv4/fib_semantics.c). With one scope, 10,000
+/// routes over one device are 50 million comparisons. To packets on a route with a gateway all these scopes are the same.
+fn spread(route: &Route, place: usize) -> Route {
+    let applies = route.destination.is_ipv4() && route.scope == Distance::Universe;
+    let number = u8::try_from(place % SCOPES).unwrap_or_default();
+    let scope = match number {
+        _ if !applies => route.scope,
+        0 => Distance::Universe,
+        number => Distance::Other(number),
+    };
+    Route {
+        scope,
+        ..route.clone()
+    }
 }
 
 fn create(name: &str, link: &TunnelLink) -> RouteRequest {

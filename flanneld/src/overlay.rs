@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flannel_model::{Families, IpFamily, LeaseKey};
 use flannel_netlink::overlay::{Written, observe, observe_wireguard};
@@ -16,6 +17,10 @@ use crate::reconciler::Report;
 use crate::said::chain;
 use crate::udp::UdpFacts;
 use crate::wireguard;
+
+mod steps;
+
+pub use steps::{Stand, Step, Steps};
 
 /// The world as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +37,19 @@ pub struct Facts {
     pub carriers: BTreeSet<u32>,
     /// The overlay that each family should have.
     pub overlays: Families<DesiredOverlay, DesiredOverlay>,
+    /// How they came about.
+    pub steps: Steps,
 }
 
 impl Facts {
     /// The overlays, IPv4 first.
     pub fn overlays(&self) -> impl Iterator<Item = &DesiredOverlay> {
         self.overlays.ipv4().into_iter().chain(self.overlays.ipv6())
+    }
+
+    /// Peers that have a way, in the family that has more of them.
+    pub fn peers(&self) -> usize {
+        self.overlays().map(|overlay| overlay.peers).max().unwrap_or(0)
     }
 
     /// The overlay of a family; `None` when the network does not have it.
@@ -56,8 +68,34 @@ pub struct Memory {
     pub written: Written,
     /// Where former values of kernel settings are noted.
     pub notes: Option<PathBuf>,
+    /// What it shares with repairs of single objects, which do not wait for a pass.
+    pub shared: Shared,
+}
+
+/// What passes and repairs of single objects both know. Each looks only for a moment.
+#[derive(Debug, Clone, Default)]
+pub struct Shared(Arc<Mutex<Common>>);
+
+/// See [`Shared`].
+#[derive(Debug, Default)]
+pub struct Common {
     /// Who keeps changing what is ours.
     pub fights: Fights,
+    /// Repairs since the last pass began: what it finds done when it comes to it is done.
+    repaired: Vec<Op>,
+}
+
+impl Shared {
+    /// Looks.
+    pub fn lock(&self) -> MutexGuard<'_, Common> {
+        // Whoever panicked left numbers behind and no half-made structure.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a failed write has failed because a repair was faster.
+    fn was_done(&self, op: &Op, error: &NetlinkError) -> bool {
+        error.is_exists() && self.lock().repaired.contains(op)
+    }
 }
 
 /// Why a pass is made.
@@ -89,7 +127,7 @@ pub fn reconcile(facts: &Facts, cause: Cause, memory: &mut Memory) -> Pass {
         devices: Vec::new(),
         // Pods have one MTU for both families.
         mtu: facts.overlays().map(|overlay| overlay.mtu).min().unwrap_or(0),
-        peers: facts.overlays().map(|overlay| overlay.peers).max().unwrap_or(0),
+        peers: facts.peers(),
         failed: 0,
         fights: Vec::new(),
     };
@@ -98,6 +136,7 @@ pub fn reconcile(facts: &Facts, cause: Cause, memory: &mut Memory) -> Pass {
         done: Vec::new(),
         problems: Vec::new(),
     };
+    memory.shared.lock().repaired.clear();
     for overlay in facts.overlays() {
         if let Err(error) = write_difference(overlay, cause, memory, &mut pass) {
             pass.problems.push(chain(&error));
@@ -105,35 +144,56 @@ pub fn reconcile(facts: &Facts, cause: Cause, memory: &mut Memory) -> Pass {
         }
     }
     pass.report.failed = pass.problems.len();
-    pass.report.fights = memory.fights.told();
+    pass.report.fights = memory.shared.lock().fights.told();
     pass
 }
 
-/// Carries out repairs of single objects, without looking at anything else. Answers those that were made.
+/// Carries out the operations for single peers, of one family each, without looking at anything else. What failed is told in words;
+/// then the kernel is not as it was thought to be.
 ///
 /// # Errors
-/// When the kernel cannot be asked at all. What fails in a single repair is left to the next pass.
-pub fn repair(ops: &[Op], memory: &mut Memory) -> Result<Vec<Op>, NetlinkError> {
+/// When the kernel cannot be asked at all.
+pub fn write_few(of_families: &[Vec<Op>], memory: &mut Memory) -> Result<Vec<String>, NetlinkError> {
     let mut conn = RouteConn::open()?;
-    let now = Instant::now();
-    let admitted: Vec<Op> = ops
-        .iter()
-        .filter(|op| memory.fights.admits(op, now))
-        .cloned()
-        .collect();
-    let results = kernel::apply(&mut conn, &admitted);
+    let mut problems = Vec::new();
+    for ops in of_families.iter().filter(|ops| !ops.is_empty()) {
+        for (op, result) in kernel::apply(&mut conn, ops) {
+            match result {
+                Ok(()) => wireguard::remember(&mut memory.written, &op),
+                Err(error) => problems.push(chain(&error)),
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Carries out repairs of single objects, without looking at anything else, on devices with these indices. Answers those that were
+/// made; what fails is left to the next pass.
+pub fn repair(conn: &mut RouteConn, ops: Vec<Op>, devices: &[(Device, u32)], shared: &Shared) -> Vec<Op> {
+    let admitted = {
+        let mut common = shared.lock();
+        let now = Instant::now();
+        let admitted: Vec<Op> = ops
+            .into_iter()
+            .filter(|op| common.fights.admits(op, now))
+            .collect();
+        common.repaired.extend(admitted.iter().cloned());
+        admitted
+    };
+    let results = kernel::apply_on(conn, &admitted.iter().collect::<Vec<_>>(), devices);
     let made: Vec<Op> = results
         .into_iter()
         .filter_map(|(op, result)| result.is_ok().then_some(op))
         .collect();
-    note_repairs(&made, memory);
-    Ok(made)
+    note_repairs(&made, shared);
+    made
 }
 
-fn note_repairs<'a>(ops: impl IntoIterator<Item = &'a Op>, memory: &mut Memory) {
+fn note_repairs<'a>(ops: impl IntoIterator<Item = &'a Op>, shared: &Shared) {
     let now = Instant::now();
+    let mut common = shared.lock();
     for op in ops {
-        if memory.fights.repaired(op, now) {
+        if common.fights.repaired(op, now) {
             tracing::warn!(
                 "somebody undoes `{op}` again and again (another flanneld, NetworkManager, systemd-networkd?); it is repaired \
                  less often from now on"
@@ -154,8 +214,9 @@ fn write_difference(
     let mut ops = diff_overlay(desired, &observed);
     if cause == Cause::Audit {
         let now = Instant::now();
-        memory.fights.forget_old(now);
-        ops.retain(|op| memory.fights.admits(op, now));
+        let mut common = memory.shared.lock();
+        common.fights.forget_old(now);
+        ops.retain(|op| common.fights.admits(op, now));
     }
     let already = pass.done.len();
     note_side_effects(&ops, memory.notes.as_deref());
@@ -166,6 +227,7 @@ fn write_difference(
                 wireguard::remember(&mut memory.written, &op);
                 pass.done.push(op);
             }
+            Err(error) if memory.shared.was_done(&op, &error) => {}
             Err(error) => {
                 link_failed |= op.is_link();
                 pass.problems.push(chain(&error));
@@ -173,7 +235,7 @@ fn write_difference(
         }
     }
     if cause == Cause::Audit {
-        note_repairs(&pass.done[already..], memory);
+        note_repairs(&pass.done[already..], &memory.shared);
     }
     let Some(device) = desired.device() else {
         return Ok(());

@@ -1,9 +1,11 @@
 //! From what the store says of the range of leases to the table of peers, and to news of our own key.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_lease::{
-    Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, Peer, PeerTable, PeerView, Record,
+    Event as LeaseEvent, Holding, Identity, Limits, OwnerChange, Patience, Peer, PeerChange, PeerTable,
+    PeerView, Record, Touched,
 };
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool};
 use flannel_store::{Event, LostReason, Position};
@@ -21,6 +23,8 @@ pub struct PeerFeed {
     position: Option<Position>,
     /// The last write of what stands against our lease, once it was told.
     clash: i64,
+    /// Since something was touched it was not looked for what stands against our lease.
+    clash_due: bool,
 }
 
 /// What an event brought.
@@ -62,6 +66,7 @@ impl PeerFeed {
             first: None,
             position: None,
             clash: 0,
+            clash_due: true,
         }
     }
 
@@ -92,6 +97,21 @@ impl PeerFeed {
         self.table.view(limits)
     }
 
+    /// What changed since this was asked last.
+    pub fn take_touched(&mut self) -> Touched {
+        self.table.take_touched()
+    }
+
+    /// Brings the peers as they stood to how they stand; see [`PeerTable::refresh`].
+    pub fn refresh(
+        &self,
+        view: &mut PeerView,
+        keys: &BTreeSet<String>,
+        limits: &Limits<'_>,
+    ) -> Option<Vec<PeerChange>> {
+        self.table.refresh(view, keys, limits)
+    }
+
     /// Lets go of peers that have had their time. Whether anything changed.
     pub fn settle(&mut self, now: Duration) -> bool {
         self.table.settle(now)
@@ -102,17 +122,27 @@ impl PeerFeed {
         self.table.wake_at()
     }
 
-    /// What the store says of the lease that we hold, if it is other than what we know of it.
+    /// Has everything looked at when [`own_news`](Self::own_news) is asked next: the identity changed.
+    pub fn look_again(&mut self) {
+        self.clash_due = true;
+    }
+
+    /// What the store says of the lease that we hold, if it is other than what we know of it. With the same lease and identity as
+    /// last time, only what was `touched` since is looked at.
     pub fn own_news(
         &mut self,
         held: &Holding,
         identity: &Identity,
         pools: &Families<Ipv4Pool, Ipv6Pool>,
+        touched: &Touched,
     ) -> Option<LeaseEvent> {
         if let Some(news) = self.table.own_news(held) {
+            self.clash_due = true;
             return Some(news);
         }
-        let clash = self.table.clash(identity, &held.key, pools)?;
+        let due = std::mem::replace(&mut self.clash_due, false);
+        let among = if due { &Touched::Everything } else { touched };
+        let clash = self.table.clash(identity, &held.key, pools, among)?;
         // Told once: what an operation can do about it is done then.
         let new = clash > self.clash;
         self.clash = clash;
@@ -256,7 +286,10 @@ mod tests {
                 .peers
         );
         assert!(!feed.is_synced());
-        assert!(feed.own_news(&held(1), &me(), &pools()).is_none());
+        assert!(
+            feed.own_news(&held(1), &me(), &pools(), &Touched::Everything)
+                .is_none()
+        );
         assert!(feed.take(done(9), NOW).peers);
         assert!(feed.is_synced());
         assert!(
@@ -286,14 +319,18 @@ mod tests {
         feed.take(Event::Init, NOW);
         feed.take(Event::InitApply(kv("10.5.1.0-24", "192.168.50.11", 5)), NOW);
         feed.take(done(9), NOW);
-        assert!(feed.own_news(&held(5), &me(), &pools()).is_none());
+        assert!(
+            feed.own_news(&held(5), &me(), &pools(), &Touched::Everything)
+                .is_none()
+        );
         // written before we knew that it is ours
         assert!(matches!(
-            feed.own_news(&held(4), &me(), &pools()),
+            feed.own_news(&held(4), &me(), &pools(), &Touched::Everything),
             Some(LeaseEvent::OwnPut(_))
         ));
         feed.take(Event::Apply(kv("10.5.1.0-24", "192.168.50.66", 12)), NOW);
-        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools()) else {
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools(), &Touched::Everything)
+        else {
             panic!("no news");
         };
         assert_eq!((put.modified, put.owner.unwrap().public_ip.octets()[3]), (12, 66));
@@ -303,11 +340,12 @@ mod tests {
         };
         feed.take(gone, NOW);
         assert!(matches!(
-            feed.own_news(&held(5), &me(), &pools()),
+            feed.own_news(&held(5), &me(), &pools(), &Touched::Everything),
             Some(LeaseEvent::OwnDeleted(13))
         ));
         assert!(
-            feed.own_news(&held(14), &me(), &pools()).is_none(),
+            feed.own_news(&held(14), &me(), &pools(), &Touched::Everything)
+                .is_none(),
             "ours is newer than what was seen"
         );
     }
@@ -320,7 +358,8 @@ mod tests {
         let mut junk = kv("10.5.1.0-24", "x", 12);
         junk.value = b"junk".to_vec();
         feed.take(Event::Apply(junk), NOW);
-        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools()) else {
+        let Some(LeaseEvent::OwnPut(put)) = feed.own_news(&held(5), &me(), &pools(), &Touched::Everything)
+        else {
             panic!("no news");
         };
         assert_eq!(put.owner, None);

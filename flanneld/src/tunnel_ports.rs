@@ -141,6 +141,7 @@ mod tests {
                 fdb: BTreeMap::new(),
                 wireguard: None,
                 senders: BTreeSet::new(),
+                vteps: BTreeMap::new(),
             }),
             routes: BTreeMap::new(),
             blackholes: BTreeSet::new(),
@@ -156,6 +157,7 @@ mod tests {
             }),
             carriers: BTreeSet::new(),
             overlays: Families::Ipv4(overlay),
+            steps: crate::overlay::Steps::default(),
         }
     }
 

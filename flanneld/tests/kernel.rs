@@ -480,3 +480,57 @@ fn a_change_of_the_backend_moves_the_routes_in_place() {
         assert_eq!(json("ip -j -N route show proto 70 dev u0").len(), 2);
     });
 }
+
+/// A pass that makes very many routes makes them in a way in which the kernel finds room for them fast; that must not show in where
+/// packets go, nor in what another pass makes of them.
+#[test]
+fn thousands_of_routes_serve_and_are_taken_for_what_they_are() {
+    in_fresh_netns(|conn| {
+        let underlay = underlay(conn, Families::Ipv4(()));
+        let leases: Vec<LeasePeer> = (0..1_500_u32)
+            .map(|n| {
+                let (high, low) = (2 + n / 256, n % 256);
+                let value = format!(
+                    r#"{{"PublicIP":"192.0.2.{}","PublicIPv6":null,"BackendType":"host-gw"}}"#,
+                    2 + n % 250
+                );
+                lease(&format!("10.{high}.{low}.0-24"), &value)
+            })
+            .collect();
+        let desired = wanted(&underlay, "10.0.0.0/8", "10.1.0.0/24", &leases);
+        let observed = observe(conn, &desired).unwrap();
+        let ops = diff_overlay(&desired, &observed);
+        assert_eq!(ops.len(), 1_500);
+        for (op, result) in kernel::apply(conn, &ops) {
+            result.unwrap_or_else(|error| panic!("{op}: {error}"));
+        }
+        let observed = observe(conn, &desired).unwrap();
+        assert_eq!(diff_overlay(&desired, &observed), []);
+        for n in [0, 1, 252, 253, 1_499] {
+            let way = json(&format!("ip -j route get 10.{}.{}.7", 2 + n / 256, n % 256));
+            assert_eq!(way[0]["gateway"], format!("192.0.2.{}", 2 + n % 250), "{way:?}");
+            assert_eq!(way[0]["prefsrc"], "192.0.2.1", "{way:?}");
+        }
+        // All go by an ordinary deletion.
+        let nobody = wanted(&underlay, "10.0.0.0/8", "10.1.0.0/24", &[]);
+        let ops = diff_overlay(&nobody, &observed);
+        assert_eq!(ops.len(), 1_500);
+        for (op, result) in kernel::apply(conn, &ops) {
+            result.unwrap_or_else(|error| panic!("{op}: {error}"));
+        }
+        assert_eq!(run("ip route show proto 70"), "");
+    });
+}
+
+/// The overlay of host-gw.
+fn wanted(underlay: &Underlay, network: &str, own_subnet: &str, leases: &[LeasePeer]) -> DesiredOverlay {
+    let facts = FamilyFacts {
+        network: network.parse().unwrap(),
+        own_subnet: own_subnet.parse().unwrap(),
+        carrier: underlay.carrier(IpFamily::V4).unwrap(),
+        connected: &underlay.connected,
+    };
+    let (desired, useless) = HostGw.overlay(&facts, &leases.iter().collect::<Vec<_>>());
+    assert_eq!(useless, []);
+    desired
+}

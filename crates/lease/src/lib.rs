@@ -20,7 +20,8 @@ pub use machine::{
 };
 
 pub use peers::{
-    Limits, MAX_RECORDS, OwnerChange, Patience, Peer, PeerTable, PeerView, Protected, Reject, RejectReason,
+    Limits, MAX_RECORDS, OwnerChange, Patience, Peer, PeerChange, PeerTable, PeerView, Protected, Reject,
+    RejectReason, Touched,
 };
 pub use record::{Record, Revisions};
 pub use used::{HOLD_DOWN, LastUse, UsedBefore};

@@ -2,6 +2,7 @@
 
 mod check;
 mod entry;
+mod refresh;
 mod reject;
 mod table;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod tests;
 mod view;
 
 pub use check::{Limits, Protected};
+pub use refresh::{PeerChange, Touched};
 pub use reject::{Reject, RejectReason};
 pub use table::{MAX_RECORDS, OwnerChange, Patience, PeerTable};
 pub use view::PeerView;

@@ -63,6 +63,24 @@ impl RouteConn {
         outcomes.map(|outcome| outcome.map(drop)).collect()
     }
 
+    /// Sends many requests of which only success matters, in few system calls, with one answer for hundreds that succeed: for thousands of
+    /// routes, neighbours or FDB entries. The results are in the order of the requests; no failure stops the rest.
+    pub fn batch_quietly(&mut self, requests: &[RouteRequest]) -> Vec<Result<(), NetlinkError>> {
+        let mut failures = self.conn.quietly_of_kinds(
+            requests,
+            |request| (request.message.message_type(), request.flags),
+            RouteRequest::append_to,
+        );
+        let result = |(place, request): (usize, &RouteRequest)| match failures.remove(&place) {
+            Some(failure) => Err(NetlinkError {
+                what: request.what.clone(),
+                failure,
+            }),
+            None => Ok(()),
+        };
+        requests.iter().enumerate().map(result).collect()
+    }
+
     /// Sends one request and gives the message that answers it.
     ///
     /// # Errors
@@ -111,9 +129,18 @@ impl RouteRequest {
         }
     }
 
+    /// Appends what follows the header.
+    fn append_to(&self, mut datagram: Vec<u8>) -> Vec<u8> {
+        let begin = datagram.len();
+        datagram.resize(begin + self.message.buffer_len(), 0);
+        if let Some(room) = datagram.get_mut(begin..) {
+            self.message.serialize(room);
+        }
+        datagram
+    }
+
     fn serialise(&self) -> Request {
-        let mut payload = vec![0; self.message.buffer_len()];
-        self.message.serialize(&mut payload);
+        let payload = self.append_to(Vec::new());
         Request {
             kind: self.message.message_type(),
             flags: self.flags,

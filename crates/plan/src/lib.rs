@@ -6,6 +6,7 @@
 pub mod backend;
 mod device;
 mod diff;
+mod exchange;
 mod observed;
 mod op;
 mod overlay;
@@ -17,7 +18,8 @@ mod underlay_follow;
 mod underlay_tests;
 
 pub use device::Device;
-pub use diff::{Difference, DifferenceKind, Object, diff_overlay, differences};
+pub use diff::{Difference, DifferenceKind, Object, diff_overlay, differences, exchange_ops};
+pub use exchange::Exchange;
 pub use observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
     ObservedWireguard, ObservedWireguardPeer,

@@ -53,6 +53,8 @@ pub struct Tunnel {
     pub wireguard: Option<WireguardTunnel>,
     /// Who may send through it, where the device itself does not know: for VXLAN and IPIP.
     pub senders: BTreeSet<Sender>,
+    /// The Ethernet addresses that VXLAN peers claim, also those that are reached without the tunnel, and how many leases do.
+    pub vteps: BTreeMap<Mac, usize>,
 }
 
 /// A node that sends through the tunnel.

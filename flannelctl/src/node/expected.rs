@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flannel_lease::{
     Identity, Limits, Patience, Peer, PeerTable, PeerView, Protected, RejectReason, Revisions,
@@ -92,7 +93,7 @@ pub fn expected(
         .filter(|reject| reject.reason != RejectReason::OwnLease)
         .map(|reject| (reject.key.clone(), reject.reason.to_string()))
         .collect();
-    let peers: Vec<Peer> = view.peers.into_values().collect();
+    let peers: Vec<Peer> = view.peers.into_values().map(Arc::unwrap_or_clone).collect();
     let used: Vec<&Peer> = peers.iter().collect();
     let (mut overlays, mut useless) = (Vec::new(), Vec::new());
     for family in [IpFamily::V4, IpFamily::V6] {

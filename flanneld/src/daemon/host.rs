@@ -42,6 +42,7 @@ impl Node<'_> {
         if underlay == self.underlay {
             return;
         }
+        self.known = None;
         if let Err(error) = self.backend.moved(&underlay) {
             self.host_problem = Some(format!("{error:#}"));
             return;
@@ -61,6 +62,7 @@ impl Node<'_> {
         self.protected = protected(self.options, &self.underlay);
         self.identity = identity(&self.underlay, self.identity.node);
         let identity = self.identity;
+        self.feed.look_again();
         self.identity_news
             .send_if_modified(|old| std::mem::replace(old, identity) != identity);
         self.publish_facts();

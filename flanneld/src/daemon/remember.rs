@@ -1,11 +1,12 @@
 //! What outlives this run: the verified state is kept on disk, and used when etcd is away at the start.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use flannel_lease::{Holding, Peer, Standing};
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, NodeId};
 
-use super::{Node, View};
+use super::Node;
 use crate::cache;
 use crate::cache::{Cache, Remember};
 use crate::config_wait::{Usable, check};
@@ -68,11 +69,19 @@ impl Node<'_> {
         // Until it is renewed for the first time, nobody knows how long a lease lives.
         let held = status.held.filter(|_| status.standing == Standing::Confirmed)?;
         let published = status.published.as_deref()?;
-        let View { view, useless, .. } = self.view(&status, held.key)?;
-        let useless: BTreeSet<LeaseKey> = useless.iter().filter_map(|(key, _)| key.parse().ok()).collect();
-        let peers = view
-            .peers
+        let anew;
+        let (peers, useless) = match &self.known {
+            Some(known) => (&known.view.peers, &known.useless),
+            None => {
+                let (view, worked) = self.view(&status, held.key)?;
+                let keys = worked.useless.iter().filter_map(|(key, _)| key.parse().ok());
+                anew = (view.peers, keys.collect::<BTreeSet<LeaseKey>>());
+                (&anew.0, &anew.1)
+            }
+        };
+        let peers = peers
             .values()
+            .map(Arc::as_ref)
             .filter(|peer: &&Peer| !useless.contains(&peer.key));
         let state = Remember {
             prefix: &self.options.prefix.to_string(),

@@ -71,6 +71,7 @@ mod tests {
                 fdb: BTreeMap::new(),
                 wireguard: None,
                 senders: senders.collect(),
+                vteps: BTreeMap::new(),
             }),
             routes: BTreeMap::new(),
             blackholes: BTreeSet::new(),

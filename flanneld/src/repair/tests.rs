@@ -49,6 +49,7 @@ fn facts() -> Facts {
             fdb: BTreeMap::from([(mac(2), ip("192.0.2.2"))]),
             wireguard: None,
             senders: BTreeSet::new(),
+            vteps: BTreeMap::new(),
         }),
         routes: BTreeMap::from([("10.5.2.0/24".parse().unwrap(), Way::tunnel(ip("10.5.2.0")))]),
         blackholes: BTreeSet::from(["10.5.1.0/24".parse().unwrap()]),
@@ -61,6 +62,7 @@ fn facts() -> Facts {
         udp: None,
         carriers: BTreeSet::from([UNDERLAY]),
         overlays: Families::Ipv4(overlay),
+        steps: crate::overlay::Steps::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is known of one key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_model::{LeaseKey, LeaseValue, LeaseValueError};
@@ -23,11 +24,11 @@ pub(super) struct Stamp {
 pub(super) struct Entry {
     /// `None` when the key is gone, or was only read from the cache.
     pub stored: Option<Stamp>,
-    /// In use.
-    pub good: Option<Peer>,
+    /// In use. Views share it.
+    pub good: Option<Arc<Peer>>,
     pub bad: Option<RejectReason>,
     /// What a restored store says instead of `good`; it waits for the owner's word.
-    pub newer: Option<Peer>,
+    pub newer: Option<Arc<Peer>>,
     /// The key is gone; the peer goes then.
     pub leaves_at: Option<Duration>,
 }
@@ -42,13 +43,14 @@ impl Entry {
         let reserved = self
             .stored
             .is_some_and(|stamp| stamp.lease == 0 || stamp.reserved);
-        let silent = |peer: &Peer| peer.value.backend_type.is_none() && peer.value.backend_data.is_none();
+        let silent =
+            |peer: &Arc<Peer>| peer.value.backend_type.is_none() && peer.value.backend_data.is_none();
         reserved && self.good.as_ref().is_some_and(silent)
     }
 }
 
 /// Reads a record. What was good before stays in use when the new value cannot be read.
-pub(super) fn read(record: &Record, before: Option<Peer>) -> Entry {
+pub(super) fn read(record: &Record, before: Option<Arc<Peer>>) -> Entry {
     let stamp = Stamp {
         created: record.revisions.created,
         modified: record.revisions.modified,
@@ -76,11 +78,11 @@ pub(super) fn read(record: &Record, before: Option<Peer>) -> Entry {
             reserved: value.reserved,
             ..stamp
         }),
-        good: Some(Peer {
+        good: Some(Arc::new(Peer {
             key,
             value,
             revisions: record.revisions,
-        }),
+        })),
         ..Entry::default()
     }
 }

@@ -3,11 +3,13 @@
 mod leaving;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey};
 
 use super::entry::{Entry, read};
+use super::refresh::{PeerChange, Touched, refresh};
 use super::view::view;
 use super::{Limits, Peer, PeerView};
 use crate::overlap::counted;
@@ -48,6 +50,8 @@ pub struct PeerTable {
     /// Everything up to here was seen; `None` before the first complete list.
     revision: Option<i64>,
     overflow: usize,
+    /// What changed since [`PeerTable::take_touched`].
+    touched: Touched,
 }
 
 impl PeerTable {
@@ -60,15 +64,17 @@ impl PeerTable {
             grace_until: None,
             revision: None,
             overflow: 0,
+            touched: Touched::Everything,
         }
     }
 
     /// Begins with what an earlier run knew. Nothing of it is believed to be in the store before a list says so.
     pub fn preload(&mut self, peers: impl IntoIterator<Item = Peer>) {
+        self.touched = Touched::Everything;
         for peer in peers.into_iter().take(MAX_RECORDS) {
             let key = peer.key.to_string();
             let entry = Entry {
-                good: Some(peer),
+                good: Some(Arc::new(peer)),
                 ..Entry::default()
             };
             self.entries.insert(key, entry);
@@ -82,6 +88,7 @@ impl PeerTable {
 
     /// What the store says is not the last word for the time of grace: it was wiped or restored.
     pub fn distrust(&mut self, now: Duration) {
+        self.touched = Touched::Everything;
         self.grace_until = Some(now + self.patience.grace);
         self.revision = None;
     }
@@ -93,6 +100,7 @@ impl PeerTable {
         revision: i64,
         now: Duration,
     ) -> Vec<OwnerChange> {
+        self.touched = Touched::Everything;
         let mut before = std::mem::take(&mut self.entries);
         self.leaving.clear();
         self.overflow = 0;
@@ -125,6 +133,7 @@ impl PeerTable {
     /// Takes one new or changed record: its owner's own word.
     pub fn put(&mut self, record: &Record) -> Option<OwnerChange> {
         self.seen(record.revisions.modified);
+        self.touched.add(&record.key);
         let known = self.entries.remove(&record.key);
         self.leaving.remove(&record.key);
         if known.is_none() && self.entries.len() >= MAX_RECORDS {
@@ -143,6 +152,7 @@ impl PeerTable {
     /// Takes the deletion of a key. The peer stays in use for a moment, unless its node or its subnet appeared elsewhere.
     pub fn delete(&mut self, key: &str, revision: i64, now: Duration) {
         self.seen(revision);
+        self.touched.add(key);
         let grace = self.grace(now).unwrap_or(Duration::ZERO);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -168,6 +178,23 @@ impl PeerTable {
         }
     }
 
+    /// What changed since this was asked last.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Brings a view of this table, as it was before `keys` were touched, to what [`view`](Self::view) would say now with the
+    /// same limits. `None` where one of the keys may bear upon others: the view is worth nothing then.
+    pub fn refresh(
+        &self,
+        view: &mut PeerView,
+        keys: &BTreeSet<String>,
+        limits: &Limits<'_>,
+    ) -> Option<Vec<PeerChange>> {
+        view.overflow = self.overflow;
+        refresh(view, &self.entries, keys, limits)
+    }
+
     /// What the store says of the key that we hold, if it is other than what we know of it.
     pub fn own_news(&self, held: &Holding) -> Option<Event> {
         let revision = self.revision?;
@@ -186,12 +213,14 @@ impl PeerTable {
     }
 
     /// The last write among the records that stand against the lease that this node holds: another lease that surely is this
-    /// node's, one too many, and an older record of somebody else with a part of the same subnets.
+    /// node's, one too many, and an older record of somebody else with a part of the same subnets. Only records `among` those that
+    /// were touched are looked at, unless our own is one of them.
     pub fn clash(
         &self,
         identity: &Identity,
         held: &LeaseKey,
         pools: &Families<Ipv4Pool, Ipv6Pool>,
+        among: &Touched,
     ) -> Option<i64> {
         let own = held.to_string();
         let created = self.entries.get(&own)?.stored?.created;
@@ -210,13 +239,20 @@ impl PeerTable {
             let overlaps = || Some(counted(&key()?, pools)?.overlaps(held));
             (surplus() || older() && overlaps()?).then_some(stamp.modified)
         };
-        let others = self.entries.iter().filter(|(text, _)| **text != own);
-        others.filter_map(|(text, entry)| against(text, entry)).max()
+        let against = |(text, entry): (&String, &Entry)| (*text != own).then(|| against(text, entry))?;
+        match among {
+            // Whether a record stands against ours depends on ours.
+            Touched::Keys(keys) if !keys.contains(&own) => {
+                let touched = keys.iter().filter_map(|key| self.entries.get_key_value(key));
+                touched.filter_map(against).max()
+            }
+            Touched::Keys(_) | Touched::Everything => self.entries.iter().filter_map(against).max(),
+        }
     }
 
     /// Every peer in use, for the next run to begin with.
     pub fn snapshot(&self) -> impl Iterator<Item = &Peer> {
-        self.entries.values().filter_map(|entry| entry.good.as_ref())
+        self.entries.values().filter_map(|entry| entry.good.as_deref())
     }
 
     fn seen(&mut self, revision: i64) {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{Identity, Record};
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, NetworkConfig, NodeId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const PATIENCE: Patience = Patience {
@@ -8,6 +9,8 @@ const PATIENCE: Patience = Patience {
     grace: Duration::from_secs(300),
 };
 const NOW: Duration = Duration::from_secs(1000);
+
+mod refresh;
 
 struct World {
     pools: Families<Ipv4Pool, Ipv6Pool>,
@@ -43,8 +46,21 @@ fn dual() -> World {
 
 impl World {
     fn view(&self, table: &PeerTable) -> PeerView {
+        self.limited(|limits| table.view(limits))
+    }
+
+    fn refresh(
+        &self,
+        table: &PeerTable,
+        view: &mut PeerView,
+        keys: &BTreeSet<String>,
+    ) -> Option<Vec<PeerChange>> {
+        self.limited(|limits| table.refresh(view, keys, limits))
+    }
+
+    fn limited<T>(&self, call: impl FnOnce(&Limits<'_>) -> T) -> T {
         let protected = [("10.5.66.6".parse().unwrap(), "an etcd endpoint")];
-        table.view(&Limits {
+        call(&Limits {
             pools: &self.pools,
             own: &self.own,
             identity: &self.identity,
@@ -54,7 +70,7 @@ impl World {
     }
 
     fn clash(&self, table: &PeerTable) -> Option<i64> {
-        table.clash(&self.identity, &self.own, &self.pools)
+        table.clash(&self.identity, &self.own, &self.pools, &Touched::Everything)
     }
 }
 

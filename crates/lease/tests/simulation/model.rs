@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flannel_lease::{
     Event, Expected, Holding, Identity, LeaseMachine, LeaseTerms, Op, OwnPut, PeerTable, Settings, Situation,
-    Standing,
+    Standing, Touched,
 };
 use flannel_model::{LeaseKey, LeaseValue, NetworkConfig, NodeId};
 
@@ -351,7 +351,12 @@ impl State {
     fn clash(&self, member: &Member, held: &LeaseKey) -> Option<Event> {
         let mut table = PeerTable::new(PATIENCE);
         table.reset(self.store.list(), self.store.revision, self.clock());
-        let clash = table.clash(member.machine.identity(), held, &pools(true));
+        let clash = table.clash(
+            member.machine.identity(),
+            held,
+            &pools(true),
+            &Touched::Everything,
+        );
         clash.map(|_| Event::Clash)
     }
 

@@ -5,7 +5,7 @@ mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing, Useless};
+use flannel_lease::{ClaimOutcome, Event, Op, Situation, Standing, Touched, Useless};
 use flannel_model::NetworkConfig;
 
 use crate::faults::{Fault, Kind};
@@ -522,7 +522,10 @@ impl World {
         let Some(held) = it.machine.holding() else {
             return Ok(());
         };
-        let clash = || it.table.clash(&it.identity, &held.key, &self.pools);
+        let clash = || {
+            it.table
+                .clash(&it.identity, &held.key, &self.pools, &Touched::Everything)
+        };
         let news = it.table.own_news(held).or_else(|| clash().map(|_| Event::Clash));
         if let Some(news) = news {
             self.hand(node, news);

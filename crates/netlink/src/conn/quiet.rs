@@ -34,6 +34,16 @@ impl Conn {
         requests: &[T],
         write: impl Fn(&T, Vec<u8>) -> Vec<u8>,
     ) -> BTreeMap<usize, Failure> {
+        self.quietly_of_kinds(requests, |_| (kind, 0), write)
+    }
+
+    /// The same of several kinds: `header` gives message type and flags of each.
+    pub fn quietly_of_kinds<T>(
+        &mut self,
+        requests: &[T],
+        header: impl Fn(&T) -> (u16, u16),
+        write: impl Fn(&T, Vec<u8>) -> Vec<u8>,
+    ) -> BTreeMap<usize, Failure> {
         let mut failures = BTreeMap::new();
         let mut datagram = std::mem::take(&mut self.outgoing);
         datagram.reserve(2 * CHUNK_BYTES);
@@ -45,7 +55,9 @@ impl Conn {
             for request in requests.iter().skip(done).take(self.chunk_requests) {
                 self.sequence = self.sequence.wrapping_add(1);
                 last = datagram.len();
-                datagram = wire::append_with(datagram, kind, REQUEST, self.sequence, |d| write(request, d));
+                let (kind, flags) = header(request);
+                let flags = flags | REQUEST;
+                datagram = wire::append_with(datagram, kind, flags, self.sequence, |d| write(request, d));
                 count += 1;
                 if datagram.len() >= CHUNK_BYTES {
                     break;
@@ -113,13 +125,16 @@ impl Heard {
 /// Has the kernel answer the message that begins at `at`.
 fn ask_for_answer(datagram: &mut [u8], at: usize) {
     let flags = datagram.get_mut(at..).and_then(|message| message.get_mut(FLAGS));
-    if let Some(flags) = flags {
-        flags.copy_from_slice(&(REQUEST | ACK).to_ne_bytes());
+    if let Some(flags) = flags
+        && let Ok(known) = <[u8; 2]>::try_from(&*flags)
+    {
+        flags.copy_from_slice(&(u16::from_ne_bytes(known) | ACK).to_ne_bytes());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::CREATE;
     use super::*;
     use crate::wire::status;
 
@@ -163,11 +178,14 @@ mod tests {
     fn only_the_last_message_asks() {
         let mut datagram = Vec::new();
         for sequence in 0..3 {
-            wire::append(&mut datagram, 24, REQUEST, sequence, &[0; 5]);
+            wire::append(&mut datagram, 24, REQUEST | CREATE, sequence, &[0; 5]);
         }
         let last = datagram.len() - 24;
         ask_for_answer(&mut datagram, last);
         let flags: Vec<u16> = Frames(&datagram).map(|f| f.unwrap().flags).collect();
-        assert_eq!(flags, [REQUEST, REQUEST, REQUEST | ACK]);
+        assert_eq!(
+            flags,
+            [REQUEST | CREATE, REQUEST | CREATE, REQUEST | CREATE | ACK]
+        );
     }
 }

@@ -74,6 +74,7 @@ impl FamilyFacts<'_> {
             fdb: BTreeMap::new(),
             wireguard: None,
             senders: BTreeSet::new(),
+            vteps: BTreeMap::new(),
         }
     }
 

@@ -54,6 +54,24 @@ pub enum Reject {
     NotConnected(std::net::IpAddr),
 }
 
+impl Reject {
+    /// Whether it is of no use only because of another record, and may be of use when that one changes.
+    pub fn is_because_of_another(&self) -> bool {
+        match self {
+            Self::SharedMac { .. } | Self::SharedKey { .. } => true,
+            Self::OtherBackend { .. }
+            | Self::Data { .. }
+            | Self::NoPublicIpv6
+            | Self::Vni { .. }
+            | Self::NotUnicast(_)
+            | Self::OwnMac(_)
+            | Self::NoPublicIpv4
+            | Self::OwnKey
+            | Self::NotConnected(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

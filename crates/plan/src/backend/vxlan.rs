@@ -45,6 +45,7 @@ impl Backend for Vxlan {
         for (peer, mac) in vteps {
             // One on the same link may still see us behind a router.
             tunnel.senders.insert(peer.sender());
+            *tunnel.vteps.entry(mac).or_default() += 1;
             let way = if self.options.direct_routing && facts.is_neighbour(peer.public_ip) {
                 Way::direct(facts.carrier.ifindex, peer.public_ip)
             } else {

@@ -2,12 +2,14 @@
 
 mod difference;
 mod entries;
+mod exchange;
 mod link;
 #[cfg(test)]
 mod tests;
 mod wireguard;
 
 pub use difference::{Difference, DifferenceKind, Object, differences};
+pub use exchange::exchange_ops;
 
 use crate::observed::ObservedOverlay;
 use crate::op::Op;

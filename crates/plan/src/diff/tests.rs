@@ -1,6 +1,7 @@
 //! Examples of differences on a model of the kernel.
 
 mod difference;
+mod exchange;
 mod kernel;
 mod random;
 mod wireguard;
@@ -78,6 +79,7 @@ fn wanted(peers: &[Peer]) -> DesiredOverlay {
         fdb: BTreeMap::new(),
         wireguard: None,
         senders: BTreeSet::new(),
+        vteps: BTreeMap::new(),
     };
     let mut routes = BTreeMap::new();
     for peer in peers {
@@ -484,6 +486,7 @@ fn a_tun_device_is_waited_for_and_then_furnished() {
             fdb: BTreeMap::new(),
             wireguard: None,
             senders: BTreeSet::new(),
+            vteps: BTreeMap::new(),
         }),
         routes: BTreeMap::from([(network, Way::device())]),
         blackholes: BTreeSet::new(),

@@ -1,11 +1,12 @@
 //! Peers whose record is gone, and records of a store that went back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Peer;
 use super::super::entry::{Entry, read};
-use super::PeerTable;
+use super::{PeerTable, Touched};
 use crate::{Identity, Record};
 
 impl PeerTable {
@@ -20,6 +21,7 @@ impl PeerTable {
         let over = self.grace_until.is_some_and(|until| until <= now);
         if over {
             self.grace_until = None;
+            self.touched = Touched::Everything;
             for entry in self.entries.values_mut() {
                 entry.good = entry.newer.take().or(entry.good.take());
             }
@@ -41,7 +43,7 @@ impl PeerTable {
     pub(super) fn doubted(
         &self,
         record: &Record,
-        in_use: Option<Peer>,
+        in_use: Option<Arc<Peer>>,
         before: &BTreeMap<String, Entry>,
     ) -> Entry {
         let mut entry = read(record, None);
@@ -105,6 +107,7 @@ impl PeerTable {
 
     fn forget(&mut self, keys: &[String]) {
         for key in keys {
+            self.touched.add(key);
             self.leaving.remove(key);
             self.entries.remove(key);
         }
