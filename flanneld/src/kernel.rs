@@ -100,7 +100,7 @@ pub fn apply(conn: &mut RouteConn, ops: &[Op]) -> Vec<(Op, Result<(), NetlinkErr
     let outcomes = wireguard::apply(&of_wireguard).into_iter();
     results.extend(of_wireguard.into_iter().cloned().zip(outcomes));
     let device = others.iter().find_map(|op| device_of(op));
-    let devices = device
+    let devices: Result<_, NetlinkError> = device
         .map(|device| Ok((device, index_of(conn, device)?)))
         .transpose();
     match devices {

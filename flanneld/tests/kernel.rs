@@ -7,6 +7,7 @@ mod kernel;
 #[path = "../src/wireguard.rs"]
 mod wireguard;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Instant;
@@ -486,51 +487,28 @@ fn a_change_of_the_backend_moves_the_routes_in_place() {
 #[test]
 fn thousands_of_routes_serve_and_are_taken_for_what_they_are() {
     in_fresh_netns(|conn| {
-        let underlay = underlay(conn, Families::Ipv4(()));
-        let leases: Vec<LeasePeer> = (0..1_500_u32)
-            .map(|n| {
-                let (high, low) = (2 + n / 256, n % 256);
-                let value = format!(
-                    r#"{{"PublicIP":"192.0.2.{}","PublicIPv6":null,"BackendType":"host-gw"}}"#,
-                    2 + n % 250
-                );
-                lease(&format!("10.{high}.{low}.0-24"), &value)
-            })
-            .collect();
-        let desired = wanted(&underlay, "10.0.0.0/8", "10.1.0.0/24", &leases);
-        let observed = observe(conn, &desired).unwrap();
-        let ops = diff_overlay(&desired, &observed);
-        assert_eq!(ops.len(), 1_500);
-        for (op, result) in kernel::apply(conn, &ops) {
-            result.unwrap_or_else(|error| panic!("{op}: {error}"));
+        let scopes = || -> BTreeSet<String> {
+            let routes = json("ip -j route show proto 70");
+            routes.iter().map(|route| route["scope"].to_string()).collect()
+        };
+        let few = wanted(conn, 10);
+        settle(conn, &few);
+        assert_eq!(scopes(), BTreeSet::from(["null".to_owned()]), "as ip makes them");
+        let many = wanted(conn, 1_500);
+        settle(conn, &many);
+        assert_eq!(scopes().len(), 253);
+        assert_eq!(settle(conn, &many), []);
+        for n in [0, 9, 10, 262, 263, 1_499] {
+            let subnet = Ipv4Addr::from(0x0a00_0000 + ((n + 2) << 8));
+            let way = json(&format!(
+                "ip -j route get {}",
+                Ipv4Addr::from(u32::from(subnet) + 7)
+            ));
+            assert_eq!(way[0]["gateway"], subnet.to_string(), "{way:?}");
+            assert_eq!(way[0]["prefsrc"], "10.0.1.0", "{way:?}");
         }
-        let observed = observe(conn, &desired).unwrap();
-        assert_eq!(diff_overlay(&desired, &observed), []);
-        for n in [0, 1, 252, 253, 1_499] {
-            let way = json(&format!("ip -j route get 10.{}.{}.7", 2 + n / 256, n % 256));
-            assert_eq!(way[0]["gateway"], format!("192.0.2.{}", 2 + n % 250), "{way:?}");
-            assert_eq!(way[0]["prefsrc"], "192.0.2.1", "{way:?}");
-        }
-        // All go by an ordinary deletion.
-        let nobody = wanted(&underlay, "10.0.0.0/8", "10.1.0.0/24", &[]);
-        let ops = diff_overlay(&nobody, &observed);
-        assert_eq!(ops.len(), 1_500);
-        for (op, result) in kernel::apply(conn, &ops) {
-            result.unwrap_or_else(|error| panic!("{op}: {error}"));
-        }
+        let nobody = wanted(conn, 0);
+        settle(conn, &nobody);
         assert_eq!(run("ip route show proto 70"), "");
     });
-}
-
-/// The overlay of host-gw.
-fn wanted(underlay: &Underlay, network: &str, own_subnet: &str, leases: &[LeasePeer]) -> DesiredOverlay {
-    let facts = FamilyFacts {
-        network: network.parse().unwrap(),
-        own_subnet: own_subnet.parse().unwrap(),
-        carrier: underlay.carrier(IpFamily::V4).unwrap(),
-        connected: &underlay.connected,
-    };
-    let (desired, useless) = HostGw.overlay(&facts, &leases.iter().collect::<Vec<_>>());
-    assert_eq!(useless, []);
-    desired
 }

@@ -1,6 +1,7 @@
 //! What the overlay costs: thousands of peers in the kernel of one node, and a packet's way from pod to pod beside the same devices
 //! set up by hand with `ip`, `bridge` and nothing else.
 
+mod floor;
 mod path;
 mod scale;
 

@@ -33,6 +33,8 @@ struct Pass {
 pub fn run(lab: &Lab, peers: usize) -> Result<()> {
     write_peers(peers)?;
     let node = lab.node(1)?;
+    table::heading_ours(&format!("vxlan, {peers} peers, one node"));
+    super::floor::run(node, peers)?;
     let mut cold = Vec::new();
     let mut whole = Vec::new();
     let mut processor = Vec::new();
@@ -56,7 +58,6 @@ pub fn run(lab: &Lab, peers: usize) -> Result<()> {
     }
     let daemon = daemon.context("no daemon")?;
     check(node, peers)?;
-    table::heading_ours(&format!("vxlan, {peers} peers, one node"));
     table::ours(
         "from nothing to programmed: the pass",
         &Series::new(cold),
