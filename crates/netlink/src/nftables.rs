@@ -31,8 +31,8 @@ use socket::{open, with_socket};
 pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
 pub use encap::{
-    ENCAP_REASONS, EncapFilter, EncapKind, EncapSet, delete_table, encap_addresses, encap_counters,
-    encap_element, encap_rules, encap_sets,
+    ENCAP_REASONS, EncapFilter, EncapKey, EncapKind, EncapSet, delete_table, encap_counters, encap_element,
+    encap_key, encap_rules, encap_sets,
 };
 #[cfg(feature = "monitor")]
 pub use follow::follow_tables;

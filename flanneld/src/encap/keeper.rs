@@ -6,7 +6,7 @@ use flannel_model::IpFamily;
 use flannel_netlink::NetlinkError;
 use flannel_netlink::nftables::{
     Element, EncapFilter, EncapSet, Family, Message, NftConn, TRANSACTION_BYTES, add_elements,
-    delete_elements, delete_table, encap_addresses, encap_counters, encap_element, encap_rules, encap_sets,
+    delete_elements, delete_table, encap_counters, encap_element, encap_key, encap_rules, encap_sets,
     has_table,
 };
 use flannel_plan::DesiredOverlay;
@@ -111,7 +111,7 @@ impl Keeper {
     ) -> Result<(), NetlinkError> {
         let family = filter.family();
         self.clean.remove(&family);
-        let wanted = wanted::elements(overlay);
+        let wanted = wanted::elements(overlay, &filter);
         let (there, rules) = match self.standing.remove(&family) {
             Some(known) if look == Look::AtNews => {
                 let rules = Some(known.rules).filter(|_| known.filter == filter);
@@ -150,10 +150,8 @@ fn elements_there(conn: &mut NftConn, family: Family) -> Result<Elements, Netlin
     let mut out = Elements::new();
     for set in EncapSet::ALL {
         let listed = conn.elements(family, TABLE, set.name())?.unwrap_or_default();
-        let pairs = listed
-            .iter()
-            .filter_map(|listed| encap_addresses(&listed.element));
-        out.insert(set, pairs.collect());
+        let keys = listed.iter().filter_map(|listed| encap_key(set, &listed.element));
+        out.insert(set, keys.collect());
     }
     Ok(out)
 }
@@ -168,10 +166,9 @@ struct Difference {
 impl Difference {
     fn new(there: &Elements, wanted: &Elements) -> Self {
         let without = |one: &Elements, other: &Elements, set: EncapSet| -> Vec<Element> {
-            let pairs = one.get(&set).into_iter().flatten();
-            pairs
-                .filter(|pair| other.get(&set).is_none_or(|known| !known.contains(pair)))
-                .map(|pair| encap_element(*pair))
+            let keys = one.get(&set).into_iter().flatten();
+            keys.filter(|key| other.get(&set).is_none_or(|known| !known.contains(key)))
+                .map(|key| encap_element(*key))
                 .collect()
         };
         let each = |one: &Elements, other: &Elements| -> Vec<(EncapSet, Vec<Element>)> {
@@ -199,7 +196,7 @@ fn write(
     let mut rules = Vec::new();
     if !rules_stand {
         before.extend(encap_counters(TABLE));
-        before.extend(encap_sets(family, TABLE));
+        before.extend(encap_sets(family, TABLE, &filter.sets()));
         rules = encap_rules(TABLE, filter);
     }
     for (set, elements) in &difference.missing {
@@ -250,11 +247,19 @@ fn transactions(messages: &[Message]) -> Vec<&[Message]> {
 mod tests {
     use super::*;
 
+    fn key(outer: std::net::IpAddr, inner: std::net::IpAddr) -> flannel_netlink::nftables::EncapKey {
+        flannel_netlink::nftables::EncapKey {
+            outer,
+            inner,
+            destination: None,
+        }
+    }
+
     fn elements(pairs: &[(&str, &str)]) -> Elements {
-        let pairs = pairs
+        let keys = pairs
             .iter()
-            .map(|(outer, inner)| (outer.parse().unwrap(), inner.parse().unwrap()));
-        BTreeMap::from([(EncapSet::Subnets, pairs.collect())])
+            .map(|(outer, inner)| key(outer.parse().unwrap(), inner.parse().unwrap()));
+        BTreeMap::from([(EncapSet::Subnets, keys.collect())])
     }
 
     #[test]
@@ -271,7 +276,7 @@ mod tests {
     #[test]
     fn many_messages_take_several_transactions_in_their_order() {
         let all: Vec<Element> = (0..200_000_u32)
-            .map(|n| encap_element((n.to_be_bytes().into(), n.to_be_bytes().into())))
+            .map(|n| encap_element(key(n.to_be_bytes().into(), n.to_be_bytes().into())))
             .collect();
         let messages = add_elements(TABLE, "subnets", &all);
         let parts = transactions(&messages);

@@ -1,13 +1,12 @@
 //! What the filter of a family should be, from the facts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use flannel_netlink::nftables::{EncapFilter, EncapKind, EncapSet};
+use flannel_netlink::nftables::{EncapFilter, EncapKey, EncapKind, EncapSet};
 use flannel_plan::{DesiredOverlay, LinkKind, Sender};
 
-/// The elements of each set: outer and inner address.
-pub type Elements = BTreeMap<EncapSet, BTreeSet<(IpAddr, IpAddr)>>;
+/// The elements of each set.
+pub type Elements = BTreeMap<EncapSet, BTreeSet<EncapKey>>;
 
 /// The filter that an overlay needs; `None` where nothing comes out of a tunnel that the kernel could look at.
 pub fn filter(overlay: &DesiredOverlay) -> Option<EncapFilter> {
@@ -16,6 +15,7 @@ pub fn filter(overlay: &DesiredOverlay) -> Option<EncapFilter> {
         LinkKind::Vxlan(vxlan) => EncapKind::Vxlan {
             port: vxlan.port,
             vni: vxlan.id,
+            local: vxlan.local,
         },
         LinkKind::Ipip(_) => EncapKind::Ipip,
         LinkKind::Wireguard => EncapKind::Checked,
@@ -31,14 +31,29 @@ pub fn filter(overlay: &DesiredOverlay) -> Option<EncapFilter> {
 }
 
 /// Who may send what.
-pub fn elements(overlay: &DesiredOverlay) -> Elements {
-    let senders = overlay.tunnel.iter().flat_map(|tunnel| &tunnel.senders);
-    let (mut subnets, mut nodes) = (BTreeSet::new(), BTreeSet::new());
-    for Sender { address, subnet } in senders {
-        subnets.insert((*address, subnet.network()));
-        nodes.insert((*address, *address));
-    }
-    BTreeMap::from([(EncapSet::Subnets, subnets), (EncapSet::Nodes, nodes)])
+pub fn elements(overlay: &DesiredOverlay, filter: &EncapFilter) -> Elements {
+    let senders = || overlay.tunnel.iter().flat_map(|tunnel| &tunnel.senders);
+    let of = |set: EncapSet| {
+        let key = |sender: &Sender| match set {
+            EncapSet::Subnets => EncapKey {
+                outer: sender.address,
+                inner: sender.subnet.network(),
+                destination: None,
+            },
+            EncapSet::Paths => EncapKey {
+                outer: sender.address,
+                inner: sender.subnet.network(),
+                destination: Some(filter.own_subnet.network()),
+            },
+            EncapSet::Nodes => EncapKey {
+                outer: sender.address,
+                inner: sender.address,
+                destination: None,
+            },
+        };
+        (set, senders().map(key).collect())
+    };
+    filter.sets().map(of).into()
 }
 
 #[cfg(test)]
@@ -46,7 +61,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use flannel_model::IpSubnet;
-    use flannel_plan::{Device, Tunnel, TunnelLink};
+    use flannel_plan::{Device, Tunnel, TunnelLink, VxlanLink};
 
     use super::*;
 
@@ -86,20 +101,44 @@ mod tests {
             ("192.0.2.2", "10.5.7.0/24"),
             ("192.0.2.3", "10.5.3.0/24"),
         ];
-        let elements = elements(&overlay(LinkKind::Wireguard, &senders));
-        let text = |set| {
-            let pairs = elements[&set].iter();
-            pairs
-                .map(|(outer, inner)| format!("{outer} {inner}"))
-                .collect::<Vec<_>>()
+        let vxlan = LinkKind::Vxlan(VxlanLink {
+            id: 1,
+            underlay: 2,
+            local: "192.0.2.1".parse().unwrap(),
+            port: 8472,
+            mac: "8a:00:00:00:00:01".parse().unwrap(),
+            learning: false,
+            gbp: false,
+            udp_checksum: true,
+        });
+        let of = |kind: LinkKind, set: EncapSet| {
+            let overlay = overlay(kind, &senders);
+            let all = elements(&overlay, &filter(&overlay).unwrap());
+            let text = |key: &EncapKey| {
+                let destination = key.destination.map(|address| address.to_string());
+                format!("{} {} {}", key.outer, key.inner, destination.unwrap_or_default())
+            };
+            all[&set].iter().map(text).collect::<Vec<_>>()
         };
         assert_eq!(
-            text(EncapSet::Subnets),
-            ["192.0.2.2 10.5.2.0", "192.0.2.2 10.5.7.0", "192.0.2.3 10.5.3.0"]
+            of(LinkKind::Wireguard, EncapSet::Subnets),
+            [
+                "192.0.2.2 10.5.2.0 ",
+                "192.0.2.2 10.5.7.0 ",
+                "192.0.2.3 10.5.3.0 "
+            ]
         );
         assert_eq!(
-            text(EncapSet::Nodes),
-            ["192.0.2.2 192.0.2.2", "192.0.2.3 192.0.2.3"]
+            of(vxlan, EncapSet::Paths),
+            [
+                "192.0.2.2 10.5.2.0 10.5.1.0",
+                "192.0.2.2 10.5.7.0 10.5.1.0",
+                "192.0.2.3 10.5.3.0 10.5.1.0"
+            ]
+        );
+        assert_eq!(
+            of(vxlan, EncapSet::Nodes),
+            ["192.0.2.2 192.0.2.2 ", "192.0.2.3 192.0.2.3 "]
         );
     }
 

@@ -310,7 +310,7 @@ pub fn the_filter_follows_the_peers() -> Result<()> {
     let pair = Pair::start(r#"{"Type":"vxlan"}"#)?;
     let node = pair.lab.node(1)?;
     let senders = || -> Result<Vec<String>> {
-        let shown = node.nft_json(&["list", "set", "ip", "flannel-encap", "subnets"])?;
+        let shown = node.nft_json(&["list", "set", "ip", "flannel-encap", "paths"])?;
         let sets = list(&shown["nftables"]);
         let elements = sets.iter().flat_map(|part| list(&part["set"]["elem"]));
         let pairs = elements.map(|element| {
@@ -322,9 +322,11 @@ pub fn the_filter_follows_the_peers() -> Result<()> {
         Ok(pairs)
     };
     let second = lease_of(&pair.lab, pair.lab.node(2)?)?;
+    let own = lease_of(&pair.lab, node)?;
     let peer = format!("{} {}", second.public_ip, second.base());
     let holds = |expected: &[&str]| {
-        let mut expected: Vec<&str> = expected.iter().chain([&peer.as_str()]).copied().collect();
+        let all = expected.iter().copied().chain([peer.as_str()]);
+        let mut expected: Vec<String> = all.map(|sender| format!("{sender} {}", own.base())).collect();
         expected.sort_unstable();
         eventually(limit(20), "the senders", || {
             ensure!(senders()? == expected, "{:?} and not {expected:?}", senders()?);
@@ -341,8 +343,14 @@ pub fn the_filter_follows_the_peers() -> Result<()> {
     for damage in [
         "nft delete table ip flannel-encap",
         "nft flush ruleset",
-        "nft add element ip flannel-encap subnets '{ 192.168.50.66 . 10.5.66.0 }'",
-        "nft delete element ip flannel-encap subnets '{ 192.168.50.78 . 10.5.250.0 }'",
+        &format!(
+            "nft add element ip flannel-encap paths '{{ 192.168.50.66 . 10.5.66.0 . {} }}'",
+            own.base()
+        ),
+        &format!(
+            "nft delete element ip flannel-encap paths '{{ 192.168.50.78 . 10.5.250.0 . {} }}'",
+            own.base()
+        ),
         "nft flush chain ip flannel-encap outer",
         "nft insert rule ip flannel-encap input accept",
     ] {

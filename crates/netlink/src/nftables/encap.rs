@@ -19,14 +19,17 @@ const INPUT: (u32, i32) = (1, -300);
 const IPIP: u8 = 4;
 const UDP: u8 = 17;
 /// Behind the outer UDP header, which has 8 bytes: the VNI, and the inner Ethernet header's destination and type (RFC 7348 §5).
+/// What has four bytes where it could have fewer is loaded and masked without a call by the kernel (`nft_payload_fast_ops`,
+/// `nft_bitwise_fast_ops`).
 const VNI: u32 = 12;
+const VNI_BITS: [u8; 4] = [0xff, 0xff, 0xff, 0];
 const INNER_MAC: u32 = 16;
 const INNER_TYPE: u32 = 28;
 const INNER_IP_OF_VXLAN: u32 = 30;
 /// IPIP has nothing before the inner header.
 const INNER_IP_OF_IPIP: u32 = 0;
 /// The bit of an Ethernet address that says that a group is meant.
-const GROUP: u8 = 1;
+const GROUP: [u8; 4] = [1, 0, 0, 0];
 /// ETH_P_IP, ETH_P_IPV6
 const ETHER_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHER_IPV6: [u8; 2] = [0x86, 0xdd];
@@ -72,21 +75,43 @@ const NOWHERE_V6: [(IpAddr, u8, &str); 3] = [
 pub enum EncapSet {
     /// Which node sends for which subnet: its address, and the first of the subnet.
     Subnets,
+    /// The same with the first address of the own subnet behind: from where to where, so that one look tells of all three.
+    Paths,
     /// The nodes' own addresses, twice: a node also sends from the address by which it is reached.
     Nodes,
 }
 
 impl EncapSet {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Subnets, Self::Nodes];
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Subnets, Self::Paths, Self::Nodes];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Subnets => "subnets",
+            Self::Paths => "paths",
             Self::Nodes => "nodes",
         }
     }
+
+    /// Addresses of an element.
+    fn addresses(self) -> u32 {
+        match self {
+            Self::Subnets | Self::Nodes => 2,
+            Self::Paths => 3,
+        }
+    }
+}
+
+/// An element of a set. All addresses are of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EncapKey {
+    /// The outer source.
+    pub outer: IpAddr,
+    /// The inner source, or the first of its subnet.
+    pub inner: IpAddr,
+    /// Of [`EncapSet::Paths`], the first of the subnet where the inner destination is.
+    pub destination: Option<IpAddr>,
 }
 
 /// What the filter of one family is made from. All addresses are of that family.
@@ -111,6 +136,8 @@ pub enum EncapKind {
         port: u16,
         /// 24 bits.
         vni: u32,
+        /// The node's address to which most packets come, of the other end's family; what comes to another one takes longer.
+        local: IpAddr,
     },
     /// IP in IP.
     Ipip,
@@ -124,6 +151,14 @@ impl EncapFilter {
         match self.own_subnet {
             IpSubnet::V4(_) => Family::Ipv4,
             IpSubnet::V6(_) => Family::Ipv6,
+        }
+    }
+
+    /// The sets that its rules look into.
+    pub fn sets(&self) -> [EncapSet; 2] {
+        match self.kind {
+            EncapKind::Vxlan { .. } => [EncapSet::Paths, EncapSet::Nodes],
+            EncapKind::Ipip | EncapKind::Checked => [EncapSet::Subnets, EncapSet::Nodes],
         }
     }
 
@@ -158,9 +193,9 @@ pub fn encap_counters(table: &str) -> Vec<Message> {
     out
 }
 
-/// Messages that make the sets; those that are there keep their elements.
-pub fn encap_sets(family: Family, table: &str) -> Vec<Message> {
-    // How nft shows them: ipv4_addr (7) or ipv6_addr (8), twice, six bits each (TYPE_BITS of nftables).
+/// Messages that make these sets; those that are there keep their elements.
+pub fn encap_sets(family: Family, table: &str, sets: &[EncapSet]) -> Vec<Message> {
+    // How nft shows an address: ipv4_addr (7) or ipv6_addr (8), six bits each (TYPE_BITS of nftables).
     let (shown, width): (u32, u32) = match family {
         Family::Ipv6 => (8, 16),
         Family::Ipv4 | Family::Inet | Family::Bridge => (7, 4),
@@ -168,29 +203,43 @@ pub fn encap_sets(family: Family, table: &str) -> Vec<Message> {
     // NFTNL_UDATA_SET_KEYBYTEORDER: type 0, 4 bytes: big endian
     let order = [&[0, 4][..], &2_u32.to_ne_bytes()].concat();
     // NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID, _USERDATA
-    let set = |(id, set): (u32, EncapSet)| Message {
+    let set = |(id, set): (u32, &EncapSet)| Message {
         kind: Kind::NewSet,
         attributes: Attributes::new()
             .text(1, table)
             .text(2, set.name())
             .number(3, 0)
-            .number(4, shown << 6 | shown)
-            .number(5, 2 * width)
+            .number(4, (0..set.addresses()).fold(0, |all, _| all << 6 | shown))
+            .number(5, set.addresses() * width)
             .number(10, id)
             .bytes(13, &order),
     };
-    (1..).zip(EncapSet::ALL).map(set).collect()
+    (1..).zip(sets).map(set).collect()
 }
 
-/// An element of one of the sets: outer and inner address.
-pub fn encap_element((outer, inner): (IpAddr, IpAddr)) -> Element {
-    Element::key([octets(outer), octets(inner)].concat())
+/// An element of one of the sets.
+pub fn encap_element(key: EncapKey) -> Element {
+    let addresses = [Some(key.outer), Some(key.inner), key.destination];
+    Element::key(
+        addresses
+            .into_iter()
+            .flatten()
+            .flat_map(octets)
+            .collect::<Vec<u8>>(),
+    )
 }
 
-/// The two addresses of an element; `None` for one that is none of ours.
-pub fn encap_addresses(element: &Element) -> Option<(IpAddr, IpAddr)> {
-    let (outer, inner) = element.key.split_at_checked(element.key.len() / 2)?;
-    Some((address(outer)?, address(inner)?))
+/// The addresses of an element of this set; `None` for one that is none of ours.
+pub fn encap_key(set: EncapSet, element: &Element) -> Option<EncapKey> {
+    let count = usize::try_from(set.addresses()).ok()?;
+    let width = element.key.len().checked_div(count).filter(|width| *width > 0)?;
+    let mut parts = element.key.chunks(width).map(address);
+    let key = EncapKey {
+        outer: parts.next()??,
+        inner: parts.next()??,
+        destination: (count > 2).then(|| parts.next().flatten()).flatten(),
+    };
+    (parts.next().is_none() && key.destination.is_some() == (count > 2)).then_some(key)
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -211,8 +260,13 @@ pub fn delete_table(table: &str) -> Vec<Message> {
 /// Messages that make the chains with these rules and no others.
 pub fn encap_rules(table: &str, filter: &EncapFilter) -> Vec<Message> {
     let (input, scope, outer, inner) = match filter.kind {
-        EncapKind::Vxlan { port, vni } => {
-            let input = vec![scope_of_vxlan(filter, port, vni)];
+        EncapKind::Vxlan { port, vni, local } => {
+            let scope = || scope_of_vxlan(filter, port, vni);
+            let header = Header::Inner(INNER_IP_OF_VXLAN);
+            // Nearly every packet is told by one rule, without another chain and without a look for the route.
+            let usual = header.is_on_path(sound_frame(filter, scope()), filter);
+            let usual = usual.destination(FIRST).equals(FIRST, &octets(local));
+            let input = vec![usual.accept(), scope().go_to("outer")];
             (input, Vec::new(), checks_of_vxlan(filter), Vec::new())
         }
         EncapKind::Ipip => (
@@ -229,28 +283,56 @@ pub fn encap_rules(table: &str, filter: &EncapFilter) -> Vec<Message> {
         ),
         EncapKind::Checked => (Vec::new(), Vec::new(), Vec::new(), checks_of_device(filter)),
     };
-    let mut prerouting = Vec::new();
-    if !inner.is_empty() {
-        prerouting.push(filter.rule().by_device(&filter.device, FIRST).go_to("inner"));
-    }
-    [
+    let mut messages = [
         chain(table, "outer", &outer),
         chain(table, "scope", &scope),
         chain(table, "inner", &inner),
         base_chain(table, "input", INPUT, &input),
-        base_chain(table, "prerouting", PREROUTING, &prerouting),
     ]
-    .concat()
+    .concat();
+    // A base chain costs every packet of the host, also without rules; it is made and deleted, because there is no way to delete one
+    // that may not be there.
+    let prerouting = match inner.is_empty() {
+        true => Vec::new(),
+        false => vec![filter.rule().by_device(&filter.device, FIRST).go_to("inner")],
+    };
+    messages.extend(base_chain(table, "prerouting", PREROUTING, &prerouting));
+    if prerouting.is_empty() {
+        messages.push(Message {
+            kind: Kind::DeleteChain,
+            // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME
+            attributes: Attributes::new().text(1, table).text(3, "prerouting"),
+        });
+    }
+    messages
 }
 
 /// Only our own VNI: another tunnel of the host may use the same port.
 fn scope_of_vxlan(filter: &EncapFilter, port: u16, vni: u32) -> Rule {
-    let [_, vni @ ..] = vni.to_be_bytes();
     let rule = filter.rule().protocol(FIRST).equals(FIRST, &[UDP]);
     let rule = rule.destination_port(FIRST).equals(FIRST, &port.to_be_bytes());
-    rule.behind_transport(VNI, 3, FIRST)
-        .equals(FIRST, &vni)
-        .go_to("outer")
+    let rule = rule.behind_transport(VNI, 4, FIRST).mask(FIRST, &VNI_BITS);
+    rule.equals(FIRST, &(vni << 8).to_be_bytes())
+}
+
+/// What most frames inside are: of the family, and to one device.
+fn sound_frame(filter: &EncapFilter, rule: Rule) -> Rule {
+    group(inner_type(rule).equals(FIRST, &ethertype(filter))).equals(FIRST, &[0; 4])
+}
+
+fn ethertype(filter: &EncapFilter) -> [u8; 2] {
+    match filter.own_subnet {
+        IpSubnet::V4(_) => ETHER_IPV4,
+        IpSubnet::V6(_) => ETHER_IPV6,
+    }
+}
+
+fn inner_type(rule: Rule) -> Rule {
+    rule.behind_transport(INNER_TYPE, 2, FIRST)
+}
+
+fn group(rule: Rule) -> Rule {
+    rule.behind_transport(INNER_MAC, 4, FIRST).mask(FIRST, &GROUP)
 }
 
 /// Only what has to do with the pod network: other tunnels of the host end at the same address. The protocol is looked at by another
@@ -266,31 +348,20 @@ fn scopes_of_ipip(filter: &EncapFilter) -> Vec<Rule> {
 /// What most packets are comes first; only what is to be dropped is looked at again, to count it by its reason.
 fn checks_of_vxlan(filter: &EncapFilter) -> Vec<Rule> {
     let header = Header::Inner(INNER_IP_OF_VXLAN);
-    let ethertype = match filter.own_subnet {
-        IpSubnet::V4(_) => ETHER_IPV4,
-        IpSubnet::V6(_) => ETHER_IPV6,
-    };
-    let inner_type = |rule: Rule| rule.behind_transport(INNER_TYPE, 2, FIRST);
-    let group = |rule: Rule| {
-        let rule = rule.behind_transport(INNER_MAC, 1, FIRST);
-        rule.mask(FIRST, &[GROUP])
-    };
-    let sound = || {
-        let rule = inner_type(filter.rule()).equals(FIRST, &ethertype);
-        header.goes_to(group(rule).equals(FIRST, &[0]), filter.own_subnet)
-    };
+    let sound = || sound_frame(filter, filter.rule());
+    let of_node = header.is_of_node(header.goes_to(sound(), filter.own_subnet), filter);
     let stranger = filter.rule().source(FIRST).source(FIRST + filter.width());
     let mut rules = vec![
-        header.is_of_sender(sound(), filter).for_this_host(FIRST).accept(),
-        header.is_of_node(sound(), filter).for_this_host(FIRST).accept(),
+        header.is_on_path(sound(), filter).for_this_host(FIRST).accept(),
+        of_node.for_this_host(FIRST).accept(),
         stranger
             .missing_from(EncapSet::Nodes.name(), FIRST)
             .drop_for("outer_source"),
         filter.rule().for_others(FIRST).drop_for("outer_destination"),
         inner_type(filter.rule())
-            .differs(FIRST, &ethertype)
+            .differs(FIRST, &ethertype(filter))
             .drop_for("inner_protocol"),
-        group(filter.rule()).equals(FIRST, &[GROUP]).drop_for("multicast"),
+        group(filter.rule()).equals(FIRST, &GROUP).drop_for("multicast"),
     ];
     rules.extend(header.drops_by_destination(filter));
     // Whatever is left but too short for its headers.
@@ -372,6 +443,27 @@ impl Header {
             .found_in(EncapSet::Subnets.name(), FIRST)
     }
 
+    /// Goes on only where the outer source sends for the subnet of the inner one, and that to the own subnet.
+    fn is_on_path(self, rule: Rule, filter: &EncapFilter) -> Rule {
+        let inner = FIRST + filter.width();
+        // Every subnet has the length of the own one.
+        let mask = mask(filter.own_subnet);
+        let rule = match (self, filter.own_subnet) {
+            // Both lie beside each other, and one load takes half the time of two.
+            (Self::Inner(begin), IpSubnet::V4(_)) => {
+                let rule = rule.source(FIRST).behind_transport(begin + 12, 8, inner);
+                rule.mask(inner, &mask.repeat(2))
+            }
+            // A mask has 16 bytes at the most.
+            _ => {
+                let rule = self.source(rule.source(FIRST), inner).mask(inner, &mask);
+                let other = inner + filter.width();
+                self.destination(rule, other).mask(other, &mask)
+            }
+        };
+        rule.found_in(EncapSet::Paths.name(), FIRST)
+    }
+
     /// Goes on only where outer and inner source are one node's address.
     fn is_of_node(self, rule: Rule, filter: &EncapFilter) -> Rule {
         self.source(rule.source(FIRST), FIRST + filter.width())
@@ -421,12 +513,30 @@ mod tests {
 
     #[test]
     fn an_element_tells_its_addresses() {
-        for (outer, inner) in [("192.0.2.1", "10.5.2.0"), ("fd00:50::11", "fd00:5:0:2::")] {
-            let pair = (outer.parse().unwrap(), inner.parse().unwrap());
-            assert_eq!(encap_addresses(&encap_element(pair)), Some(pair));
+        let all = [
+            ("192.0.2.1", "10.5.2.0", "10.5.1.0"),
+            ("fd00:50::11", "fd00:5:0:2::", "fd00:5:0:1::"),
+        ];
+        for (outer, inner, destination) in all {
+            let pair = EncapKey {
+                outer: outer.parse().unwrap(),
+                inner: inner.parse().unwrap(),
+                destination: None,
+            };
+            let path = EncapKey {
+                destination: Some(destination.parse().unwrap()),
+                ..pair
+            };
+            assert_eq!(encap_key(EncapSet::Subnets, &encap_element(pair)), Some(pair));
+            assert_eq!(encap_key(EncapSet::Paths, &encap_element(path)), Some(path));
+            assert_eq!(encap_key(EncapSet::Paths, &encap_element(pair)), None);
+            assert_eq!(encap_key(EncapSet::Nodes, &encap_element(path)), None);
         }
-        assert_eq!(encap_addresses(&Element::key([1, 2, 3])), None);
-        assert_eq!(encap_addresses(&Element::key([])), None);
+        for set in EncapSet::ALL {
+            for bytes in [0, 1, 3, 7, 9, 11, 24, 47] {
+                assert_eq!(encap_key(set, &Element::key(vec![1; bytes])), None, "{bytes}");
+            }
+        }
     }
 
     #[test]
