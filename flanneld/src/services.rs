@@ -39,6 +39,8 @@ pub struct Services {
     /// Changes that the programmer has not carried out; `None` while all must be looked at.
     due: Option<FrontendChanges>,
     audit: bool,
+    /// A look at everything left memory that nobody needs.
+    swollen: bool,
 }
 
 impl Services {
@@ -50,6 +52,7 @@ impl Services {
             programmer,
             due: None,
             audit: false,
+            swollen: false,
         }
     }
 
@@ -144,12 +147,14 @@ impl Services {
         let due = self.due.take();
         let scope = due.as_ref().map_or(Scope::All, Scope::Changed);
         self.programmer.programme(&view, scope, status);
-        if due.is_none() {
-            memory::give_back();
-        }
         if std::mem::take(&mut self.audit) && due.is_some() && status.failed.is_empty() {
             self.programmer.programme(&view, Scope::Audit, status);
+            // not by the pass that left it, for which Services wait
+            if std::mem::take(&mut self.swollen) {
+                memory::give_back();
+            }
         }
+        self.swollen |= due.is_none();
         if status.failed.is_empty() {
             self.due = Some(FrontendChanges::default());
         } else {

@@ -32,8 +32,8 @@ pub use overlay::{
 /// Services through IPVS: frontends as virtual servers, and the changes that lead there.
 pub mod ipvs {
     pub use crate::service::{
-        KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks, RealServer, ServiceOp, Settings, Surroundings,
-        VirtualServer, VirtualServers, carry_out, diff_server, drains, servers_of,
+        KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks, RealServer, RealServers, ServiceOp, Settings,
+        Surroundings, VirtualServer, VirtualServers, carry_out, diff_server, drains, servers_of,
     };
 }
 pub use service::nft;

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use flannel_model::{ServerKey, ServiceProtocol, VirtualAddress};
 
-use super::frontend::{Backend, Frontend, FrontendKey};
+use super::frontend::{Backends, Frontend, FrontendKey};
+use super::real_servers::RealServers;
 
 /// `IP_VS_SVC_F_PERSISTENT` (linux/ip_vs.h): a client keeps its real server.
 const PERSISTENT: u32 = 1;
@@ -23,16 +24,7 @@ pub struct VirtualServer {
     /// Seconds for which a client keeps its real server; 0 without the flag PERSISTENT.
     pub timeout: u32,
     /// Its real servers.
-    pub real: BTreeMap<SocketAddr, RealServer>,
-}
-
-/// A real server as it should be, or as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RealServer {
-    /// Share of new connections for weighted schedulers; 0 takes none.
-    pub weight: u32,
-    /// Whether it is reached by address translation, as all of ours are.
-    pub masquerade: bool,
+    pub real: RealServers,
 }
 
 /// Virtual servers by their identity.
@@ -76,14 +68,7 @@ pub fn servers_of(key: &FrontendKey, frontend: &Frontend, around: Surroundings<'
     servers
 }
 
-fn virtual_server(frontend: &Frontend, backends: &[Backend]) -> VirtualServer {
-    let real = backends.iter().map(|b| {
-        let real = RealServer {
-            weight: b.weight,
-            masquerade: true,
-        };
-        (b.address, real)
-    });
+fn virtual_server(frontend: &Frontend, backends: &Backends) -> VirtualServer {
     let persistent = if frontend.affinity.is_some() {
         PERSISTENT
     } else {
@@ -93,7 +78,7 @@ fn virtual_server(frontend: &Frontend, backends: &[Backend]) -> VirtualServer {
         scheduler: frontend.scheduler.as_str().into(),
         flags: frontend.flags.bits() | persistent,
         timeout: frontend.affinity.unwrap_or(0),
-        real: real.collect(),
+        real: RealServers::Endpoints(backends.clone()),
     }
 }
 

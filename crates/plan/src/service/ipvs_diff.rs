@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use flannel_model::ServerKey;
 
-use super::ipvs::{RealServer, VirtualServer, VirtualServers};
+use super::ipvs::{VirtualServer, VirtualServers};
+use super::real_servers::{RealServer, RealServers, masqueraded};
 
 /// One change of IPVS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +79,6 @@ impl ServiceOp {
 
     /// Does to the real servers of one virtual server what the kernel does to its own.
     fn change_real(&self, real: &mut BTreeMap<SocketAddr, RealServer>) {
-        let masqueraded = |weight| RealServer {
-            weight,
-            masquerade: true,
-        };
         match self {
             Self::AddReal(_, address, weight) | Self::SetReal(_, address, weight) => {
                 real.insert(*address, masqueraded(*weight));
@@ -108,7 +105,7 @@ pub fn carry_out<'a>(ops: impl Iterator<Item = &'a ServiceOp>, servers: &mut Vir
                     scheduler: Cow::Borrowed(""),
                     flags: 0,
                     timeout: 0,
-                    real: BTreeMap::new(),
+                    real: RealServers::default(),
                 });
                 server.scheduler.clone_from(&settings.scheduler);
                 (server.flags, server.timeout) = (settings.flags, settings.timeout);
@@ -123,11 +120,13 @@ pub fn carry_out<'a>(ops: impl Iterator<Item = &'a ServiceOp>, servers: &mut Vir
                 let Some(server) = servers.get_mut(&at) else {
                     continue;
                 };
-                op.change_real(&mut server.real);
-                // those that follow are mostly of the same virtual server
-                while let Some(next) = ops.next_if(|next| next.is_real() && next.server() == at) {
-                    next.change_real(&mut server.real);
-                }
+                server.real.change(|real| {
+                    op.change_real(real);
+                    // those that follow are mostly of the same virtual server
+                    while let Some(next) = ops.next_if(|next| next.is_real() && next.server() == at) {
+                        next.change_real(real);
+                    }
+                });
             }
         }
     }
@@ -171,26 +170,26 @@ pub fn diff_server(
         Some(found) if found == settings => {}
         Some(_) => ops.push(ServiceOp::SetVirtual(at, settings)),
     }
-    const NONE: &BTreeMap<SocketAddr, RealServer> = &BTreeMap::new();
-    let found = found.map_or(NONE, |f| &f.real);
-    for (real, RealServer { weight, .. }) in &wanted.real {
-        if !found.contains_key(real) {
-            ops.push(ServiceOp::AddReal(at, *real, *weight));
+    let none = RealServers::default();
+    let found = found.map_or(&none, |f| &f.real);
+    for (real, server) in wanted.real.iter() {
+        if !found.contains(&real) {
+            ops.push(ServiceOp::AddReal(at, real, server.weight));
         }
     }
-    for (real, server) in &wanted.real {
-        if found.get(real).is_some_and(|f| f != server) {
-            ops.push(ServiceOp::SetReal(at, *real, server.weight));
+    for (real, server) in wanted.real.iter() {
+        if found.get(&real).is_some_and(|f| f != server) {
+            ops.push(ServiceOp::SetReal(at, real, server.weight));
         }
     }
-    for (real, server) in found {
-        if wanted.real.contains_key(real) {
+    for (real, server) in found.iter() {
+        if wanted.real.contains(&real) {
             continue;
         }
         if !drain {
-            ops.push(ServiceOp::RemoveReal(at, *real));
+            ops.push(ServiceOp::RemoveReal(at, real));
         } else if server.weight != 0 {
-            ops.push(ServiceOp::DrainReal(at, *real));
+            ops.push(ServiceOp::DrainReal(at, real));
         }
     }
 }
@@ -218,7 +217,7 @@ mod tests {
             scheduler: scheduler.into(),
             flags,
             timeout: flags * 60,
-            real,
+            real: real.into_iter().collect(),
         })
     }
 
@@ -237,12 +236,12 @@ mod tests {
             ServiceOp::AddVirtual(..) => assert_eq!(server, None, "{op}"),
             ServiceOp::SetVirtual(..) | ServiceOp::RemoveVirtual(_) => assert!(server.is_some(), "{op}"),
             ServiceOp::AddReal(_, real, _) => {
-                assert!(server.is_some_and(|s| !s.real.contains_key(real)), "{op}")
+                assert!(server.is_some_and(|s| !s.real.contains(real)), "{op}")
             }
             ServiceOp::SetReal(_, real, _)
             | ServiceOp::DrainReal(_, real)
             | ServiceOp::RemoveReal(_, real) => {
-                assert!(server.is_some_and(|s| s.real.contains_key(real)), "{op}")
+                assert!(server.is_some_and(|s| s.real.contains(real)), "{op}")
             }
         }
     }
@@ -253,7 +252,7 @@ mod tests {
             wanted in proptest::option::of(any_server()), before in proptest::option::of(any_server()), drain in any::<bool>()
         ) {
             let wanted = wanted.map(|mut w| {
-                w.real.values_mut().for_each(|r| r.masquerade = true);
+                w.real.change(|real| real.values_mut().for_each(|r| r.masquerade = true));
                 w
             });
             let mut kernel: VirtualServers = before.clone().map(|b| (at(), b)).into_iter().collect();
@@ -268,9 +267,9 @@ mod tests {
             }
             let mut after = kernel.get(&at()).cloned();
             if let (Some(after), Some(wanted)) = (&mut after, &wanted) {
-                let left = |real: &SocketAddr| !wanted.real.contains_key(real);
-                prop_assert!(after.real.iter().all(|(a, r)| !left(a) || drain && r.weight == 0));
-                after.real.retain(|real, _| !left(real));
+                let left = |real: &SocketAddr| !wanted.real.contains(real);
+                prop_assert!(after.real.iter().all(|(a, r)| !left(&a) || drain && r.weight == 0));
+                after.real.change(|real| real.retain(|real, _| !left(real)));
             }
             prop_assert_eq!(&after, &wanted);
             let mut again = Vec::new();

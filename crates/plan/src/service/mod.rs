@@ -16,6 +16,7 @@ mod ipvs_marks;
 pub mod nft;
 mod node;
 mod ranges;
+mod real_servers;
 mod status;
 mod table;
 #[cfg(test)]
@@ -27,9 +28,10 @@ pub use facts::{EndpointFacts, ServiceFacts, SpecFact};
 pub use frontend::{
     Backend, Backends, Frontend, FrontendKey, FrontendKind, Frontends, HealthCheck, NodePort, ServiceNote,
 };
-pub use ipvs::{RealServer, Surroundings, VirtualServer, VirtualServers, drains, servers_of};
+pub use ipvs::{Surroundings, VirtualServer, VirtualServers, drains, servers_of};
 pub use ipvs_diff::{ServiceOp, Settings, carry_out, diff_server};
 pub use ipvs_marks::{KEEP_SOURCE, MARK_MASK, MASQUERADE, Marks};
 pub use node::ServiceNode;
+pub use real_servers::{RealServer, RealServers};
 pub use status::frontend_status;
 pub use table::{FrontendChanges, ServiceTable, frontends};

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use flannel_model::{ServerKey, VirtualAddress};
 use flannel_netlink::NetlinkError;
 use flannel_netlink::generic::{self, Forward, Ipvs};
-use flannel_plan::ipvs::{Marks, RealServer, VirtualServer, VirtualServers};
+use flannel_plan::ipvs::{Marks, RealServer, RealServers, VirtualServer, VirtualServers};
 use flannel_plan::{FrontendKey, Frontends};
 
 use super::drain::Drains;
@@ -198,7 +198,7 @@ impl Servers {
     }
 }
 
-fn read_real(ipvs: &mut Ipvs, key: &ServerKey) -> Result<BTreeMap<SocketAddr, RealServer>, NetlinkError> {
+fn read_real(ipvs: &mut Ipvs, key: &ServerKey) -> Result<RealServers, NetlinkError> {
     let real = ipvs.real_servers(key)?.into_iter().map(|real| {
         let masquerade = real.forward == Forward::Masquerade;
         let server = RealServer {
@@ -220,7 +220,7 @@ fn is_as_known(server: &generic::VirtualServer, known: &VirtualServer) -> bool {
     (&server.scheduler, server.flags, timeout) == (&known.scheduler, known.flags, known.timeout)
 }
 
-fn virtual_server(server: generic::VirtualServer, real: BTreeMap<SocketAddr, RealServer>) -> VirtualServer {
+fn virtual_server(server: generic::VirtualServer, real: RealServers) -> VirtualServer {
     VirtualServer {
         timeout: if server.flags & PERSISTENT == 0 {
             0
