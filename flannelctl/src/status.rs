@@ -111,15 +111,22 @@ fn udp(report: &UdpReport) -> Vec<(&'static str, String)> {
             },
         ),
     ];
-    rows.extend(report.peers.iter().take(PEERS).map(|peer| {
+    // Who floods is not to be looked for.
+    let mut peers: Vec<_> = report.peers.iter().collect();
+    peers.sort_by_key(|peer| std::cmp::Reverse(peer.overload));
+    rows.extend(peers.into_iter().take(PEERS).map(|peer| {
         let port = if peer.any_port {
             " (behind a NAT, any port)"
         } else {
             ""
         };
+        let overload = match peer.overload {
+            0 => String::new(),
+            packets => format!("; {packets} packets dropped, more than its share"),
+        };
         (
             "UDP peer",
-            format!("{}{port}: {}", peer.address, peer.subnets.join(", ")),
+            format!("{}{port}: {}{overload}", peer.address, peer.subnets.join(", ")),
         )
     }));
     if let Some(more) = report.peers.len().checked_sub(PEERS).filter(|more| *more > 0) {
@@ -140,6 +147,7 @@ mod tests {
             address: ([192, 0, 2, n], 8285).into(),
             subnets: vec![format!("10.5.{n}.0/24")],
             any_port: n == 1,
+            overload: u64::from(n == 2) * 7,
         };
         let report = NodeReport {
             udp: Some(UdpReport {
@@ -163,6 +171,7 @@ mod tests {
             "UDP packets      5 sent, 6 received\n",
             "UDP dropped      7 overload\n",
             "UDP peer         192.0.2.1:8285 (behind a NAT, any port): 10.5.1.0/24\n",
+            "UDP peer         192.0.2.2:8285: 10.5.2.0/24; 7 packets dropped, more than its share\n",
             "UDP peer         2 more; -o json shows them\n",
         ] {
             assert!(shown.contains(part), "no {part:?} in\n{shown}");

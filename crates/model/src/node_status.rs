@@ -69,4 +69,7 @@ pub struct UdpPeerReport {
     /// It is behind a NAT: its datagrams come from any port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub any_port: bool,
+    /// Packets of it that were dropped because it sent more than its share while the node could not keep up.
+    #[serde(default)]
+    pub overload: u64,
 }

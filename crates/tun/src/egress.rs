@@ -22,6 +22,9 @@ use crate::socket::{Outgoing, Socket, send_all};
 use crate::table::Table;
 pub use slots::Slots;
 
+/// About what a super-packet is cut into, so that the list of pieces need not grow step by step.
+const COMMON_PIECE: usize = 1024;
+
 /// One queue of the device and the socket through which its packets leave.
 pub struct Egress {
     tun: Arc<dyn Tun>,
@@ -33,6 +36,8 @@ pub struct Egress {
     answer: Vec<u8>,
     bucket: Bucket,
     started: Instant,
+    /// Bytes that the last pump had in hand.
+    moved: usize,
 }
 
 impl Egress {
@@ -48,6 +53,7 @@ impl Egress {
             answer: Vec::new(),
             bucket: Bucket::new(0),
             started: Instant::now(),
+            moved: 0,
         }
     }
 
@@ -57,12 +63,18 @@ impl Egress {
     /// The device's, once it is gone.
     pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
         let more = self.slots.fill(&*self.tun)?;
+        self.moved = self.slots.bytes();
         if self.slots.len() > 0 {
             let verdicts = self.judge(table);
             self.send(table, &verdicts);
             self.slots.done();
         }
         Ok(more)
+    }
+
+    /// Bytes that the last pump had in hand.
+    pub fn moved(&self) -> usize {
+        self.moved
     }
 
     fn judge(&mut self, table: &Table) -> Vec<Verdict> {
@@ -110,7 +122,7 @@ impl Egress {
 
     fn send(&mut self, table: &Table, verdicts: &[Verdict]) {
         self.headers.clear();
-        let mut pieces = Vec::with_capacity(verdicts.len());
+        let mut pieces = Vec::with_capacity(verdicts.len() + self.slots.bytes() / COMMON_PIECE);
         for (index, verdict) in verdicts.iter().enumerate() {
             let (Verdict::Send { peer, tos, header }, Some((vnet, packet))) =
                 (*verdict, self.slots.get(index))

@@ -160,6 +160,14 @@ impl Engine {
         Tally::new(self.counters.clone())
     }
 
+    /// Packets of each peer that were dropped because it sent more than its share, where there were any.
+    #[must_use]
+    pub fn kept_back(&self) -> Vec<(SocketAddr, u64)> {
+        let table = self.shared.table.load();
+        let counts = table.peers().iter().map(|peer| (peer.endpoint, peer.kept_back()));
+        counts.filter(|(_, packets)| *packets > 0).collect()
+    }
+
     /// What the kernel granted and is in use.
     #[must_use]
     pub fn offloads(&self) -> Offloads {
@@ -238,6 +246,7 @@ impl Worker {
     fn run(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<()> {
         let mut table = arc_swap::Cache::new(&shared.table);
         let mut ready = Ready::BOTH;
+        let mut moved = 0;
         while !shared.stop.load(Ordering::Relaxed) {
             let table = table.load();
             let mut more = false;
@@ -245,24 +254,26 @@ impl Worker {
                 && let Some(egress) = &mut self.egress
             {
                 more |= egress.pump(table)?;
+                moved += egress.moved();
             }
             if ready.socket
                 && let Some(ingress) = &mut self.ingress
             {
                 more |= ingress.pump(table)?;
+                moved += ingress.moved();
             }
             // A source that is busy all the time does not keep the other from its turn. One that was drained is looked at again only
             // once the kernel says that it is ready.
             ready = if more {
                 Ready::BOTH
             } else {
-                self.wait(shared, tun, socket)?
+                self.wait(shared, tun, socket, std::mem::take(&mut moved))?
             };
         }
         Ok(())
     }
 
-    fn wait(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket) -> io::Result<Ready> {
+    fn wait(&mut self, shared: &Shared, tun: &dyn Tun, socket: &Socket, moved: usize) -> io::Result<Ready> {
         // What is another thread's is not waited for.
         let wanted = |ours: bool| if ours { PollFlags::IN } else { PollFlags::empty() };
         let mut sources = [
@@ -270,7 +281,7 @@ impl Worker {
             PollFd::from_borrowed_fd(tun.as_fd(), wanted(self.egress.is_some())),
             PollFd::new(socket, wanted(self.ingress.is_some())),
         ];
-        self.spin.wait(&mut sources)?;
+        self.spin.wait(&mut sources, moved)?;
         let [_, tun, socket] = &sources;
         Ok(Ready {
             tun: !tun.revents().is_empty(),

@@ -33,6 +33,8 @@ pub struct Ingress {
     senders: Vec<Option<PeerIndex>>,
     admitted: Vec<Admitted>,
     headers: Vec<u8>,
+    /// Bytes that the last pump had in hand.
+    moved: usize,
 }
 
 impl Ingress {
@@ -47,6 +49,7 @@ impl Ingress {
             senders: Vec::with_capacity(ReceiveBatch::SLOTS),
             admitted: Vec::new(),
             headers: Vec::new(),
+            moved: 0,
         }
     }
 
@@ -56,15 +59,21 @@ impl Ingress {
     /// The socket's, and the device's once it is gone.
     pub fn pump(&mut self, table: &Table) -> io::Result<bool> {
         let (received, lost) = self.batch.receive(&self.socket)?;
+        self.moved = self.batch.bytes();
         if received > 0 {
             // Asked only where more may wait.
-            let filling = received == ReceiveBatch::SLOTS && self.socket.is_filling();
+            let filling = self.batch.is_full() && self.socket.is_filling();
             self.identify(Strain { lost, filling }, table);
             self.admit(table);
             self.write()?;
             self.batch.done();
         }
-        Ok(received == ReceiveBatch::SLOTS)
+        Ok(self.batch.is_full())
+    }
+
+    /// Bytes that the last pump had in hand.
+    pub fn moved(&self) -> usize {
+        self.moved
     }
 
     fn identify(&mut self, strain: Strain, table: &Table) {
@@ -95,6 +104,9 @@ impl Ingress {
             for (part, packet) in bytes.chunks_mut(datagram.segment).enumerate() {
                 if !self.shares.admit(sender) {
                     self.counters.dropped(DropReason::Overload, 1);
+                    if let Some(peer) = table.get(sender) {
+                        peer.keep_back();
+                    }
                     continue;
                 }
                 match forward::inbound(packet, sender, datagram.tos, table) {

@@ -12,7 +12,7 @@ use crate::egress::Slots;
 use crate::socket::ReceiveBatch;
 
 /// What the memory begins with. Another layout gets another number: what cannot be read is left alone.
-const MAGIC: [u8; 16] = *b"flannel-udp-1\0\0\0";
+const MAGIC: [u8; 16] = *b"flannel-udp-2\0\0\0";
 /// Parts begin at pages, the largest that Linux has without huge ones.
 const PAGE: usize = 64 << 10;
 /// The part of one queue's packets from the device.
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(&next.outbound(1).unwrap().bytes()[..3], [0; 3]);
         assert!(next.inbound(2).is_err());
         assert!(Memory::adopt(copy(&memory), 3).is_err());
-        rustix::io::pwrite(&memory, b"flannel-udp-2", 0).unwrap();
+        rustix::io::pwrite(&memory, b"flannel-udp-0", 0).unwrap();
         assert!(Memory::adopt(copy(&memory), 2).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use rustc_hash::FxHashMap as HashMap;
 
@@ -79,6 +79,7 @@ pub struct Peer {
     pub ecn: bool,
     path_mtu: AtomicU16,
     in_use: AtomicBool,
+    kept_back: AtomicU64,
 }
 
 impl Peer {
@@ -89,6 +90,7 @@ impl Peer {
             ecn: spec.ecn,
             path_mtu: AtomicU16::new(u16::MAX),
             in_use: AtomicBool::new(false),
+            kept_back: AtomicU64::new(0),
         }
     }
 
@@ -110,6 +112,17 @@ impl Peer {
     /// Notes what the kernel knows of the path: the longest outer packet, in bytes.
     pub fn learn_path_mtu(&self, mtu: u16) {
         self.path_mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// Notes that a packet of it was dropped because it sent more than its share.
+    pub fn keep_back(&self) {
+        self.kept_back.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Packets of it that were dropped for that reason, as long as its address stays what it is.
+    #[must_use]
+    pub fn kept_back(&self) -> u64 {
+        self.kept_back.load(Ordering::Relaxed)
     }
 
     /// Notes that something was sent to it.

@@ -23,18 +23,19 @@ pub fn of(listen: SocketAddr, engine: &Engine, peers: &[PeerSpec]) -> UdpReport 
         sent_packets: totals.sent_packets,
         received_packets: totals.received_packets,
         dropped: dropped.collect(),
-        peers: by_address(peers),
+        peers: by_address(peers, &engine.kept_back().into_iter().collect()),
     }
 }
 
 /// A node with pods of both families is there twice.
-fn by_address(peers: &[PeerSpec]) -> Vec<UdpPeerReport> {
+fn by_address(peers: &[PeerSpec], kept_back: &BTreeMap<SocketAddr, u64>) -> Vec<UdpPeerReport> {
     let mut all: BTreeMap<SocketAddr, UdpPeerReport> = BTreeMap::new();
     for peer in peers {
         let entry = all.entry(peer.endpoint).or_insert_with(|| UdpPeerReport {
             address: peer.endpoint,
             subnets: Vec::new(),
             any_port: peer.any_port,
+            overload: kept_back.get(&peer.endpoint).copied().unwrap_or_default(),
         });
         entry.subnets.extend(peer.subnets.iter().map(ToString::to_string));
     }
@@ -55,11 +56,15 @@ mod tests {
             any_port: false,
             ecn: true,
         };
-        let peers = by_address(&[
+        let specs = [
             spec("192.0.2.2:8285", "10.5.2.0", 24),
             spec("192.0.2.1:8285", "10.5.1.0", 24),
             spec("192.0.2.2:8285", "fd00:5:0:2::", 64),
-        ]);
+        ];
+        let flooding = "192.0.2.2:8285".parse().unwrap();
+        let peers = by_address(&specs, &[(flooding, 7)].into());
+        let kept_back: Vec<u64> = peers.iter().map(|peer| peer.overload).collect();
+        assert_eq!(kept_back, [0, 7]);
         let subnets: Vec<&[String]> = peers.iter().map(|peer| peer.subnets.as_slice()).collect();
         assert_eq!(
             subnets,

@@ -216,6 +216,9 @@ impl<'a> Group<'a> {
             return false;
         }
         if self.payloads.is_empty() {
+            // As many as may still come, so that the list does not grow step by step.
+            let most = LONGEST / segment.max(1) + 1;
+            self.payloads.reserve_exact(most.min(MOST_DATAGRAMS));
             self.payloads.push(&self.first[first.headers..]);
         }
         self.payloads.push(payload);

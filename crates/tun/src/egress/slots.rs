@@ -80,6 +80,11 @@ impl Slots {
         self.read.len()
     }
 
+    /// Bytes of the batch.
+    pub fn bytes(&self) -> usize {
+        self.read.iter().map(|read| read.length).sum()
+    }
+
     /// What the kernel said of a packet, and its bytes.
     pub fn get(&self, index: usize) -> Option<(VnetHeader, &[u8])> {
         let read = self.read.get(index)?;

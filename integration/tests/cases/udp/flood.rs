@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::lab::{OPERATOR_ADDRESS, SUBNETS_PREFIX};
-use flannel_lab::{Flanneld, Pinger, Place, sandbox};
+use flannel_lab::{Flanneld, Node, Pinger, Place, eventually, limit, sandbox};
+use serde_json::Value;
 
 use super::{BOUND_KIB, await_ping, drops, peak_memory, received, udp_lab};
 
@@ -11,8 +12,8 @@ const ONE_QUEUE: &str = "--udp-offloads=tso,uso,udp-segment,udp-gro";
 /// How long the flood lasts.
 const MILLISECONDS: &str = "5000";
 
-/// While one peer sends as fast as a processor can, another peer's requests are answered, less than half as many lost as of the flood, and the node's memory stays
-/// what its buffers are.
+/// While one peer sends as fast as a processor can, nothing is kept back of what another sends: what the kernel drops before we see it is
+/// all that it loses, which is less than of the flood. The node's memory stays what its buffers are.
 pub fn a_peer_that_floods_does_not_starve_the_others() -> Result<()> {
     let lab = udp_lab(2)?;
     let node = lab.node(1)?;
@@ -56,12 +57,13 @@ pub fn a_peer_that_floods_does_not_starve_the_others() -> Result<()> {
         overload > 1000,
         "the flood of {sent} packets was none: {overload} were too much"
     );
+    only_the_flood_was_kept_back(node, &local, overload)?;
     // What a queue that is shared by all drops, it drops of both alike: without shares these two parts are equal.
     let passed = received(&one)?.saturating_sub(before + report.sent);
     let of_flood = passed as f64 / sent as f64;
     let of_other = 1.0 - report.lost.len() as f64 / report.sent as f64;
     ensure!(
-        report.sent > 500 && of_other > 0.5 && 1.0 - of_other < 0.5 * (1.0 - of_flood),
+        report.sent > 500 && of_other > of_flood,
         "{of_other:.2} of {} packets of the other peer were answered, {of_flood:.2} of {sent} of the flood went on; {overload} were kept back",
         report.sent
     );
@@ -72,4 +74,25 @@ pub fn a_peer_that_floods_does_not_starve_the_others() -> Result<()> {
     );
     await_ping(&one, two.ip())?;
     daemons.iter_mut().try_for_each(Flanneld::check_running)
+}
+
+/// flannelctl blames the peer at `flooding` for all `packets` that were kept back, and nobody else: this is the data path's own choice,
+/// whatever the machine's speed.
+fn only_the_flood_was_kept_back(node: &Node, flooding: &str, packets: u64) -> Result<()> {
+    let program = format!("{}/flannelctl", sandbox::BINARIES);
+    // The report is a second old at the most.
+    eventually(limit(10), "the status after the flood", || {
+        let text = node.run(&[&program, "-o", "json", "status"])?;
+        let report: Value = serde_json::from_str(&text)?;
+        let peers = report["udp"]["peers"].as_array().context("no peers")?;
+        ensure!(peers.len() == 2, "{peers:?}");
+        for peer in peers {
+            let expected = if peer["address"] == flooding { packets } else { 0 };
+            ensure!(
+                peer["overload"] == expected,
+                "{flooding} sent {packets} too many: {peers:?}"
+            );
+        }
+        Ok(())
+    })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::measure::{self, Figure, Figures};
+use super::measure::{self, Congestion, Figure, Figures};
 use super::pair::{DataPath, Pair, Underlay};
 use crate::table;
 
@@ -35,6 +35,7 @@ pub struct Campaign<'a> {
     pub compare: Compare,
     pub underlays: &'a [Underlay],
     pub paths: &'a [DataPath],
+    pub figures: &'a [Figure],
     pub goals: &'a [Goal],
 }
 
@@ -47,17 +48,22 @@ impl Campaign<'_> {
                 .with_context(|| format!("{ROUNDS_VARIABLE} is {text:?}; expected a number"))?,
             Err(_) => ROUNDS,
         };
-        // The host's own, for every contender; what paces its packets and what only counts them differ in what a queue on the way does.
-        let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
-        println!("TCP        congestion control {}", congestion.trim());
+        let congestion = Congestion::of_machine()?;
+        println!("TCP        congestion control {congestion}");
         let paths = named(PATHS_VARIABLE, self.paths, DataPath::name)?;
         for underlay in named(UNDERLAYS_VARIABLE, self.underlays, Underlay::name)? {
-            self.on(underlay, &paths, rounds)?;
+            self.on(underlay, &paths, rounds, &congestion)?;
         }
         Ok(())
     }
 
-    fn on(&self, underlay: Underlay, paths: &[DataPath], rounds: usize) -> Result<()> {
+    fn on(
+        &self,
+        underlay: Underlay,
+        paths: &[DataPath],
+        rounds: usize,
+        congestion: &Congestion,
+    ) -> Result<()> {
         let pairs = paths
             .iter()
             .map(|path| Pair::new(*path, underlay))
@@ -65,7 +71,7 @@ impl Campaign<'_> {
         let mut figures: Vec<Figures> = pairs.iter().map(|_| Figures::default()).collect();
         for round in 0..rounds {
             for (pair, figures) in pairs.iter().zip(&mut figures) {
-                measure::round(pair, figures)?;
+                measure::round(pair, self.figures, congestion, figures)?;
             }
             println!("underlay {}: round {} of {rounds}", underlay.name(), round + 1);
         }
@@ -83,7 +89,7 @@ impl Campaign<'_> {
             print!(" {:>11}", path.name());
         }
         println!();
-        for figure in Figure::ALL {
+        for figure in self.figures {
             print!("{:<26}", figure.name());
             for of_path in figures {
                 print!(" {:>11}", figure.text(of_path.median(*figure)));
@@ -104,15 +110,15 @@ impl Campaign<'_> {
     fn ratios(&self, underlay: Underlay, ours: (&DataPath, &Figures), rival: (&DataPath, &Figures)) {
         let (name, rival_name) = (ours.0.name(), rival.0.name());
         println!("\n{name} beside {rival_name}, × (above 1 {name} is better; medians of the rounds' ratios)");
-        for figure in Figure::ALL {
+        for figure in self.figures {
             let goal = self
                 .goals
                 .iter()
                 .find(|goal| goal.underlay == underlay && goal.rival == *rival.0 && goal.figure == *figure);
             match ours.1.times(rival.1, *figure) {
                 Some(times) => table::ratio(figure.name(), times, goal.map(|goal| goal.times)),
-                // The kernel's paths have no process of their own.
-                None if figure.is_of_forwarders() => {}
+                // The kernel's paths have no process of their own, and the host may have the usual congestion control.
+                None if figure.is_of_forwarders() || *figure == Figure::TcpOfHost => {}
                 None => table::missing(figure.name(), "no round ended"),
             }
         }

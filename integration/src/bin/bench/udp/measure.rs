@@ -1,6 +1,7 @@
 //! The figures of one pair in one round.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::{eventually, limit, sandbox};
@@ -20,6 +21,8 @@ pub enum Figure {
     Tcp1,
     /// TCP, four streams, bits a second.
     Tcp4,
+    /// TCP, one stream, with the host's congestion control, bits a second.
+    TcpOfHost,
     /// UDP payloads of 64 bytes without loss, packets a second.
     Udp64,
     /// UDP payloads of 1400 bytes without loss, packets a second.
@@ -37,10 +40,21 @@ pub enum Figure {
 }
 
 impl Figure {
+    /// What is looked at when one setting of a path is changed.
+    pub const FEW: &[Self] = &[
+        Self::Tcp1,
+        Self::Udp64,
+        Self::Udp1400,
+        Self::Half,
+        Self::High,
+        Self::Cpu,
+    ];
+
     /// In the order in which they are printed.
     pub const ALL: &[Self] = &[
         Self::Tcp1,
         Self::Tcp4,
+        Self::TcpOfHost,
         Self::Udp64,
         Self::Udp1400,
         Self::Half,
@@ -55,6 +69,7 @@ impl Figure {
         match self {
             Self::Tcp1 => "TCP 1 stream, Gbit/s",
             Self::Tcp4 => "TCP 4 streams, Gbit/s",
+            Self::TcpOfHost => "TCP 1, host's CC, Gbit/s",
             Self::Udp64 => "UDP 64 B no loss, kpps",
             Self::Udp1400 => "UDP 1400 B no loss, kpps",
             Self::Half => "ping-pong p50, µs",
@@ -79,7 +94,7 @@ impl Figure {
     pub fn text(self, value: Option<f64>) -> String {
         let Some(value) = value else { return "–".into() };
         match self {
-            Self::Tcp1 | Self::Tcp4 => format!("{:.2}", value / 1e9),
+            Self::Tcp1 | Self::Tcp4 | Self::TcpOfHost => format!("{:.2}", value / 1e9),
             Self::Udp64 | Self::Udp1400 => format!("{:.0}", value / 1e3),
             Self::Half | Self::High => format!("{value:.1}"),
             Self::Cpu | Self::OwnCpu | Self::OwnCpu64 => format!("{value:.2}"),
@@ -121,18 +136,60 @@ fn middle(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.get(values.len() / 2).copied()
 }
 
-/// Measures everything once.
-pub fn round(pair: &Pair, figures: &mut Figures) -> Result<()> {
+/// What decides how fast TCP sends. Distributions leave it at the kernel's default, CUBIC; a host may have another, and what paces its
+/// packets and what only counts losses meet the queues on the way differently. Pods have what their host has.
+#[derive(Debug)]
+pub struct Congestion {
+    /// The kernel's default, unless the kernel was built without it.
+    usual: Option<&'static str>,
+    of_host: String,
+}
+
+impl Congestion {
+    const USUAL: &str = "cubic";
+
+    /// What this machine has.
+    pub fn of_machine() -> Result<Self> {
+        let read = |name: &str| {
+            let path = format!("/proc/sys/net/ipv4/{name}");
+            std::fs::read_to_string(&path).with_context(|| path)
+        };
+        let of_host = read("tcp_congestion_control")?.trim().to_owned();
+        let available = read("tcp_available_congestion_control")?;
+        let has = available.split_whitespace().any(|name| name == Self::USUAL);
+        Ok(Self {
+            usual: (has && of_host != Self::USUAL).then_some(Self::USUAL),
+            of_host,
+        })
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.usual {
+            Some(usual) => write!(f, "{usual}, and the host's: {}", self.of_host),
+            None => write!(f, "{}, which is the host's", self.of_host),
+        }
+    }
+}
+
+/// Measures everything that is `wanted` once.
+pub fn round(pair: &Pair, wanted: &[Figure], congestion: &Congestion, figures: &mut Figures) -> Result<()> {
     let mut round = HashMap::new();
     let (before, own_before) = (busy_seconds()?, own_seconds(pair)?);
-    let (rate, bytes) = tcp(pair, 1)?;
+    let (rate, bytes) = tcp(pair, 1, congestion.usual)?;
     let (busy, own) = (busy_seconds()? - before, own_seconds(pair)? - own_before);
     if !pair.forwarders.is_empty() {
         round.insert(Figure::OwnCpu, own / (bytes / 1e9));
     }
     round.insert(Figure::Tcp1, rate);
     round.insert(Figure::Cpu, busy / (bytes / 1e9));
-    round.insert(Figure::Tcp4, tcp(pair, 4)?.0);
+    if wanted.contains(&Figure::Tcp4) {
+        round.insert(Figure::Tcp4, tcp(pair, 4, congestion.usual)?.0);
+    }
+    if wanted.contains(&Figure::TcpOfHost) && congestion.usual.is_some() {
+        round.insert(Figure::TcpOfHost, tcp(pair, 1, None)?.0);
+    }
     for (figure, size) in [(Figure::Udp64, 64), (Figure::Udp1400, 1400)] {
         let own_before = own_seconds(pair)?;
         let (size, time) = (size.to_string(), STREAM_MS.to_string());
@@ -158,10 +215,11 @@ pub fn round(pair: &Pair, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Bits a second and bytes of a TCP run.
-fn tcp(pair: &Pair, streams: u32) -> Result<(f64, f64)> {
+/// Bits a second and bytes of a TCP run, with the host's congestion control unless another is named.
+fn tcp(pair: &Pair, streams: u32, congestion: Option<&str>) -> Result<(f64, f64)> {
     let (seconds, streams) = (TCP_SECONDS.to_string(), streams.to_string());
-    let argv = ["iperf3", "-J", "-t", &seconds, "-P", &streams, "-c", SECOND];
+    let mut argv = vec!["iperf3", "-J", "-t", &seconds, "-P", &streams, "-c", SECOND];
+    argv.extend(congestion.into_iter().flat_map(|name| ["-C", name]));
     // The server may be busy with the end of the run before.
     eventually(limit(20), "iperf3", || {
         let report: Value = pair.first.exec_within(&argv, 20)?.json()?;

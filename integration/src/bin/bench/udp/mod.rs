@@ -63,6 +63,7 @@ pub fn run() -> Result<()> {
             DataPath::Vxlan(Change::NoOffload),
             DataPath::HostGw,
         ],
+        figures: Figure::ALL,
         goals: &[&on_wire(Underlay::Wire)[..], &on_wire(Underlay::Gro), &ON_NIC].concat(),
     }
     .run()
@@ -74,6 +75,7 @@ pub fn run_vxlan() -> Result<()> {
         compare: Compare::OthersWithFirst,
         underlays: &[Underlay::Gro, Underlay::Nic],
         paths: DataPath::ALL_VXLAN,
+        figures: Figure::FEW,
         goals: &[],
     }
     .run()
