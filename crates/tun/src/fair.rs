@@ -55,6 +55,8 @@ pub struct Strain {
     pub lost: Option<u32>,
     /// The room for what waits is half used: the time to act, before anything is lost.
     pub filling: bool,
+    /// More may wait behind the batch. What was all that waited takes nobody's place.
+    pub waiting: bool,
 }
 
 /// Watches whether the socket fills up or loses datagrams, and limits whoever takes more than a fair part of a batch while it does: as many
@@ -94,7 +96,7 @@ impl Shares {
         }
         // Alone, a peer takes nothing from others.
         let active = self.recent.active;
-        if active > 1 {
+        if active > 1 && strain.waiting {
             let fair = (all / active).max(1);
             self.limit = Some((fair >> self.tightness).max(1));
             for count in &mut self.counts {
@@ -215,6 +217,7 @@ mod tests {
                         .map(|(_, lost)| *lost)
                         .filter(|_| self.knows != Knows::Nothing),
                     filling: self.knows == Knows::HowFull && self.queue.len() > QUEUE / 2,
+                    waiting: count == BATCH,
                 };
                 self.shares
                     .begin(strain, batch.iter().map(|(peer, _)| (*peer, 1)));
@@ -246,6 +249,7 @@ mod tests {
         Strain {
             lost: Some(lost),
             filling: false,
+            waiting: true,
         }
     }
 
@@ -283,6 +287,25 @@ mod tests {
         assert_eq!((3..9).map(&mut batch).last(), Some([1, 2]));
         let calm = TIGHTEST * EASE_AFTER;
         assert_eq!((0..calm).map(|_| batch(8)).last(), Some([30, 2]));
+    }
+
+    #[test]
+    fn what_was_all_that_waited_goes_on() {
+        let (_table, peers) = peers();
+        let mut shares = Shares::default();
+        for lost in 1..10 {
+            shares.begin(losses(lost), [(peers[0], 60), (peers[1], 1)].into_iter());
+        }
+        // The flood is over: more of the other peer than of its rest.
+        let rest = Strain {
+            waiting: false,
+            ..losses(9)
+        };
+        shares.begin(rest, [(peers[0], 1), (peers[1], 3)].into_iter());
+        assert!((0..3).all(|_| shares.admit(peers[1])));
+        assert!(shares.admit(peers[0]));
+        shares.begin(losses(9), [(peers[0], 60), (peers[1], 1)].into_iter());
+        assert!(!shares.admit(peers[0]) && shares.admit(peers[1]));
     }
 
     #[test]

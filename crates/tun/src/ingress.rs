@@ -62,8 +62,13 @@ impl Ingress {
         self.moved = self.batch.bytes();
         if received > 0 {
             // Asked only where more may wait.
-            let filling = self.batch.is_full() && self.socket.is_filling();
-            self.identify(Strain { lost, filling }, table);
+            let waiting = self.batch.is_full();
+            let strain = Strain {
+                lost,
+                filling: waiting && self.socket.is_filling(),
+                waiting,
+            };
+            self.identify(strain, table);
             self.admit(table);
             self.write()?;
             self.batch.done();
