@@ -1,5 +1,7 @@
 //! ADD: validate everything, then act, and take all of it back when a step fails.
 
+use std::net::IpAddr;
+
 use flannel_model::Mac;
 use flannel_netlink::RouteConn;
 use flannel_netlink::link::{self, released};
@@ -147,7 +149,7 @@ fn plan(job: &Job<'_>, end: HostEnd, mac: Mac, addresses: Vec<Given>) -> Result<
     )
 }
 
-/// A pair left by an ADD of this attachment of which no record tells is in the way, and nobody has its address any more. Any
+/// Nothing that had the addresses before is left. A pair left by an ADD of this attachment of which no record tells is in the way, and nobody has its address any more. Any
 /// other device of the container's interface name is somebody else's. Gives the devices that the container has besides.
 fn clear_place(
     job: &Job<'_>,
@@ -155,7 +157,8 @@ fn clear_place(
     plan: &Plan,
     warn: &mut dyn FnMut(String),
 ) -> Result<pod::Inside, CniError> {
-    if let Some(found) = veth::find(conn, &plan.host_end)? {
+    let addresses: Vec<IpAddr> = plan.addresses.iter().map(|given| given.address).collect();
+    if let Some(found) = handover::await_gone(conn, &plan.host_end, &addresses)? {
         veth::delete(conn, found.ifindex)?;
         if !released::is_released(&found) {
             warn(format!(

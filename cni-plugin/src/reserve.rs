@@ -10,7 +10,7 @@ use crate::config::Network;
 use crate::protocol::{Attachment, CniError, Code};
 use crate::release;
 use crate::wiring::plan::{HostEnd, mac_of};
-use crate::wiring::{Target, handover, live, veth};
+use crate::wiring::{Target, live, veth};
 use flannel_model::Mac;
 
 /// What is wanted.
@@ -53,7 +53,8 @@ pub struct Reservation {
     pub pending: Pending,
 }
 
-/// Reserves addresses.
+/// Reserves addresses. Devices that had them may not have gone yet: that is not waited for here, as everybody's ADD and DEL wait for
+/// who is in here.
 ///
 /// # Errors
 /// Code 102 when the attachment exists, 11 when another ADD of it is at work, 101 when no address is free or a requested one
@@ -75,9 +76,6 @@ pub fn reserve(
         }
         chosen => chosen,
     }?;
-    for one in &given {
-        handover::await_gone(conn, one.address)?;
-    }
     let mac = wish.mac.unwrap_or_else(|| mac_of(&given));
     // Who may have another hardware address, or take one, can have it known with an address that others get after him.
     let announce = store.announces(wish.mac.is_some() || !wish.guarded)?;

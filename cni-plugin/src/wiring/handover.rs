@@ -99,15 +99,21 @@ pub fn cut_off(conn: &mut RouteConn, end: &Link) -> bool {
     released::release(conn, end.ifindex, &addresses).is_ok()
 }
 
-/// Sees to it that no device that was cut off has `address` any more: nobody gets it while it lives.
+/// The host's end, if there is one, when no device that was cut off has one of these addresses any more: nobody gets a device with
+/// one while another with it lives.
 ///
 /// # Errors
-/// Code 100 when the kernel refuses.
-pub fn await_gone(conn: &mut RouteConn, address: IpAddr) -> Result<(), CniError> {
-    match released::with_address(conn, address).map_err(|e| kernel(&e))? {
-        Some(link) => veth::delete(conn, link.ifindex).map(drop),
-        None => Ok(()),
+/// Code 102 when a device of that name is somebody else's, 100 when the kernel refuses.
+pub fn await_gone(
+    conn: &mut RouteConn,
+    end: &HostEnd,
+    addresses: &[IpAddr],
+) -> Result<Option<Link>, CniError> {
+    let (found, cut_off) = released::look(conn, &end.name, addresses).map_err(|e| kernel(&e))?;
+    for link in cut_off {
+        veth::delete(conn, link.ifindex)?;
     }
+    found.map(|found| veth::ours(found, end)).transpose()
 }
 
 /// Removes the container's device `ifname` if its host end was cut off. `false` when it is another one.

@@ -116,9 +116,15 @@ pub fn remove(conn: &mut RouteConn, end: &HostEnd) -> Result<bool, CniError> {
 /// # Errors
 /// Code 102 when a device of that name is somebody else's, 100 when the kernel refuses.
 pub fn find(conn: &mut RouteConn, end: &HostEnd) -> Result<Option<Link>, CniError> {
-    let Some(found) = link::by_name(conn, &end.name).map_err(|e| kernel(&e))? else {
-        return Ok(None);
-    };
+    let found = link::by_name(conn, &end.name).map_err(|e| kernel(&e))?;
+    found.map(|found| ours(found, end)).transpose()
+}
+
+/// `found`, which has the name of the host's end, if it is that.
+///
+/// # Errors
+/// Code 102 when it is somebody else's.
+pub fn ours(found: Link, end: &HostEnd) -> Result<Link, CniError> {
     if found.kind != "veth" || !end.owns(found.alias.as_deref()) {
         let alias = found.alias.unwrap_or_default();
         let msg = format!(
@@ -127,7 +133,7 @@ pub fn find(conn: &mut RouteConn, end: &HostEnd) -> Result<Option<Link>, CniErro
         );
         return Err(CniError::new(Code::Exists, msg).with(format!("expected the alias {:?}", end.alias)));
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// Removes a veth of another plugin by the container's end. `false` when there is none, or a device of another kind.

@@ -49,8 +49,7 @@ impl RouteConn {
 
     /// Sends many requests in few system calls. The results are in the order of the requests; no failure stops the rest.
     pub fn batch(&mut self, requests: &[RouteRequest]) -> Vec<RouteOutcome> {
-        let raw: Vec<Request> = requests.iter().map(RouteRequest::serialise).collect();
-        let outcomes = self.conn.batch(&raw).into_iter().zip(requests);
+        let outcomes = self.ask_all(requests).into_iter().zip(requests);
         outcomes
             .map(|(outcome, request)| typed(outcome?, request))
             .collect()
@@ -58,8 +57,7 @@ impl RouteConn {
 
     /// The same for requests of which only success matters; what answers them besides is not read.
     pub fn run_all(&mut self, requests: &[RouteRequest]) -> Vec<Result<(), NetlinkError>> {
-        let raw: Vec<Request> = requests.iter().map(RouteRequest::serialise).collect();
-        let outcomes = self.conn.batch(&raw).into_iter();
+        let outcomes = self.ask_all(requests).into_iter();
         outcomes.map(|outcome| outcome.map(drop)).collect()
     }
 
@@ -79,6 +77,12 @@ impl RouteConn {
             None => Ok(()),
         };
         requests.iter().enumerate().map(result).collect()
+    }
+
+    /// The same for who reads the messages himself.
+    pub(crate) fn ask_all(&mut self, requests: &[RouteRequest]) -> Vec<Outcome> {
+        let raw: Vec<Request> = requests.iter().map(RouteRequest::serialise).collect();
+        self.conn.batch(&raw)
     }
 
     /// Sends one request and gives the message that answers it.

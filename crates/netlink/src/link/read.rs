@@ -6,6 +6,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use super::change::message_for;
 use super::decode::read_link;
 use super::{Link, LinkRef};
+use crate::conn::Outcome;
 use crate::error::NetlinkError;
 use crate::route_conn::{RouteConn, RouteRequest};
 
@@ -42,8 +43,21 @@ pub fn by_index(conn: &mut RouteConn, ifindex: u32) -> Result<Option<Link>, Netl
     get(conn, LinkRef::Index(ifindex))
 }
 
+/// The links of these names, which must be such as a link can have, in their order; `None` for one that there is not.
+///
+/// # Errors
+/// When the kernel refuses or its answer cannot be read.
+pub(super) fn by_names(conn: &mut RouteConn, names: &[&str]) -> Result<Vec<Option<Link>>, NetlinkError> {
+    let requests: Vec<RouteRequest> = names.iter().map(|name| get_request(*name)).collect();
+    conn.ask_all(&requests).into_iter().map(found).collect()
+}
+
 fn get(conn: &mut RouteConn, link: LinkRef<'_>) -> Result<Option<Link>, NetlinkError> {
-    match conn.ask(&get_request(link)) {
+    found(conn.ask(&get_request(link)))
+}
+
+fn found(answer: Outcome) -> Result<Option<Link>, NetlinkError> {
+    match answer {
         Ok(reply) => Ok(reply.as_ref().and_then(read_link)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),

@@ -7,13 +7,14 @@
 
 mod word;
 
+use std::iter;
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, Prop};
 
 use super::change::{delete, delete_group, detach, message_for};
-use super::read::{by_name, dump};
+use super::read::{by_names, dump};
 use super::{Link, LinkRef};
 use crate::error::NetlinkError;
 use crate::route_conn::{RouteConn, RouteRequest};
@@ -52,12 +53,22 @@ pub fn release(conn: &mut RouteConn, ifindex: u32, addresses: &[IpAddr]) -> Resu
     Ok(())
 }
 
-/// The device that was cut off and has not gone yet, of the container that had this address.
+/// The link called `name`, and the devices that were cut off and have not gone yet, of containers that had one of these addresses.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn with_address(conn: &mut RouteConn, address: IpAddr) -> Result<Option<Link>, NetlinkError> {
-    Ok(by_name(conn, &name_of(address))?.filter(is_released))
+pub fn look(
+    conn: &mut RouteConn,
+    name: &str,
+    addresses: &[IpAddr],
+) -> Result<(Option<Link>, Vec<Link>), NetlinkError> {
+    let others: Vec<String> = addresses.iter().map(|ip| name_of(*ip)).collect();
+    let names: Vec<&str> = iter::once(name)
+        .chain(others.iter().map(String::as_str))
+        .collect();
+    let mut links = by_names(conn, &names)?.into_iter();
+    let named = links.next().flatten();
+    Ok((named, links.flatten().filter(is_released).collect()))
 }
 
 /// Deletes all that was cut off; they go together, in the time that one takes. Gives their number.
