@@ -14,6 +14,9 @@ for module in ip_vs ip_vs_rr br_netfilter vxlan veth bridge nf_tables nft_masq n
 done
 # Loaded tunnel drivers would put their fallback devices into every new network namespace (Documentation/admin-guide/sysctl/net.rst).
 $b echo 2 > /proc/sys/net/core/fb_tunnels_only_for_init_net
+# Packets that wait for the one processor, which a program's start takes for a while: as many as tests send meanwhile. It is of the machine
+# and not of a network namespace, so nobody else can set it.
+$b echo 20000 > /proc/sys/net/core/netdev_max_backlog
 
 # Through pipes: what the command writes to is then no terminal, as outside.
 $b mkfifo /run/.out /run/.err

@@ -86,7 +86,8 @@ impl Pinger {
     /// Ends the stream, waits for what is still under way, and counts.
     pub fn stop(mut self) -> Result<PingerReport> {
         std::fs::write(format!("{}.stop", self.files), "")?;
-        let status = self.sender.wait(limit(10))?;
+        // It waits for late answers for up to 20 s.
+        let status = self.sender.wait(limit(30))?;
         let path = format!("{}.report", self.files);
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!(

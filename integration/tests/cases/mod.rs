@@ -36,6 +36,7 @@ mod overlay;
 mod ownership;
 mod probes;
 mod repair;
+mod replaced;
 pub mod selftest;
 mod service;
 mod service_view;
@@ -119,6 +120,10 @@ pub fn all() -> Vec<Case> {
         case!(plain backend::alloc_gives_a_subnet_and_touches_nothing),
         case!(plain backend::other_types_are_refused_with_what_serves_instead),
         case!(ipip backend::ipip_carries_packets_between_nodes),
+        case!(ipip replaced::ipip_avoids_the_tunnel_on_one_link),
+        case!(ipip replaced::of_ipip_is_the_only_sender),
+        case!(plain replaced::of_vxlan_is_the_only_sender),
+        case!(wireguard replaced::of_wireguard_has_another_key),
         case!(wireguard wireguard::every_packet_is_encrypted_and_no_restart_is_felt),
         case!(wireguard wireguard::peers_without_a_key_get_nothing),
         case!(wireguard wireguard::both_families_in_devices_of_their_own),
