@@ -41,6 +41,7 @@ pub mod selftest;
 mod service;
 mod service_view;
 mod services;
+mod single_peers;
 mod suspend;
 mod take_over;
 mod udp;
@@ -92,6 +93,8 @@ pub fn all() -> Vec<Case> {
         case!(plain lease::departed_peers_go_and_changed_ones_change),
         case!(plain bad_input::last_subnet_goes_to_one),
         case!(plain lease::many_start_at_once),
+        case!(plain single_peers::who_meets_nobody_is_written_without_a_pass),
+        case!(plain single_peers::who_meets_others_is_written_as_well),
         case!(plain lease::deleted_lease_is_claimed_again),
         case!(plain outage::packets_go_on_and_the_kernel_is_left_alone),
         case!(plain outage::a_store_that_went_back_or_forgot_takes_nothing_away),
