@@ -79,7 +79,7 @@ impl RouteConn {
         requests.iter().enumerate().map(result).collect()
     }
 
-    /// The same for who reads the messages himself.
+    /// Sends many requests in few system calls, for who reads what answers them himself.
     pub(crate) fn ask_all(&mut self, requests: &[RouteRequest]) -> Vec<Outcome> {
         let raw: Vec<Request> = requests.iter().map(RouteRequest::serialise).collect();
         self.conn.batch(&raw)
@@ -117,7 +117,7 @@ impl RouteConn {
         Ok(replies.iter().filter_map(|reply| parse(reply).ok()).collect())
     }
 
-    /// The same for who reads the messages himself.
+    /// Sends many requests in few system calls, for who reads what answers them himself.
     pub(crate) fn list(&mut self, request: &RouteRequest) -> Result<Vec<Reply>, NetlinkError> {
         self.conn.dump(&request.serialise())
     }
