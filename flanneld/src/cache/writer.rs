@@ -46,8 +46,8 @@ impl CacheWriter {
         }
     }
 
-    /// Begins to write. Without a `cache` there is nothing yet that is worth it.
-    pub async fn write(&mut self, cache: Option<Cache>) {
+    /// Begins to write what `cache` makes, aside. Without one there is nothing yet that is worth it.
+    pub async fn write(&mut self, cache: Option<impl FnOnce() -> Cache + Send + 'static>) {
         self.next = Instant::now() + INTERVAL;
         if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
@@ -59,7 +59,11 @@ impl CacheWriter {
         self.changed = false;
         if let Some(cache) = cache {
             let folder = self.folder.clone();
-            let write = move || file::store(&folder, &cache).err().map(|error| error.to_string());
+            let write = move || {
+                file::store(&folder, &cache())
+                    .err()
+                    .map(|error| error.to_string())
+            };
             self.task = Some(tokio::task::spawn_blocking(write));
         }
     }

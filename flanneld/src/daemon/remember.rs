@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use flannel_lease::{Holding, Peer, Standing};
+use flannel_lease::{Holding, Peer, PeerView, Standing};
 use flannel_model::{Families, Ipv4Pool, Ipv6Pool, LeaseKey, LeaseValue, NodeId};
 
 use super::Node;
@@ -61,35 +61,40 @@ pub fn own_lease(cache: &Cache, options: &Options, usable: &Usable) -> Option<(H
 }
 
 impl Node<'_> {
-    /// The state of this moment. Only peers that passed every check are kept, and nothing before etcd has listed them and
-    /// confirmed the own lease.
-    pub(super) fn cache(&self) -> Option<Cache> {
+    /// What makes the file of the state of this moment: with thousands of peers that takes longer than the loop may wait. Only peers that
+    /// passed every check are kept, and nothing before etcd has listed them and confirmed the own lease.
+    pub(super) fn cache(&self) -> Option<impl FnOnce() -> Cache + Send + use<>> {
         let position = self.feed.position().filter(|_| self.feed.is_synced())?;
         let status = self.lease.borrow().clone()?;
         // Until it is renewed for the first time, nobody knows how long a lease lives.
         let held = status.held.filter(|_| status.standing == Standing::Confirmed)?;
         let published = status.published.as_deref()?;
-        let anew;
-        let (peers, useless) = match &self.known {
-            Some(known) => (&known.view.peers, &known.useless),
+        let own = (held, LeaseValue::parse(published.as_bytes()).ok()?);
+        let peers = match &self.known {
+            Some(known) => used(&known.view, &known.useless),
             None => {
                 let (view, worked) = self.view(&status, held.key)?;
                 let keys = worked.useless.iter().filter_map(|(key, _)| key.parse().ok());
-                anew = (view.peers, keys.collect::<BTreeSet<LeaseKey>>());
-                (&anew.0, &anew.1)
+                used(&view, &keys.collect())
             }
         };
-        let peers = peers
-            .values()
-            .map(Arc::as_ref)
-            .filter(|peer: &&Peer| !useless.contains(&peer.key));
-        let state = Remember {
-            prefix: &self.options.prefix.to_string(),
-            config: &self.usable.text,
-            node: self.identity.node,
-            own: Some((held, LeaseValue::parse(published.as_bytes()).ok()?)),
-            position,
-        };
-        Some(Cache::new(&state, peers))
+        let (prefix, config) = (self.options.prefix.to_string(), self.usable.text.clone());
+        let node = self.identity.node;
+        Some(move || {
+            let state = Remember {
+                prefix: &prefix,
+                config: &config,
+                node,
+                own: Some(own),
+                position,
+            };
+            Cache::new(&state, peers.iter().map(Arc::as_ref))
+        })
     }
+}
+
+/// The peers without those that are of no use.
+fn used(view: &PeerView, useless: &BTreeSet<LeaseKey>) -> Vec<Arc<Peer>> {
+    let used = view.peers.values().filter(|peer| !useless.contains(&peer.key));
+    used.cloned().collect()
 }
