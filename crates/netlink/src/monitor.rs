@@ -4,9 +4,8 @@
 
 use std::io;
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
@@ -20,13 +19,20 @@ use crate::multicast;
 use crate::neighbour::{Neighbour, read_neighbour};
 use crate::route::{Route, read_route};
 use crate::route_conn::parse;
-use crate::wire::Frames;
+use crate::wire::{Frames, attributes};
 
 /// Multicast groups (RTNLGRP_*): link 1, neighbour 3, IPv4 address 5, IPv4 route 7, IPv6 address 9, IPv6 route 11; bit n − 1
 /// of the mask.
 const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
 /// Those of links and addresses alone.
 const INTERFACES: u32 = 1 | 1 << 4 | 1 << 8;
+/// `RTM_NEWLINK` and `RTM_DELLINK` (linux/rtnetlink.h).
+const NEW_LINK: u16 = 16;
+const DEL_LINK: u16 = 17;
+/// Size of `struct ifinfomsg` (linux/rtnetlink.h).
+const LINK_HEADER: usize = 16;
+/// `IFLA_IFNAME` (linux/if_link.h).
+const IFLA_IFNAME: u16 = 3;
 /// Receive buffer asked for. A burst that does not fit is told as an overrun.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// Bytes for one notification; the largest are links with many virtual functions.
@@ -191,23 +197,15 @@ impl Watch {
 /// What a notification tells; `None` for what does not concern us.
 fn read_change(notification: &Reply) -> Option<Change> {
     use RouteNetlinkMessage as M;
+    if [NEW_LINK, DEL_LINK].contains(&notification.kind) {
+        return link_change(notification);
+    }
     // A message that cannot be read counts as a loss: it may have concerned us.
     let Ok(message) = parse(notification) else {
         return Some(Change::Overrun);
     };
-    let deleted = matches!(
-        message,
-        M::DelLink(_) | M::DelAddress(_) | M::DelRoute(_) | M::DelNeighbour(_)
-    );
+    let deleted = matches!(message, M::DelAddress(_) | M::DelRoute(_) | M::DelNeighbour(_));
     match &message {
-        // Bridges report their ports in the same group under their own family.
-        M::NewLink(m) | M::DelLink(m) if m.header.interface_family == AddressFamily::Unspec => {
-            Some(Change::Link {
-                ifindex: m.header.index,
-                name: link_name(m),
-                deleted,
-            })
-        }
         M::NewAddress(m) | M::DelAddress(m) => Some(Change::Address {
             ifindex: m.header.index,
             deleted,
@@ -221,12 +219,25 @@ fn read_change(notification: &Reply) -> Option<Change> {
     }
 }
 
-fn link_name(message: &LinkMessage) -> String {
-    let name = message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    name.unwrap_or_default()
+/// Each pod that comes or goes is told of a dozen times, in messages of some sixty attributes, of which the name is enough.
+fn link_change(notification: &Reply) -> Option<Change> {
+    let Some((header, rest)) = notification.payload.split_at_checked(LINK_HEADER) else {
+        return Some(Change::Overrun);
+    };
+    let [family, _, _, _, a, b, c, d, ..] = header else {
+        return Some(Change::Overrun);
+    };
+    // Bridges report their ports in the same group under their own family; AF_UNSPEC is 0.
+    if *family != 0 {
+        return None;
+    }
+    let name = attributes(rest).find_map(|(kind, value)| (kind == IFLA_IFNAME).then_some(value));
+    let name = name.and_then(|text| text.split(|byte| *byte == 0).next());
+    Some(Change::Link {
+        ifindex: u32::from_ne_bytes([*a, *b, *c, *d]),
+        name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
+        deleted: notification.kind == DEL_LINK,
+    })
 }
 
 /// Entries of bridges, and of VXLAN links without an outer destination, are nobody's business here.
