@@ -11,13 +11,15 @@ use flannel_netlink::nftables::{
     has_element, port_element,
 };
 use flannel_plan::LinkKind;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::overlay::Facts;
 use crate::said::{Said, chain};
+use crate::table_changes::table_changes;
 
-/// Looked at this often, in case somebody removed the table: the plugin makes it anew with the default ports alone.
+/// Looked at this often, should the kernel not have told that somebody removed the table: the plugin makes it anew with the default
+/// ports alone.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// Starts the task. It ends when the facts' sender is gone.
@@ -29,14 +31,22 @@ async fn run(mut facts: watch::Receiver<Option<Arc<Facts>>>) {
     let mut told = BTreeSet::new();
     let mut said = Said::default();
     let mut due = Instant::now() + AGAIN;
+    // Every pod changes the table: only where there is a port to guard is it followed.
+    let mut changes = None;
     loop {
         tokio::select! {
             changed = facts.changed() => if changed.is_err() { return },
+            () = change_of(&mut changes) => {}
             () = sleep_until(due) => {}
         }
         due = Instant::now() + AGAIN;
         let wanted = facts.borrow_and_update().as_deref().map(ports);
         let Some(wanted) = wanted else { continue };
+        if wanted.is_empty() {
+            changes = None;
+        } else if changes.is_none() {
+            changes = Some(table_changes(&[GUARD_TABLE], None));
+        }
         let gone: BTreeSet<u16> = told.difference(&wanted).copied().collect();
         let now = wanted.clone();
         let done = tokio::task::spawn_blocking(move || tell(&now, &gone)).await;
@@ -54,6 +64,16 @@ async fn run(mut facts: watch::Receiver<Option<Arc<Facts>>>) {
             Err(_) => {}
         }
     }
+}
+
+/// Waits for the next change; for ever where nothing is followed, or the kernel tells nothing.
+async fn change_of(changes: &mut Option<mpsc::Receiver<()>>) {
+    if let Some(changes) = changes
+        && changes.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// The ports that the plugin does not know by itself: those of VXLAN devices, and the udp backend's, on this node and on others.

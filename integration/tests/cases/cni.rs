@@ -411,10 +411,10 @@ pub fn pods_cannot_send_to_tunnels_on_other_ports() -> Result<()> {
     ensure!(asked(PORT).is_err(), "the tunnel's port was reached");
     // TCP is something else.
     one.ask("tcp", &format!("{}:{PORT}", two.ip()))?;
-    // Who removes the table finds it made anew by the next pod, with that port in it some time later.
+    // Who removes the table finds it made anew, with that port in it.
     node.shell("nft delete table bridge flannel-cni-guard")?;
     node.add_pod("three")?;
-    eventually(limit(60), "the port to be guarded again", || {
+    eventually(limit(10), "the port to be guarded again", || {
         let set = guarded()?;
         ensure!(set.contains(&PORT.to_string()), "{set}");
         Ok(())
