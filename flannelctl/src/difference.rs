@@ -2,13 +2,14 @@
 
 use flannel_model::IpFamily;
 use flannel_netlink::nftables::has_table;
+use flannel_nft::TableName;
 use flannel_plan::DifferenceKind;
 use flannel_store::Store;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::findings::number;
-use crate::node::{Asked, NodeView, Sources, read};
+use crate::node::{Asked, NodeView, RuleDifference, Sources, compare_rules, read};
 use crate::output::{Output, columns, with_causes};
 
 #[derive(Debug, Serialize)]
@@ -51,7 +52,7 @@ struct Operation {
 /// Shows how the kernel differs; a difference is a failure.
 pub async fn diff<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<(), Failure> {
     let mut node = read(asked).await?;
-    let tables = missing_tables(&mut node)?;
+    let tables = tables(&mut node)?;
     let of_overlays = node.overlays.iter().flat_map(|overlay| &overlay.differences);
     let mut differences: Vec<Line> = of_overlays
         .map(|difference| Line {
@@ -61,12 +62,7 @@ pub async fn diff<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<
             found: difference.found.clone(),
         })
         .collect();
-    differences.extend(tables.into_iter().map(|(_, name)| Line {
-        kind: DifferenceKind::Missing.to_string(),
-        object: format!("nft table {name}"),
-        wanted: Some("the rules of --ip-masq".to_owned()),
-        found: None,
-    }));
+    differences.extend(tables.into_iter().flat_map(RulesTable::lines));
     let count = differences.len();
     let view = DiffView {
         different: count > 0,
@@ -105,7 +101,7 @@ fn diff_text(view: &DiffView) -> String {
 /// Shows what flanneld would write now; nothing is written.
 pub async fn plan<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<(), Failure> {
     let mut node = read(asked).await?;
-    let tables = missing_tables(&mut node)?;
+    let tables = tables(&mut node)?;
     let mut operations: Vec<Operation> = Vec::new();
     for overlay in &node.overlays {
         let family = overlay.family();
@@ -114,10 +110,7 @@ pub async fn plan<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<
             operation: with_names(&op.to_string(), |index| node.seen.name(index)),
         }));
     }
-    operations.extend(tables.into_iter().map(|(family, name)| Operation {
-        family: word(family),
-        operation: format!("add table {name} with the rules of --ip-masq"),
-    }));
+    operations.extend(tables.iter().filter_map(RulesTable::operation));
     let view = PlanView {
         operations,
         sources: node.sources,
@@ -156,8 +149,54 @@ fn with_names(operation: &str, name: impl Fn(u32) -> String) -> String {
     words.join(" ")
 }
 
-/// Tables that subnet.env says to be there and that are not.
-fn missing_tables(node: &mut NodeView) -> Result<Vec<(IpFamily, &'static str)>, Failure> {
+/// A table of rules that subnet.env says to be there.
+#[derive(Debug)]
+struct RulesTable {
+    name: TableName,
+    family: IpFamily,
+    /// How its rules differ; `None` where there is no table.
+    rules: Option<Vec<RuleDifference>>,
+}
+
+impl RulesTable {
+    fn lines(self) -> Vec<Line> {
+        let name = self.name;
+        let Some(rules) = self.rules else {
+            return vec![Line {
+                kind: DifferenceKind::Missing.to_string(),
+                object: format!("nft table {name}"),
+                wanted: Some("the rules of --ip-masq".to_owned()),
+                found: None,
+            }];
+        };
+        let line = |rule: RuleDifference| Line {
+            kind: rule.kind.to_string(),
+            object: match rule.chain {
+                Some(chain) => format!("rule of chain {chain} in nft table {name}"),
+                None => format!("nft table {name}"),
+            },
+            wanted: rule.wanted,
+            found: rule.found,
+        };
+        rules.into_iter().map(line).collect()
+    }
+
+    /// flanneld writes a table whole.
+    fn operation(&self) -> Option<Operation> {
+        let verb = match &self.rules {
+            None => "add",
+            Some(rules) if !rules.is_empty() => "replace",
+            Some(_) => return None,
+        };
+        Some(Operation {
+            family: word(self.family),
+            operation: format!("{verb} table {} with the rules of --ip-masq", self.name),
+        })
+    }
+}
+
+/// The tables of rules, compared as far as that can be.
+fn tables(node: &mut NodeView) -> Result<Vec<RulesTable>, Failure> {
     match node.masquerades {
         Some(true) => {}
         Some(false) => return Ok(Vec::new()),
@@ -167,20 +206,32 @@ fn missing_tables(node: &mut NodeView) -> Result<Vec<(IpFamily, &'static str)>, 
             return Ok(Vec::new());
         }
     }
-    let mut missing = Vec::new();
+    let mut out = Vec::new();
     for overlay in &node.overlays {
         let family = overlay.family();
-        let (table, name) = match family {
-            IpFamily::V4 => ("flannel-ipv4", "ip flannel-ipv4"),
-            IpFamily::V6 => ("flannel-ipv6", "ip6 flannel-ipv6"),
+        let name = match family {
+            IpFamily::V4 => TableName::MASQUERADE,
+            IpFamily::V6 => TableName::MASQUERADE_V6,
         };
-        match has_table(family.into(), table) {
-            Ok(true) => {}
-            Ok(false) => missing.push((family, name)),
-            Err(error) => node.sources.add(&format!("nf_tables: {}", with_causes(&error))),
-        }
+        let rules = match has_table(family.into(), name.name) {
+            Ok(false) => None,
+            Ok(true) => match compare_rules(name, &overlay.desired) {
+                Ok(rules) => rules,
+                Err(error) => {
+                    let why = with_causes(&error);
+                    node.sources
+                        .add(&format!("rules of nft table {name}: not compared, because {why}"));
+                    continue;
+                }
+            },
+            Err(error) => {
+                node.sources.add(&format!("nf_tables: {}", with_causes(&error)));
+                continue;
+            }
+        };
+        out.push(RulesTable { name, family, rules });
     }
-    Ok(missing)
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -189,6 +189,34 @@ impl Nft {
         }
     }
 
+    /// How [`Nft::listing`] shows the table right after it was written. For that it is written into a network namespace of its own, which
+    /// nothing else is in and which goes at once; that needs root and `unshare` (util-linux).
+    ///
+    /// # Errors
+    /// When `nft` or `unshare` is missing, refuses or does not end in time.
+    pub fn shown(&self, table: &Table) -> Result<String, NftError> {
+        let name = table.name();
+        let what = format!("write table {name} where nobody sees it");
+        let script = format!("\"$0\" -f - && exec \"$0\" --stateless list table {name}");
+        let apart = Self::new("unshare", self.deadline);
+        let own = self.binary.to_string_lossy();
+        let arguments = ["--net", "--", "sh", "-c", &script, &own];
+        let ended = match apart.run(&what, &arguments, &table.declaration()) {
+            Err(NftError::Missing { binary }) => {
+                let cause = io::ErrorKind::NotFound.into();
+                return Err(NftError::Run { binary, cause });
+            }
+            other => other?,
+        };
+        match ended.success {
+            true => Ok(ended.stdout),
+            false => Err(NftError::Refused {
+                what,
+                stderr: ended.stderr,
+            }),
+        }
+    }
+
     /// The hash that the comment of the table in the kernel carries; `None` when there is no table or no hash.
     ///
     /// Only this mark is looked for in the listing: JSON would be sounder, but leaves the comment out in nftables 1.0.6.

@@ -4,6 +4,7 @@
 pub mod expected;
 mod kernel;
 mod own;
+mod rules;
 mod sources;
 
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use crate::subnets::{self, Listing, Record};
 pub use expected::Expected;
 pub use kernel::{Seen, Tunnel, look};
 pub use own::own_key;
+pub use rules::{RuleDifference, compare as compare_rules};
 pub use sources::Sources;
 
 /// What is asked about this node, and where.

@@ -78,6 +78,7 @@ pub fn peers_and_differences_are_told_without_the_daemon() -> Result<()> {
     drop(daemons);
     await_same(node)?;
     an_entry_is_lost(node, &peer)?;
+    rules_are_changed(node)?;
     a_foreign_route_is_in_the_way(node, &peer)?;
     a_record_is_refused(&lab, node, &peer)?;
     what_is_left_by_nobody(node)?;
@@ -236,6 +237,30 @@ fn a_record_is_refused(lab: &Lab, node: &Node, peer: &Lease) -> Result<()> {
         lab.etcd().delete(&format!("/coreos.com/network/subnets/{key}"))?;
     }
     Ok(())
+}
+
+/// Each rule is named with its chain, and what was there is told apart from what should be.
+fn rules_are_changed(node: &Node) -> Result<()> {
+    let of = |chain: &str| format!("rule of chain {chain} in nft table ip flannel-ipv4");
+    node.shell("nft -s list table ip flannel-ipv4 > /run/flannel/rules")?;
+    node.run(&["nft", "add", "rule", "ip", "flannel-ipv4", "forward", "drop"])?;
+    let found = differs(node, &[("extra", &of("forward"))])?;
+    assert_eq!(found["differences"][0]["found"], "drop");
+    let plan = ctl(node, &["plan", "--dry-run"])?.ok()?;
+    ensure!(
+        plan.starts_with("replace table ip flannel-ipv4 with the rules of --ip-masq"),
+        "{plan}"
+    );
+    node.run(&["nft", "flush", "chain", "ip", "flannel-ipv4", "postrtg"])?;
+    let mut expected = vec![("missing", of("postrtg")); 6];
+    expected.push(("extra", of("forward")));
+    let expected: Vec<(&str, &str)> = expected
+        .iter()
+        .map(|(kind, object)| (*kind, object.as_str()))
+        .collect();
+    differs(node, &expected)?;
+    node.shell("nft delete table ip flannel-ipv4; nft -f /run/flannel/rules; rm /run/flannel/rules")?;
+    await_same(node).map(drop)
 }
 
 fn what_is_left_by_nobody(node: &Node) -> Result<()> {
