@@ -41,7 +41,7 @@ pub use presence::{chains, has_table};
 pub use remember::remember_chain;
 #[cfg(feature = "overlay")]
 pub use ruleset::{delete_chain, ruleset};
-pub use set::{Data, Element, ListedElement, add_elements, delete_elements};
+pub use set::{Counter, Data, Element, ListedElement, add_elements, delete_elements};
 pub use socket::with_kept_sockets;
 pub use watch::TableWatch;
 

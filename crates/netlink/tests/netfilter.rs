@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 
 use flannel_netlink::conntrack;
 use flannel_netlink::nftables::{
-    Data, Draw, DrawBy, Element, Family, NftConn, TableWatch, add_elements, delete_elements, draw_chain,
-    remember_chain,
+    Counter, Data, Draw, DrawBy, Element, Family, NftConn, TableWatch, add_elements, delete_elements,
+    draw_chain, remember_chain,
 };
 use support::{in_fresh_netns, run};
 
@@ -68,7 +68,7 @@ fn elements_are_written_listed_and_deleted() {
         assert_eq!(listed(&mut nft, "backends"), std::slice::from_ref(&backend));
         assert_eq!(listed(&mut nft, "cidrs"), range);
         let counters = nft.elements(Family::Ipv4, TABLE, "frontends").unwrap().unwrap();
-        assert_eq!(counters[0].packets, Some(0));
+        assert_eq!(counters[0].counter, Some(Counter::default()));
         // one change: the same key with other data, in one transaction
         let other = Element::mapping(
             backend.key.clone(),

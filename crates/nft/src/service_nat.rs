@@ -18,6 +18,8 @@ const NAT: i32 = -105;
 const GUARD: i32 = -95;
 /// Before the usual place for source translation (srcnat, 100), where flannel's own masquerading is.
 const MASQUERADE: i32 = 95;
+/// Behind filters (filter, 0) and source translation (srcnat, 100): what is counted is on its way.
+const COUNT: i32 = 150;
 /// Clients that can be remembered at once; the memory is taken only as they come.
 const CLIENTS: u32 = 1 << 20;
 
@@ -62,6 +64,9 @@ impl ServiceNat {
             "source",
             "masquerade-all",
             "masquerade-node",
+            "carried",
+            "carried-received",
+            "carried-sent",
         ] {
             let _ = writeln!(out, "  chain {chain} {{ }}");
         }
@@ -82,15 +87,19 @@ impl ServiceNat {
             NftSet::Cidrs | NftSet::Pods => format!("set {name} {{ type {address}; flags interval; }}"),
             NftSet::NodeAddresses => format!("set {name} {{ type {address}; }}"),
             NftSet::Hairpin => format!("set {name} {{ type {address} . {address}; }}"),
-            NftSet::Frontends => format!("map {name} {{ type {at} : verdict; counter; }}"),
-            NftSet::FrontendsOutside | NftSet::External | NftSet::Affine => {
-                format!("map {name} {{ type {at} : verdict; }}")
+            NftSet::Frontends | NftSet::FrontendsOutside => {
+                format!("map {name} {{ type {at} : verdict; counter; }}")
             }
-            NftSet::NodePorts => {
+            NftSet::External | NftSet::Affine => format!("map {name} {{ type {at} : verdict; }}"),
+            NftSet::NodePorts | NftSet::NodePortsOutside => {
                 format!("map {name} {{ type inet_proto . inet_service : verdict; counter; }}")
             }
-            NftSet::NodePortsOutside | NftSet::ExternalPorts | NftSet::AffinePorts => {
+            NftSet::ExternalPorts | NftSet::AffinePorts => {
                 format!("map {name} {{ type inet_proto . inet_service : verdict; }}")
+            }
+            NftSet::Received | NftSet::Sent => format!("set {name} {{ type {at}; counter; }}"),
+            NftSet::ReceivedPorts | NftSet::SentPorts => {
+                format!("set {name} {{ type inet_proto . inet_service; counter; }}")
             }
             NftSet::Backends => format!(
                 "map {name} {{ typeof {ip} daddr . meta l4proto . th dport . numgen random mod 65536 : {endpoint}; }}"
@@ -179,6 +188,21 @@ impl ServiceNat {
             ),
             chain("guard-output", vec!["ct state new jump guard".into()]),
             chain("postrouting", vec!["ct status dnat jump source".into()]),
+            chain(
+                "carried",
+                vec![
+                    "ct direction original goto carried-received".into(),
+                    "goto carried-sent".into(),
+                ],
+            ),
+            chain("carried-received", self.count("received", "received-ports")),
+            chain("carried-sent", self.count("sent", "sent-ports")),
+            chain("count-postrouting", vec!["ct status dnat jump carried".into()]),
+            // what comes over the loopback device has been counted as it left
+            chain(
+                "count-input",
+                vec!["ct status dnat iif != lo jump carried".into()],
+            ),
         ]);
         out
     }
@@ -234,16 +258,26 @@ impl ServiceNat {
 
     /// Once for each protocol: nft takes the port of a tracked packet for a number only behind a match of its protocol.
     fn of_tracked(&self, by_address: &str, by_port: &str) -> Vec<String> {
+        self.matched(&format!("vmap @{by_address}"), &format!("vmap @{by_port}"))
+    }
+
+    /// The elements count what meets them.
+    fn count(&self, by_address: &str, by_port: &str) -> Vec<String> {
+        self.matched(&format!("@{by_address} return"), &format!("@{by_port} return"))
+    }
+
+    /// What a tracked packet was sent to at first, looked up: among frontends by address, then among node ports.
+    fn matched(&self, by_address: &str, by_port: &str) -> Vec<String> {
         let ip = self.ip();
         PROTOCOLS
             .iter()
             .flat_map(|protocol| {
                 [
                     format!(
-                        "meta l4proto {protocol} ct original {ip} daddr . meta l4proto . ct original proto-dst vmap @{by_address}"
+                        "meta l4proto {protocol} ct original {ip} daddr . meta l4proto . ct original proto-dst {by_address}"
                     ),
                     format!(
-                        "ct original {ip} daddr @node-addresses meta l4proto {protocol} meta l4proto . ct original proto-dst vmap @{by_port}"
+                        "ct original {ip} daddr @node-addresses meta l4proto {protocol} meta l4proto . ct original proto-dst {by_port}"
                     ),
                 ]
             })
@@ -304,10 +338,12 @@ impl ServiceNat {
 const PORT: &str = "meta l4proto . th dport";
 /// What Services can be of.
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
-const BASE_CHAINS: [(&str, &str, &str, i32); 5] = [
+const BASE_CHAINS: [(&str, &str, &str, i32); 7] = [
     ("nat-prerouting", "nat", "prerouting", NAT),
     ("nat-output", "nat", "output", NAT),
     ("guard-prerouting", "filter", "prerouting", GUARD),
     ("guard-output", "filter", "output", GUARD),
     ("postrouting", "nat", "postrouting", MASQUERADE),
+    ("count-postrouting", "filter", "postrouting", COUNT),
+    ("count-input", "filter", "input", COUNT),
 ];

@@ -251,10 +251,7 @@ fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
         ensure!(now - before == 10.0, "{before}, then:\n{metrics}");
         Ok(metrics)
     })?;
-    if mode == Mode::Ipvs {
-        let bytes = sample(&after, &format!("flannel_service_sent_bytes_total{labels}"))?;
-        ensure!(bytes > 0.0, "{after}");
-    }
+    check_carried(&scrape(node)?, &labels)?;
     for (name, least) in [
         (
             r#"kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}"#,
@@ -283,6 +280,24 @@ fn check_metrics(shop: &Shop, mode: Mode) -> Result<()> {
         )? == 0.0,
         "{after}"
     );
+    Ok(())
+}
+
+/// Ten connections and more, each of which has a handshake, a question and an answer.
+fn check_carried(metrics: &str, labels: &str) -> Result<()> {
+    for direction in ["received", "sent"] {
+        let of = |unit: &str| {
+            sample(
+                metrics,
+                &format!("flannel_service_{direction}_{unit}_total{labels}"),
+            )
+        };
+        let (packets, bytes) = (of("packets")?, of("bytes")?);
+        ensure!(
+            packets >= 30.0 && bytes >= 40.0 * packets,
+            "{direction}: {packets} packets of {bytes} bytes:\n{metrics}"
+        );
+    }
     Ok(())
 }
 

@@ -35,8 +35,17 @@ pub struct Element {
 pub struct ListedElement {
     /// The element.
     pub element: Element,
-    /// Packets that its counter saw, where it has one.
-    pub packets: Option<u64>,
+    /// What its counter saw, where it has one.
+    pub counter: Option<Counter>,
+}
+
+/// What a counter saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, IP headers among them.
+    pub bytes: u64,
 }
 
 impl Element {
@@ -158,20 +167,20 @@ pub(super) fn read_elements(payload: &[u8], out: &mut Vec<ListedElement>) {
 
 fn read_element(bytes: &[u8]) -> Option<ListedElement> {
     let mut element = Element::key(Vec::new());
-    let mut packets = None;
+    let mut counter = None;
     for (kind, value) in attributes(bytes) {
         match kind {
             1 => element.key = read_value(value)?,
             2 => element.data = Some(read_data(value)?),
             3 => element.interval_end = be32(value)? & INTERVAL_END != 0,
             // NFTA_SET_ELEM_EXPR; NFTA_SET_ELEM_EXPRESSIONS holds a list of them
-            7 => packets = read_counter(value),
+            7 => counter = read_counter(value),
             10 => element.key_end = Some(read_value(value)?),
-            11 => packets = attributes(value).find_map(|(_, one)| read_counter(one)),
+            11 => counter = attributes(value).find_map(|(_, one)| read_counter(one)),
             _ => {}
         }
     }
-    (!element.key.is_empty()).then_some(ListedElement { element, packets })
+    (!element.key.is_empty()).then_some(ListedElement { element, counter })
 }
 
 fn read_value(bytes: &[u8]) -> Option<Vec<u8>> {
@@ -199,16 +208,22 @@ fn read_data(bytes: &[u8]) -> Option<Data> {
     }
 }
 
-/// NFTA_COUNTER_PACKETS of an expression that is a counter.
-fn read_counter(expression: &[u8]) -> Option<u64> {
+/// NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS of an expression that is a counter.
+fn read_counter(expression: &[u8]) -> Option<Counter> {
     let mut parts = attributes(expression);
     let (_, name) = parts.next()?;
     if name.strip_suffix(&[0]) != Some(b"counter") {
         return None;
     }
     let (_, data) = parts.next()?;
-    let (_, packets) = attributes(data).find(|(kind, _)| *kind == 2)?;
-    Some(u64::from_be_bytes(packets.try_into().ok()?))
+    let number = |wanted: u16| {
+        let (_, value) = attributes(data).find(|(kind, _)| *kind == wanted)?;
+        Some(u64::from_be_bytes(value.try_into().ok()?))
+    };
+    Some(Counter {
+        bytes: number(1)?,
+        packets: number(2)?,
+    })
 }
 
 fn be32(bytes: &[u8]) -> Option<u32> {

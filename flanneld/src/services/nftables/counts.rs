@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use flannel_model::{ServiceProtocol, Traffic};
 use flannel_netlink::NetlinkError;
 use flannel_netlink::conntrack;
-use flannel_netlink::nftables::{Family, NftConn};
+use flannel_netlink::nftables::{Counter, Data, Family, NftConn};
 use flannel_plan::FrontendKey;
 use flannel_plan::nft::{NftSet, TABLE, entrance};
 
@@ -20,7 +20,37 @@ const COUNTING: [NftSet; 4] = [
     NftSet::NodePortsOutside,
 ];
 
-/// Counts the connections that each of `keys`, all of one family, has got.
+/// Sets whose elements count what is sent to their frontends, or what is answered.
+const CARRYING: [NftSet; 4] = [
+    NftSet::Received,
+    NftSet::ReceivedPorts,
+    NftSet::Sent,
+    NftSet::SentPorts,
+];
+
+/// What an element of `set` counted.
+fn counted(set: NftSet, counter: Counter) -> Traffic {
+    let mut traffic = Traffic {
+        connections: 0,
+        packets_in: Some(0),
+        packets_out: Some(0),
+        bytes_in: Some(0),
+        bytes_out: Some(0),
+    };
+    match set {
+        NftSet::Received | NftSet::ReceivedPorts => {
+            (traffic.packets_in, traffic.bytes_in) = (Some(counter.packets), Some(counter.bytes));
+        }
+        NftSet::Sent | NftSet::SentPorts => {
+            (traffic.packets_out, traffic.bytes_out) = (Some(counter.packets), Some(counter.bytes));
+        }
+        // a map of the nat type sees the first packet of a connection alone
+        _ => traffic.connections = counter.packets,
+    }
+    traffic
+}
+
+/// Counts what each of `keys`, all of one family, has carried.
 pub(super) fn traffic(
     conn: &mut NftConn,
     family: Family,
@@ -32,18 +62,17 @@ pub(super) fn traffic(
         .iter()
         .map(|key| ((matches!(key, FrontendKey::NodePort(_)), entrance(key)), *key))
         .collect();
-    for set in COUNTING {
-        let node_ports = matches!(set, NftSet::NodePorts | NftSet::NodePortsOutside);
+    for set in COUNTING.into_iter().chain(CARRYING) {
+        let node_ports = matches!(
+            set,
+            NftSet::NodePorts | NftSet::NodePortsOutside | NftSet::ReceivedPorts | NftSet::SentPorts
+        );
         for listed in conn.elements(family, TABLE, set.name())?.unwrap_or_default() {
             let key = by_entrance.get(&(node_ports, listed.element.key));
-            let (Some(key), Some(connections)) = (key, listed.packets) else {
-                continue;
-            };
-            let traffic = Traffic {
-                connections,
-                ..Traffic::default()
-            };
-            add(&mut out.entry(*key).or_default().traffic, traffic);
+            let is_refused = listed.element.data == Some(Data::Accept);
+            if let (Some(key), Some(counter), false) = (key, listed.counter, is_refused) {
+                add(&mut out.entry(*key).or_default().traffic, counted(set, counter));
+            }
         }
     }
     Ok(out)

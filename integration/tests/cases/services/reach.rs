@@ -97,7 +97,8 @@ pub fn node_ports_answer_outside(city: &City) -> Result<()> {
         for (protocol, port, local) in [("tcp", 30080, 30081), ("udp", 30053, 30054)] {
             for node in [one, two] {
                 let address = at(node_ip(node, family), port);
-                let places: [&Place; 4] = [city.outside(), &city.client, one, two];
+                // the endpoints themselves among them: one may get itself
+                let places: [&Place; 6] = [city.outside(), &city.client, &city.near, &city.far, one, two];
                 for place in places {
                     await_answer(place, protocol, &address)?;
                     check_reaches(place, protocol, &address, &city.both())?;
@@ -145,7 +146,7 @@ pub fn external_addresses_answer_whom_they_may(city: &City) -> Result<()> {
         let source = family.pick("192.0.2.10", "2001:db8:2::10");
         for (protocol, port) in QUESTIONS {
             let address = |number: u8| at(&external(number, family), port);
-            for place in [outside, &city.client as &Place, city.node(2)?] {
+            for place in [outside, &city.client as &Place, &city.near, city.node(2)?] {
                 await_answer(place, protocol, &address(7))?;
                 check_reaches(place, protocol, &address(7), &city.both())?;
             }

@@ -47,11 +47,19 @@ pub enum NftSet {
     Affine,
     /// Node ports that remember their clients.
     AffinePorts,
+    /// Frontends, each with a counter of what clients send to them.
+    Received,
+    /// Frontends, each with a counter of what is sent back.
+    Sent,
+    /// Node ports, each with a counter of what clients send to them.
+    ReceivedPorts,
+    /// Node ports, each with a counter of what is sent back.
+    SentPorts,
 }
 
 impl NftSet {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Cidrs,
         Self::Pods,
         Self::Hairpin,
@@ -72,6 +80,10 @@ impl NftSet {
         Self::Allowed,
         Self::Affine,
         Self::AffinePorts,
+        Self::Received,
+        Self::Sent,
+        Self::ReceivedPorts,
+        Self::SentPorts,
     ];
 
     /// Its name in the table.
@@ -97,6 +109,10 @@ impl NftSet {
             Self::Allowed => "allowed",
             Self::Affine => "affine",
             Self::AffinePorts => "affine-ports",
+            Self::Received => "received",
+            Self::Sent => "sent",
+            Self::ReceivedPorts => "received-ports",
+            Self::SentPorts => "sent-ports",
         }
     }
 }

@@ -146,6 +146,8 @@ struct Sets {
     refused_outside: NftSet,
     external: NftSet,
     affine: NftSet,
+    /// What counts packets, each way.
+    carried: [NftSet; 2],
 }
 
 impl Sets {
@@ -159,6 +161,7 @@ impl Sets {
                 refused_outside: NftSet::RefusedOutside,
                 external: NftSet::External,
                 affine: NftSet::Affine,
+                carried: [NftSet::Received, NftSet::Sent],
             },
             FrontendKey::NodePort(_) => Self {
                 frontends: NftSet::NodePorts,
@@ -168,6 +171,7 @@ impl Sets {
                 refused_outside: NftSet::RefusedPortsOutside,
                 external: NftSet::ExternalPorts,
                 affine: NftSet::AffinePorts,
+                carried: [NftSet::ReceivedPorts, NftSet::SentPorts],
             },
         }
     }
@@ -177,7 +181,8 @@ impl Sets {
 pub fn elements(key: &FrontendKey, frontend: &Translated) -> BTreeSet<NftElement> {
     let sets = Sets::of(key);
     let at = frontend_key(key);
-    let mut out = BTreeSet::new();
+    // whoever answers, so that the counts outlive a time without endpoints
+    let mut out = BTreeSet::from(sets.carried.map(|set| NftElement::new(set, at.0.clone())));
     if frontend.inside.is_empty() && frontend.masquerade == Masquerade::ByCidr {
         // the guard refuses whatever is left of the service CIDRs
     } else if frontend.inside.is_empty() {
