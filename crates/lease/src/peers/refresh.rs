@@ -7,8 +7,7 @@ use flannel_model::LeaseKey;
 
 use super::check::{Limits, objection};
 use super::entry::Entry;
-use super::view::shown;
-use super::{Peer, PeerView, RejectReason};
+use super::{Peer, PeerView};
 
 /// More keys than this are no single records any more: a look at all of them costs less.
 const MOST: usize = 64;
@@ -62,7 +61,7 @@ pub(super) fn refresh(
             Some(entry) => Some((Arc::clone(plain(entry, limits)?), entry.leaves_at.is_some())),
             None => None,
         };
-        stands_alone(view, text, &key).then_some(())?;
+        stands_alone(view, &key).then_some(())?;
         changes.push(view.exchange(key, after)?);
     }
     Some(changes)
@@ -75,16 +74,13 @@ fn plain<'a>(entry: &'a Entry, limits: &Limits<'_>) -> Option<&'a Arc<Peer>> {
     (!special && objection(peer, limits).is_none()).then_some(peer)
 }
 
-/// Whether so far nothing was said against the record, and nothing against another because of it.
-fn stands_alone(view: &PeerView, text: &str, key: &LeaseKey) -> bool {
-    let shown = shown(text);
-    let because_of_it =
-        |reason: &RejectReason| matches!(reason, RejectReason::Duplicate(holder) if holder == key);
-    let mut rejects = view.rejects.iter();
-    !rejects.any(|reject| reject.key == shown || because_of_it(&reject.reason))
-        && !view.passed_over.contains(text)
-        // One that is leaving and has no subnet of its own gets it back when its holder goes.
-        && view.passed_over.iter().all(|other| other.parse().is_ok_and(|other: LeaseKey| !other.overlaps(key)))
+/// Whether so far nothing was said against the record, nor against another that shares addresses with it: which of its holders such
+/// a one is rejected for may change, and whether it is.
+fn stands_alone(view: &PeerView, key: &LeaseKey) -> bool {
+    let shares = |other: &str| other.parse().is_ok_and(|other: LeaseKey| other.overlaps(key));
+    // One that is leaving and has no subnet of its own gets it back when its holder goes.
+    !view.rejects.iter().any(|reject| shares(&reject.key))
+        && !view.passed_over.iter().any(|other| shares(other))
 }
 
 impl PeerView {

@@ -58,7 +58,7 @@ impl Holders {
 }
 
 /// A key as reports have it.
-pub(super) fn shown(key: &str) -> String {
+fn shown(key: &str) -> String {
     key.chars().take(SHOWN_KEY).collect()
 }
 

@@ -221,8 +221,8 @@ fn a_change_is_a_few_elements_and_nothing_of_others_is_touched() {
         let status = bench.pass(false);
         assert_eq!(
             (status.added, status.removed),
-            (19, 0),
-            "a frontend and three slots, four times, and who is here"
+            (27, 0),
+            "a frontend, its two counters and three slots, four times, and who is here"
         );
         bench.remove("spec/shop/s21");
         bench.pass(false);

@@ -158,6 +158,19 @@ proptest! {
     }
 }
 
+/// A rejected record that shares an address with each of two others names the one that a look at everything names.
+#[test]
+fn a_second_holder_of_a_rejected_record_comes_later() {
+    let put = |key, lease| Happening::Put { key, value: 0, lease };
+    let happenings = [
+        Happening::List { of: vec![(5, 0)] },
+        put(4, 1),
+        put(0, 0),
+        put(2, 1),
+    ];
+    compare(&ipv4(), &happenings).unwrap();
+}
+
 #[test]
 fn many_at_once_are_everything() {
     let mut table = table(good());

@@ -72,8 +72,7 @@ struct Loads {
 }
 
 impl Loads {
-    /// The floor comes last, right before ours: a kernel that has just had a hundred thousand real servers and lost them takes longer
-    /// for the next ones than a fresh one.
+    /// The floor comes last, right before ours, so that both meet a kernel with the same past.
     fn rivals(&mut self, scene: &Scene<'_>, round: usize) -> Result<()> {
         for (rival, durations) in [
             (Rival::OneByOne, &mut self.one_by_one),
