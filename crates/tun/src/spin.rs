@@ -13,8 +13,9 @@ use rustix::event::{PollFd, Timespec, poll};
 const SHORT: Duration = Duration::from_micros(50);
 /// Bytes between two waits at the most for the second to be awake: about five full packets, or a batch of small ones.
 const LIGHT: usize = 8 << 10;
-/// Short waits in a row, with so little between them, before the first one awake. A bulk transfer has such waits too, but not that many.
-const ENOUGH: u32 = 32;
+/// Short waits in a row, with so little between them, before the first one awake. Asleep, an exchange of small packets takes longer than
+/// [`SHORT`] more often than not, so that with many more it would hardly ever be awaited awake.
+const ENOUGH: u32 = 4;
 
 /// Decides how to wait, from how long it took the last times, and what came of it.
 #[derive(Debug, Default)]
