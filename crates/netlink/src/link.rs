@@ -3,7 +3,7 @@
 mod change;
 mod counters;
 pub mod create;
-mod decode;
+pub(crate) mod decode;
 mod read;
 pub mod released;
 mod settings;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::conn::Reply;
 use crate::error::NetlinkError;
 use crate::fdb::{FdbEntry, read_entry};
+use crate::link::decode::{HEADER, NEW_LINK, number, text};
 use crate::multicast;
 use crate::neighbour::{Neighbour, read_neighbour};
 use crate::route::{Route, read_route};
@@ -26,11 +27,8 @@ use crate::wire::{Frames, attributes};
 const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
 /// Those of links and addresses alone.
 const INTERFACES: u32 = 1 | 1 << 4 | 1 << 8;
-/// `RTM_NEWLINK` and `RTM_DELLINK` (linux/rtnetlink.h).
-const NEW_LINK: u16 = 16;
+/// `RTM_DELLINK` (linux/rtnetlink.h).
 const DEL_LINK: u16 = 17;
-/// Size of `struct ifinfomsg` (linux/rtnetlink.h).
-const LINK_HEADER: usize = 16;
 /// `IFLA_IFNAME` (linux/if_link.h).
 const IFLA_IFNAME: u16 = 3;
 /// Receive buffer asked for. A burst that does not fit is told as an overrun.
@@ -221,21 +219,17 @@ fn read_change(notification: &Reply) -> Option<Change> {
 
 /// Each pod that comes or goes is told of a dozen times, in messages of some sixty attributes, of which the name is enough.
 fn link_change(notification: &Reply) -> Option<Change> {
-    let Some((header, rest)) = notification.payload.split_at_checked(LINK_HEADER) else {
-        return Some(Change::Overrun);
-    };
-    let [family, _, _, _, a, b, c, d, ..] = header else {
+    let Some((header, rest)) = notification.payload.split_at_checked(HEADER) else {
         return Some(Change::Overrun);
     };
     // Bridges report their ports in the same group under their own family; AF_UNSPEC is 0.
-    if *family != 0 {
+    if header.first() != Some(&0) {
         return None;
     }
-    let name = attributes(rest).find_map(|(kind, value)| (kind == IFLA_IFNAME).then_some(value));
-    let name = name.and_then(|text| text.split(|byte| *byte == 0).next());
+    let name = attributes(rest).find_map(|(kind, value)| (kind == IFLA_IFNAME).then(|| text(value)));
     Some(Change::Link {
-        ifindex: u32::from_ne_bytes([*a, *b, *c, *d]),
-        name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
+        ifindex: header.get(4..8).and_then(number).unwrap_or_default(),
+        name: name.unwrap_or_default(),
         deleted: notification.kind == DEL_LINK,
     })
 }

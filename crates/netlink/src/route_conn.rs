@@ -117,7 +117,7 @@ impl RouteConn {
         Ok(replies.iter().filter_map(|reply| parse(reply).ok()).collect())
     }
 
-    /// Sends many requests in few system calls, for who reads what answers them himself.
+    /// Lists all objects of a kind, for who reads the messages himself. Errors as [`dump`](Self::dump).
     pub(crate) fn list(&mut self, request: &RouteRequest) -> Result<Vec<Reply>, NetlinkError> {
         self.conn.dump(&request.serialise())
     }

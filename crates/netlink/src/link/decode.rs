@@ -12,9 +12,9 @@ use crate::conn::Reply;
 use crate::wire::attributes;
 
 /// `RTM_NEWLINK` (linux/rtnetlink.h).
-const NEW_LINK: u16 = 16;
+pub(crate) const NEW_LINK: u16 = 16;
 /// Size of `struct ifinfomsg` (linux/rtnetlink.h): family, type, index, flags, and which of them change.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// `ARPHRD_ETHER` (linux/if_arp.h).
 const ETHERNET: u16 = 1;
 /// `AF_INET` and `AF_INET6` (linux/socket.h), by which the settings of a link are sorted.
@@ -152,7 +152,7 @@ fn is_on(value: &[u8]) -> bool {
     value.first().is_some_and(|byte| *byte != 0)
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
@@ -163,7 +163,7 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 }
 
 /// A text ends with a zero.
-fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }
