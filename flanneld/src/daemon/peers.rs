@@ -195,32 +195,23 @@ impl Known {
 
     /// Counts the addresses of nodes anew, and tells which came and which went.
     fn move_addresses(&mut self, changes: &[PeerChange], step: &mut Step) {
-        let of = |peers: Vec<&flannel_lease::Peer>| -> Vec<IpAddr> {
-            peers.into_iter().flat_map(node_addresses).collect()
-        };
-        let before = of(changes
-            .iter()
-            .filter_map(|change| change.before.as_deref())
-            .collect());
-        let after = of(changes
-            .iter()
-            .filter_map(|change| change.after.as_deref())
-            .collect());
-        for address in &after {
-            let count = self.addresses.entry(*address).or_default();
+        let before = changes.iter().filter_map(|change| change.before.as_deref());
+        let after = changes.iter().filter_map(|change| change.after.as_deref());
+        for address in after.flat_map(node_addresses) {
+            let count = self.addresses.entry(address).or_default();
             *count += 1;
             if *count == 1 {
-                step.new.push(*address);
+                step.new.push(address);
             }
         }
-        for address in &before {
-            let Some(count) = self.addresses.get_mut(address) else {
+        for address in before.flat_map(node_addresses) {
+            let Some(count) = self.addresses.get_mut(&address) else {
                 continue;
             };
             *count -= 1;
             if *count == 0 {
-                self.addresses.remove(address);
-                step.gone.push(*address);
+                self.addresses.remove(&address);
+                step.gone.push(address);
             }
         }
     }
