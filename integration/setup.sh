@@ -49,6 +49,7 @@ lab_needs() {
   program ethtool ethtool "turns a lab cable's offloads off, so that what it carries can be looked at packet by packet"
   program wg wireguard-tools "takes a peer away from a WireGuard device, which flanneld must notice"
   program faketime faketime "makes the wall clock of a daemon jump"
+  program conntrack conntrack "looks for flows that a Service left behind, and ends some"
   program strace strace "counts what a call of a CNI plugin asks of the kernel"
 }
 
