@@ -323,7 +323,7 @@ fn etcd_away_or_frozen_is_told_in_time() {
             said.err
         );
         assert!(
-            start.elapsed() < Duration::from_millis(6500),
+            start.elapsed() < Duration::from_secs(9),
             "{:?}",
             start.elapsed()
         );
@@ -344,7 +344,7 @@ fn etcd_away_or_frozen_is_told_in_time() {
     assert_eq!(said.code, 2, "{}", said.err);
     assert!(said.err.contains("no connection in time"), "{}", said.err);
     assert!(
-        start.elapsed() < Duration::from_millis(6500),
+        start.elapsed() < Duration::from_secs(9),
         "{:?}",
         start.elapsed()
     );
