@@ -32,16 +32,21 @@ done
 shift $((OPTIND - 1))
 [ $# -gt 0 ] || usage
 [ "$(id -u)" = 0 ] || fail "needs root: run it as root (sudo)"
-for program in busybox setpriv timeout taskset; do
+for program in busybox flock setpriv timeout taskset; do
   command -v $program >/dev/null || fail "$program is missing; integration/setup.sh installs what is needed"
 done
 
 # --- the job's folder. Its path must be short: it holds sockets, whose paths end at 107 bytes (unix(7)).
-for old in /tmp/flannel-guest.*.*; do            # of a run that was killed
-  owner=${old#/tmp/flannel-guest.}
-  [ ! -O "$old" ] || [ -d "/proc/${owner%%.*}" ] || rm -rf "$old"
+# The folder stays locked for as long as its owner lives, who may be in another PID namespace.
+in_use=''
+is_left_over() { { exec {in_use}<"$1"; } 2>/dev/null && flock -n "$in_use"; }
+for old in /tmp/flannel-guest.*; do              # of a run that was killed
+  if [ -O "$old" ] && is_left_over "$old"; then rm -rf "$old"; fi
 done
-job=$(mktemp -d "/tmp/flannel-guest.$$.XXXXXX")
+for _ in 1 2 3; do                               # somebody may take it for one of those before it is locked
+  job=$(mktemp -d /tmp/flannel-guest.XXXXXX)
+  if is_left_over "$job" && [ -d "$job" ]; then break; fi
+done
 emulator='' readers=() servers=()
 clean_up() {
   for process in $emulator "${servers[@]}"; do kill -KILL "$process" 2>/dev/null || true; done

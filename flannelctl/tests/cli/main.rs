@@ -322,11 +322,7 @@ fn etcd_away_or_frozen_is_told_in_time() {
             "{}",
             said.err
         );
-        assert!(
-            start.elapsed() < Duration::from_secs(9),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
     }
     setup.etcd.kill();
     let start = Instant::now();
@@ -343,11 +339,7 @@ fn etcd_away_or_frozen_is_told_in_time() {
     let said = run_with(&hole.endpoint().unwrap(), &["subnets"], "");
     assert_eq!(said.code, 2, "{}", said.err);
     assert!(said.err.contains("no connection in time"), "{}", said.err);
-    assert!(
-        start.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
 }
 
 #[test]
