@@ -99,7 +99,7 @@ fn build(
     let scratch = Scratch::new(&job.network.data_dir()?, &job.attachment.container);
     let previous = scratch.save(&job.order.delegate)?;
     undo.scratch = Some((scratch, previous));
-    let settings = Settings::here();
+    let settings = Settings::default();
     let shared = bridge::ensure(
         conn,
         &settings,
@@ -109,7 +109,7 @@ fn build(
     let fenced = fence(job, conn, &plan, &inside.devices, warn)?;
     veth::make(conn, &settings, &plan, &shared.bridge, &job.target)?;
     undo.veth = Some(plan.host_end.clone());
-    pod::configure(&job.target, &mut inside, &plan)?;
+    pod::configure(&job.target, &mut inside, &plan, fenced)?;
     if plan.bridge.ip_masq {
         masq::add(&plan.addresses)?;
     }

@@ -41,6 +41,10 @@ pub fn ensure(conn: &mut RouteConn, settings: &Settings, plan: &Plan, mac: Mac) 
         pin_mac(conn, &mut bridge, mac)?;
     }
     if !bridge.rerouting.is_closed() {
+        // Before the bridge's own: a bridge that is closed tells every later ADD that this is done.
+        if plan.bridge.is_gateway {
+            send_no_redirects(settings)?;
+        }
         close(settings, name)?;
     }
     if plan.bridge.promisc {
@@ -66,10 +70,8 @@ pub fn ensure(conn: &mut RouteConn, settings: &Settings, plan: &Plan, mac: Mac) 
         if gateway.is_some() || bridge.vlan_filtering == Some(true) {
             alone(conn, bearer, plan)?;
         }
-        address(conn, bearer, plan)?;
-        forward(settings, plan)?;
-        // It is enough that either of the two allows them (`IN_DEV_TX_REDIRECTS`); every other device has a setting of its own.
-        settings.host("ipv4/conf/all/send_redirects", "0")?;
+        address(conn, settings, bearer, plan)?;
+        forward(settings, bearer, plan)?;
     }
     Ok(Shared { bridge, gateway })
 }
@@ -81,6 +83,12 @@ pub fn close(settings: &Settings, name: &str) -> Result<(), CniError> {
     settings.v6(&format!("conf/{name}/accept_redirects"), "0")?;
     settings.v4(&format!("conf/{name}/accept_redirects"), "0")?;
     settings.v4(&format!("conf/{name}/send_redirects"), "0")
+}
+
+/// It is enough that either of the host's setting and the device's allows them (`IN_DEV_TX_REDIRECTS`); every other device has a setting
+/// of its own.
+fn send_no_redirects(settings: &Settings) -> Result<(), CniError> {
+    settings.host("ipv4/conf/all/send_redirects", "0")
 }
 
 /// The device of a VLAN with a gateway of its own.
@@ -188,7 +196,7 @@ fn is_pinned(bridge: &Link) -> bool {
 
 /// Adds the gateway addresses that are missing. Others stay, since pods of an earlier subnet may live behind them, unless
 /// forceAddress says that they must not.
-fn address(conn: &mut RouteConn, bridge: &Link, plan: &Plan) -> Result<(), CniError> {
+fn address(conn: &mut RouteConn, settings: &Settings, bridge: &Link, plan: &Plan) -> Result<(), CniError> {
     let present = pod::addresses(conn, bridge.ifindex).map_err(|e| kernel(&e))?;
     for (address, length) in plan.gateways() {
         let wanted = IpOnLink {
@@ -206,6 +214,8 @@ fn address(conn: &mut RouteConn, bridge: &Link, plan: &Plan) -> Result<(), CniEr
             }
         }
         if same.is_empty() {
+            // Until now the bridge may have been nobody's gateway.
+            send_no_redirects(settings)?;
             tolerate(conn.run(&pod::add_address(&wanted)), NetlinkError::is_exists)?;
         }
     }
@@ -225,11 +235,14 @@ fn collides(other: &IpOnLink, wanted: &IpOnLink) -> bool {
     }
 }
 
-fn forward(settings: &Settings, plan: &Plan) -> Result<(), CniError> {
-    if plan.has_family(true) {
+/// Whoever changes the host's setting changes that of each device with it (`inet_forward_change`, net/ipv4/devinet.c;
+/// `addrconf_fixup_forwarding`, net/ipv6/addrconf.c), and the kernel told `bearer`'s already. The files are asked where it is not on:
+/// the way to them is as long as there are namespaces.
+fn forward(settings: &Settings, bearer: &Link, plan: &Plan) -> Result<(), CniError> {
+    if plan.has_family(true) && bearer.forwarding.ipv4 != Some(true) {
         settings.host("ipv4/ip_forward", "1")?;
     }
-    if plan.has_family(false) {
+    if plan.has_family(false) && bearer.forwarding.ipv6 != Some(true) {
         settings.host("ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::plan::Plan;
 use super::{Settings, Target, kernel};
+use crate::guard::Scope;
 use crate::protocol::{CniError, Code};
 
 /// Longest wait for the answers to duplicate address detection: one question a second by default (`dad_transmits`), begun within
@@ -38,12 +39,12 @@ pub fn look(target: &Target) -> Result<Inside, CniError> {
     })
 }
 
-/// Configures the container's end.
+/// Configures the container's end. `fenced` when a guard keeps containers from sending what is not theirs.
 ///
 /// # Errors
 /// Code 8 when the namespace cannot be entered, 100 when the kernel refuses.
-pub fn configure(target: &Target, inside: &mut Inside, plan: &Plan) -> Result<(), CniError> {
-    target.run(|| settings(plan, &Settings::here()))??;
+pub fn configure(target: &Target, inside: &mut Inside, plan: &Plan, fenced: bool) -> Result<(), CniError> {
+    target.run(|| settings(plan, &Settings::default(), fenced))??;
     let conn = &mut inside.conn;
     let found = link::by_name(conn, &plan.ifname).map_err(|e| kernel(&e))?;
     let index = found.map(|device| device.ifindex).ok_or_else(|| {
@@ -96,13 +97,20 @@ fn unique(conn: &mut RouteConn, ifindex: u32) -> Result<(), CniError> {
 }
 
 /// Some runtimes start a namespace with IPv6 off.
-fn settings(plan: &Plan, settings: &Settings) -> Result<(), CniError> {
+fn settings(plan: &Plan, settings: &Settings, fenced: bool) -> Result<(), CniError> {
     let ifname = &plan.ifname;
     // Addresses and routes are ours to give: another container's router advertisement or redirect must not (CVE-2020-10749).
     settings.v6(&format!("conf/{ifname}/accept_ra"), "0")?;
     settings.v6(&format!("conf/{ifname}/accept_redirects"), "0")?;
-    // Where a namespace does not forward, it is enough that either of the two allows them (`IN_DEV_RX_REDIRECTS`).
-    settings.v4("conf/all/accept_redirects", "0")?;
+    // Where a namespace does not forward, it is enough that either of the two allows them (`IN_DEV_RX_REDIRECTS`). Only another container
+    // could send one that looks like the gateway's, and a guard drops it: the way to this setting is as long as there are namespaces.
+    if !(fenced && plan.bridge.guard == Scope::All) {
+        settings.v4("conf/all/accept_redirects", "0")?;
+    }
+    // Without IPv6 it has no address to ask for.
+    if !plan.has_family(false) {
+        return Ok(());
+    }
     // Leases have each address once, so that nobody needs to be asked, link-local addresses included, unless somebody wants it: a
     // question goes to every container on the bridge.
     let asked = plan.bridge.enable_dad;
@@ -114,11 +122,8 @@ fn settings(plan: &Plan, settings: &Settings) -> Result<(), CniError> {
         // RFC 7527: a question that comes back by a loop is no answer.
         settings.v6(&format!("conf/{ifname}/enhanced_dad"), "1")?;
     }
-    if plan.has_family(false) {
-        settings.v6("conf/lo/disable_ipv6", "0")?;
-        settings.v6(&format!("conf/{ifname}/disable_ipv6"), "0")?;
-    }
-    Ok(())
+    settings.v6("conf/lo/disable_ipv6", "0")?;
+    settings.v6(&format!("conf/{ifname}/disable_ipv6"), "0")
 }
 
 /// Requests to be sent together, each with the refusals of it that do no harm.
@@ -148,8 +153,9 @@ fn requests(plan: &Plan, ifindex: u32) -> Asked {
     ];
     asked.push(link::set_up("lo"), never);
     asked.push(link::set_ipv4(ifindex, &closed), never);
-    // The link-local address must be the one that the guard knows.
-    asked.push(link::set_link_local(ifindex, true), |e| {
+    // The link-local address must be the one that the guard knows. Where the network has no IPv6 there is nobody to talk to by it, and its
+    // reports of groups would go to every container on the bridge, the first of them while the kernel holds the lock of all devices.
+    asked.push(link::set_link_local(ifindex, plan.has_family(false)), |e| {
         e.has_errno(Errno::AFNOSUPPORT)
     });
     for given in &plan.addresses {

@@ -1,5 +1,6 @@
 //! Network settings under /proc/sys/net, of the calling thread's namespace.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,23 +17,22 @@ const ROOT: &str = "/proc/sys/net";
 /// Longer than any number that is set here.
 const MOST: usize = 32;
 
-/// The folders of both families, opened once. Each namespace has folders of its own under the same name, between which the kernel
-/// tells one by one (`proc_sys_compare`, fs/proc/proc_sysctl.c): the more pods there are, the longer a way from the root takes.
-#[derive(Debug)]
+/// The folders of both families, each opened once, when it is needed. Each namespace has folders of its own under the same name, between which the kernel
+/// tells one by one (`proc_sys_compare`, fs/proc/proc_sysctl.c): the more pods there are, the longer a way from the root takes. They are
+/// those of the namespace in which the calling thread is when it first needs one: a value belongs to one namespace.
+#[derive(Debug, Default)]
 pub struct Settings {
-    v4: Option<OwnedFd>,
-    v6: Option<OwnedFd>,
+    v4: OnceCell<Option<OwnedFd>>,
+    v6: OnceCell<Option<OwnedFd>>,
 }
 
 impl Settings {
-    /// Those of the namespace in which the calling thread is now.
-    pub fn here() -> Self {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = |family: &str| open(format!("{ROOT}/{family}"), flags, Mode::empty()).ok();
-        Self {
-            v4: folder("ipv4"),
-            v6: folder("ipv6"),
-        }
+    fn folder4(&self) -> Option<&OwnedFd> {
+        self.v4.get_or_init(|| folder("ipv4")).as_ref()
+    }
+
+    fn folder6(&self) -> Option<&OwnedFd> {
+        self.v6.get_or_init(|| folder("ipv6")).as_ref()
     }
 
     /// Sets a setting of IPv4, a path such as `conf/all/accept_redirects`, to `value`, unless it has it. A missing setting is left
@@ -41,7 +41,7 @@ impl Settings {
     /// # Errors
     /// Code 100 with the setting's name.
     pub fn v4(&self, name: &str, value: &str) -> Result<(), CniError> {
-        set_in(self.v4.as_ref(), "ipv4", name, value)
+        set_in(self.folder4(), "ipv4", name, value)
     }
 
     /// The same for IPv6.
@@ -49,7 +49,7 @@ impl Settings {
     /// # Errors
     /// Code 100 with the setting's name.
     pub fn v6(&self, name: &str, value: &str) -> Result<(), CniError> {
-        set_in(self.v6.as_ref(), "ipv6", name, value)
+        set_in(self.folder6(), "ipv6", name, value)
     }
 
     /// The same for a setting of the whole host, `ipv4/` or `ipv6/` and its path, which outlives the container: what it was is noted
@@ -59,8 +59,8 @@ impl Settings {
     /// Code 100 with the setting's name.
     pub fn host(&self, name: &str, value: &str) -> Result<(), CniError> {
         let folder = match name.split_once('/') {
-            Some(("ipv4", rest)) => self.v4.as_ref().zip(Some(rest)),
-            Some(("ipv6", rest)) => self.v6.as_ref().zip(Some(rest)),
+            Some(("ipv4", rest)) => self.folder4().zip(Some(rest)),
+            Some(("ipv6", rest)) => self.folder6().zip(Some(rest)),
             _ => None,
         };
         let had = folder.and_then(|(folder, rest)| {
@@ -76,6 +76,11 @@ impl Settings {
             Ok(_) => Ok(()),
         }
     }
+}
+
+fn folder(family: &str) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(format!("{ROOT}/{family}"), flags, Mode::empty()).ok()
 }
 
 fn set_in(folder: Option<&OwnedFd>, family: &str, name: &str, value: &str) -> Result<(), CniError> {

@@ -1,11 +1,12 @@
 //! Who is told of a new pod's address, by the frames that others on the bridge get, and why most need not be told.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::frames::{BROADCAST, Mac, Wire, arp};
-use crate::guard::mac;
+use crate::guard::{link_local, mac};
 use crate::lab::{Node, Space, root};
 use crate::{DUAL, V4};
 
@@ -60,6 +61,42 @@ fn nobody_need_be_told_while_addresses_keep_their_hardware_address() {
     assert!(scene.announces("c2"));
     scene.node.variables.clear();
     assert!(scene.announces("c3"));
+}
+
+/// An IPv6 address of its own would be one that nobody uses, and its reports of groups come to every pod.
+#[test]
+fn a_pod_without_ipv6_sends_nothing_unasked() {
+    if !root() {
+        return;
+    }
+    let scene = Scene::new(json!({}));
+    let (hears, pod) = (Wire::new(&scene.listener), Space::new());
+    let own = mac(&scene.node.add("c1", &pod));
+    // A report would come some milliseconds after the address.
+    std::thread::sleep(Duration::from_millis(300));
+    let last = arp(own, 1, (own, Ipv4Addr::new(10, 244, 1, 4)), NOBODY);
+    Wire::new(&pod).send(&last);
+    let frames = hears.until(&last);
+    let sent: Vec<_> = frames.iter().filter(|frame| frame[6..12] == own).collect();
+    assert_eq!(sent, [&last]);
+    assert_eq!(addresses6(&pod), [] as [&str; 0]);
+
+    // One with IPv6 has the address that the guard knows.
+    let node = Node::new(DUAL, json!({}));
+    let pod = Space::new();
+    let expected = link_local(mac(&node.add("c1", &pod))).to_string();
+    assert_eq!(addresses6(&pod), [expected, "fd00:244:0:1::2".to_owned()]);
+}
+
+fn addresses6(pod: &Space) -> Vec<String> {
+    let shown = pod.json("ip", "-j -6 address show dev eth0");
+    let lists = shown.as_array().unwrap().iter();
+    let mut found: Vec<String> = lists
+        .flat_map(|device| device["addr_info"].as_array().cloned().unwrap_or_default())
+        .map(|address| address["local"].as_str().unwrap().to_owned())
+        .collect();
+    found.sort_by_key(|address| !address.starts_with("fe80"));
+    found
 }
 
 #[test]

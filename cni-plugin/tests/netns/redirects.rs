@@ -51,6 +51,44 @@ fn the_node_sends_no_redirects() {
     assert!(seen(2));
 }
 
+/// With a guard, no redirect gets as far as a container.
+#[test]
+fn a_container_without_a_guard_believes_no_redirects() {
+    if !root() {
+        return;
+    }
+    let (_node, pods, _) = open_node();
+    for (pod, device) in pods
+        .iter()
+        .flat_map(|pod| ["all", "eth0"].map(|device| (pod, device)))
+    {
+        let name = format!("ipv4/conf/{device}/accept_redirects");
+        assert_eq!(pod.sysctl(&name), "0", "{name}");
+    }
+}
+
+/// What a bridge that is closed tells is not all: it may have been nobody's gateway when it was made.
+#[test]
+fn a_bridge_that_becomes_a_gateway_later_makes_the_host_one() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::new(V4, json!({ "isGateway": false }));
+    write(&node.space, "ipv4/conf/all/send_redirects", "1");
+    write(&node.space, "ipv4/ip_forward", "0");
+    node.add("c1", &Space::new());
+    assert_eq!(node.space.sysctl("ipv4/conf/all/send_redirects"), "1");
+    assert_eq!(node.space.sysctl("ipv4/ip_forward"), "0");
+    node.conf["delegate"]["isGateway"] = json!(true);
+    node.add("c2", &Space::new());
+    assert_eq!(node.space.sysctl("ipv4/conf/all/send_redirects"), "0");
+    assert_eq!(node.space.sysctl("ipv4/ip_forward"), "1");
+    // Somebody turns forwarding off.
+    write(&node.space, "ipv4/ip_forward", "0");
+    node.add("c3", &Space::new());
+    assert_eq!(node.space.sysctl("ipv4/ip_forward"), "1");
+}
+
 #[test]
 fn nobody_is_rerouted_by_a_container() {
     if !root() {

@@ -72,6 +72,8 @@ pub struct Link {
     pub vlan_filtering: Option<bool>,
     /// Who may change routes by what comes in over the device.
     pub rerouting: Rerouting,
+    /// Whether what comes in over the device is forwarded.
+    pub forwarding: Forwarding,
 }
 
 /// Settings by which others on a link can change this node's routes, or this node theirs; `None` where the kernel does not tell.
@@ -98,6 +100,15 @@ impl Rerouting {
         ];
         all.iter().all(|one| *one == Some(false))
     }
+}
+
+/// `forwarding` of a device in each family; `None` where the kernel does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forwarding {
+    /// Of IPv4.
+    pub ipv4: Option<bool>,
+    /// Of IPv6.
+    pub ipv6: Option<bool>,
 }
 
 /// What makes a VXLAN device what it is.

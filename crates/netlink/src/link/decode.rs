@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_model::Mac;
 
-use super::{Ipip, Link, Rerouting, Vxlan};
+use super::{Forwarding, Ipip, Link, Rerouting, Vxlan};
 use crate::conn::Reply;
 use crate::wire::attributes;
 
@@ -50,7 +50,7 @@ pub(super) fn read_link(reply: &Reply) -> Option<Link> {
             10 => link.master = number(value),
             18 => read_info(value, &mut link),
             20 => link.alias = Some(text(value)),
-            26 => link.rerouting = read_families(value),
+            26 => (link.rerouting, link.forwarding) = read_families(value),
             27 => link.group = number(value).unwrap_or_default(),
             _ => {}
         }
@@ -59,8 +59,8 @@ pub(super) fn read_link(reply: &Reply) -> Option<Link> {
 }
 
 /// `IFLA_AF_SPEC`: the settings of each family, in arrays (linux/ip.h, linux/ipv6.h).
-fn read_families(bytes: &[u8]) -> Rerouting {
-    let mut rerouting = Rerouting::default();
+fn read_families(bytes: &[u8]) -> (Rerouting, Forwarding) {
+    let (mut rerouting, mut forwarding) = (Rerouting::default(), Forwarding::default());
     for (family, parts) in attributes(bytes) {
         let array = |wanted| attributes(parts).find(|(kind, _)| *kind == wanted);
         let on = |array: &[u8], place: usize| {
@@ -68,22 +68,24 @@ fn read_families(bytes: &[u8]) -> Rerouting {
             Some(number(value)? != 0)
         };
         match family {
-            // IFLA_INET_CONF; IPV4_DEVCONF_ACCEPT_REDIRECTS and _SEND_REDIRECTS, which count from 1
+            // IFLA_INET_CONF; IPV4_DEVCONF_FORWARDING, _ACCEPT_REDIRECTS and _SEND_REDIRECTS, which count from 1
             IPV4 => {
                 let conf = array(1).map(|(_, conf)| conf).unwrap_or_default();
+                forwarding.ipv4 = on(conf, 0);
                 rerouting.ipv4_redirects = on(conf, 3);
                 rerouting.ipv4_sends = on(conf, 5);
             }
-            // IFLA_INET6_CONF; DEVCONF_ACCEPT_RA and _ACCEPT_REDIRECTS
+            // IFLA_INET6_CONF; DEVCONF_FORWARDING, _ACCEPT_RA and _ACCEPT_REDIRECTS
             IPV6 => {
                 let conf = array(2).map(|(_, conf)| conf).unwrap_or_default();
+                forwarding.ipv6 = on(conf, 0);
                 rerouting.advertisements = on(conf, 3);
                 rerouting.ipv6_redirects = on(conf, 4);
             }
             _ => {}
         }
     }
-    rerouting
+    (rerouting, forwarding)
 }
 
 /// `IFLA_LINKINFO`. The kernel names the kind before it tells what belongs to it (`rtnl_link_fill`, net/core/rtnetlink.c).
@@ -202,6 +204,7 @@ mod tests {
     #[test]
     fn a_port_of_a_bridge() {
         let mut conf4 = [[0; 4]; 8];
+        conf4[0] = 1_u32.to_ne_bytes();
         conf4[5] = 1_u32.to_ne_bytes();
         let mut conf6 = [[0; 4]; 8];
         conf6[3] = 2_u32.to_ne_bytes();
@@ -243,6 +246,10 @@ mod tests {
                 ipv6_redirects: Some(false),
                 ipv4_redirects: Some(false),
                 ipv4_sends: Some(true),
+            },
+            forwarding: Forwarding {
+                ipv4: Some(true),
+                ipv6: Some(false),
             },
             ..Link::default()
         };
