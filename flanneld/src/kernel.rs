@@ -210,6 +210,7 @@ fn settle(op: &Op, outcome: Result<(), NetlinkError>) -> Result<(), NetlinkError
         | Op::WireguardIdentity { .. }
         | Op::WireguardPeerSet { .. }
         | Op::WireguardPeerRemove { .. }
+        | Op::SettingSet { .. }
         | Op::NeighbourReplace { .. }
         | Op::FdbReplace { .. }
         | Op::RouteAdd { .. }
@@ -230,6 +231,7 @@ fn device_of(op: &Op) -> Option<Device> {
         | Op::LinkSetLearning { device, .. }
         | Op::LinkSetLocal { device, .. }
         | Op::LinkUp { device }
+        | Op::SettingSet { device, .. }
         | Op::WireguardIdentity { device, .. }
         | Op::WireguardPeerSet { device, .. }
         | Op::WireguardPeerRemove { device, .. }
@@ -248,7 +250,7 @@ fn device_of(op: &Op) -> Option<Device> {
 }
 
 /// The request that carries out an operation; `ifindex` is that of the tunnel, `place` where the operation stands among very many.
-/// `None` for what goes over another socket.
+/// `None` for what goes another way.
 fn request(op: &Op, ifindex: u32, place: Option<usize>) -> Option<RouteRequest> {
     let device = device_of(op).map(|device| device.to_string()).unwrap_or_default();
     let name = LinkRef::Name(&device);
@@ -260,9 +262,10 @@ fn request(op: &Op, ifindex: u32, place: Option<usize>) -> Option<RouteRequest> 
         Op::LinkSetLearning { learning, .. } => link::set_vxlan_learning(name, *learning),
         Op::LinkSetLocal { local, .. } => link::set_vxlan_local(name, *local),
         Op::LinkUp { .. } => link::set_up(name),
-        Op::WireguardIdentity { .. } | Op::WireguardPeerSet { .. } | Op::WireguardPeerRemove { .. } => {
-            return None;
-        }
+        Op::WireguardIdentity { .. }
+        | Op::WireguardPeerSet { .. }
+        | Op::WireguardPeerRemove { .. }
+        | Op::SettingSet { .. } => return None,
         Op::AddressAdd { address, length, .. } => address::add(&address_spec(ifindex, *address, *length)),
         Op::AddressDelete { address, length, .. } => {
             address::delete(&address_spec(ifindex, *address, *length))

@@ -22,6 +22,7 @@ mod rejects;
 mod repair;
 mod service_feed;
 mod services;
+mod settings;
 mod signals;
 mod stranded;
 mod subnet_file;

@@ -15,6 +15,7 @@ use crate::fights::Fights;
 use crate::kernel;
 use crate::reconciler::Report;
 use crate::said::chain;
+use crate::settings;
 use crate::udp::UdpFacts;
 use crate::wireguard;
 
@@ -81,6 +82,8 @@ pub struct Shared(Arc<Mutex<Common>>);
 pub struct Common {
     /// Who keeps changing what is ours.
     pub fights: Fights,
+    /// Kernel settings that cannot be written; each is told once.
+    pub refused: BTreeSet<String>,
     /// Repairs since the last pass began: what it finds done when it comes to it is done.
     repaired: Vec<Op>,
 }
@@ -189,7 +192,8 @@ pub fn repair(conn: &mut RouteConn, ops: Vec<Op>, devices: &[(Device, u32)], sha
     made
 }
 
-fn note_repairs<'a>(ops: impl IntoIterator<Item = &'a Op>, shared: &Shared) {
+/// Counts repairs, and says of which somebody undoes them again and again.
+pub fn note_repairs<'a>(ops: impl IntoIterator<Item = &'a Op>, shared: &Shared) {
     let now = Instant::now();
     let mut common = shared.lock();
     for op in ops {
@@ -245,7 +249,9 @@ fn write_difference(
     pass.report
         .devices
         .extend(link.map(|link| (device, link.ifindex)));
-    refuse_router_advertisements(device);
+    // Those of a device that was made just now were not seen.
+    let kept = settings::keep(device, cause, &memory.shared);
+    pass.done.extend(kept);
     Ok(())
 }
 
@@ -260,16 +266,5 @@ fn note_side_effects(ops: &[Op], notes: Option<&Path>) {
     {
         // Without a note the setting has no way back, which is no reason to have no tunnel.
         let _ = sysctl::note(notes, REDIRECTS, before.trim(), "0");
-    }
-}
-
-/// Router advertisements inside the overlay are nobody's business: a pod could give the node a default route by one.
-pub fn refuse_router_advertisements(device: Device) {
-    let file = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{device}/accept_ra"));
-    // Without IPv6 there is no such file, and nothing to refuse.
-    if std::fs::read_to_string(&file).is_ok_and(|value| value.trim() != "0")
-        && let Err(error) = std::fs::write(&file, "0")
-    {
-        tracing::warn!(file = %file.display(), %error, "router advertisements on the overlay cannot be refused");
     }
 }

@@ -17,16 +17,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
-use crate::overlay::{
-    Cause, Facts, Memory, Pass, Shared, Stand, reconcile, refuse_router_advertisements, repair, write_few,
-};
+use crate::overlay::{Cause, Facts, Memory, Pass, Shared, Stand, reconcile, repair, write_few};
 use crate::repair::{Verdict, judge};
 use crate::said::chain;
+use crate::settings;
 use pass_log::PassLog;
 
 /// Everything is compared at least this often, whatever the notifications said.
 const AUDIT: Duration = Duration::from_secs(60);
-/// The same where the kernel tells of no changes: it has no notifications for peers of WireGuard devices and for sysctls.
+/// The same where the kernel tells of no changes: it has no notifications for peers of WireGuard devices, and none for
+/// sysctls that are written through another mount of /proc.
 const AUDIT_WITHOUT_EVENTS: Duration = Duration::from_secs(5);
 /// A pass with failed writes is repeated after this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -127,13 +127,18 @@ impl Reconciler {
     async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
         let mut burst = Vec::new();
         let mut unheard = tokio::time::interval(AUDIT_WITHOUT_EVENTS);
+        let mut writes = settings::Watch::new();
         loop {
             let idle = self.running.is_none();
             let next = self.quiet.map_or(self.due, |quiet| quiet.min(self.due));
             tokio::select! {
                 // A repair by facts that are not written yet would come before what they have to be written with.
                 biased;
-                ended = ended(&mut self.running) => self.end(ended).await,
+                ended = ended(&mut self.running) => {
+                    self.end(ended).await;
+                    writes.follow(self.devices.iter().map(|(device, _)| *device));
+                    self.keep_settings("it changed during a pass");
+                }
                 changed = self.facts.changed(), if idle => match changed {
                     Ok(()) => self.follow().await,
                     Err(_) => return,
@@ -143,7 +148,10 @@ impl Reconciler {
                         self.look_soon();
                     }
                 }
+                () = writes.written() => self.keep_settings("somebody wrote to it"),
                 _ = unheard.tick() => {
+                    writes.follow(self.devices.iter().map(|(device, _)| *device));
+                    self.keep_settings("nobody told of it");
                     if self.look_where_nothing_is_told() {
                         self.look_soon();
                     }
@@ -232,10 +240,17 @@ impl Reconciler {
         }
     }
 
-    /// Settings and peers of which the kernel does not tell when they change. Answers whether only a pass can tell.
+    /// Puts settings of our devices right; `why` says how it came out that they were not.
+    fn keep_settings(&self, why: &str) {
+        for (device, _) in &self.devices {
+            for op in settings::keep(*device, Cause::Audit, &self.shared) {
+                tracing::info!("repaired: {op} ({why})");
+            }
+        }
+    }
+
+    /// Whether there are peers of which the kernel does not tell when they change: only a pass can tell.
     fn look_where_nothing_is_told(&self) -> bool {
-        let devices = self.devices.iter().map(|(device, _)| *device);
-        devices.for_each(refuse_router_advertisements);
         let facts = self.facts.borrow();
         let has_wireguard = |overlay: &DesiredOverlay| {
             let tunnel = overlay.tunnel.as_ref();

@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use flannel_model::{IpFamily, IpSubnet, WireguardPublicKey};
 use flannel_plan::{
     DesiredOverlay, Device, METRIC_OF_LAST_RESORT, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay,
-    ObservedRoute, ObservedVxlan, ObservedWireguard, ObservedWireguardPeer, Out, Way,
+    ObservedRoute, ObservedVxlan, ObservedWireguard, ObservedWireguardPeer, Out, Setting, Way,
 };
 
 use crate::generic::{PeerState, Wireguard, WireguardDevice};
 use crate::link::{self, Link};
 use crate::route::{self, DEFAULT_METRIC_V6, Filter, Route, RouteKind};
-use crate::{NetlinkError, RouteConn, address, fdb, neighbour};
+use crate::{NetlinkError, RouteConn, address, fdb, neighbour, sysctl};
 
 // What the plan takes for ours is what the requests mark as ours.
 const _: () = assert!(flannel_plan::OUR_PROTOCOL == crate::OUR_PROTOCOL);
@@ -37,6 +37,9 @@ pub fn observe(conn: &mut RouteConn, desired: &DesiredOverlay) -> Result<Observe
         Some(link) => observe_device(conn, link, desired.family())?,
         None => ObservedOverlay::default(),
     };
+    if let (Some(device), Some(_)) = (desired.device(), &link) {
+        observed.settings = observe_settings(device);
+    }
     observed.routes = observe_routes(conn, link.as_ref(), desired)?;
     observed.blackholes = observe_blackholes(conn, desired)?;
     Ok(observed)
@@ -59,11 +62,18 @@ fn observe_device(
         addresses: addresses.iter().map(|a| (a.local, a.length)).collect(),
         neighbours: neighbours.filter_map(|n| Some((n.address, n.mac?))).collect(),
         fdb: fdb.map(|e| (e.mac, e.dst)).collect(),
+        settings: BTreeMap::new(),
         // Asked for over a socket of its own.
         wireguard: None,
         routes: Vec::new(),
         blackholes: BTreeSet::new(),
     })
+}
+
+/// The settings of a device, as far as this kernel has them.
+pub fn observe_settings(device: Device) -> BTreeMap<Setting, String> {
+    let known = |setting: &Setting| Some((*setting, sysctl::get(&setting.path(device)).ok()?));
+    Setting::of(device).iter().filter_map(known).collect()
 }
 
 /// Routes over the tunnel, wherever they lead, and routes inside the network, whatever they lead over.

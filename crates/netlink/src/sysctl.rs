@@ -6,10 +6,24 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "monitor")]
+mod follow;
+
+#[cfg(feature = "monitor")]
+pub use follow::Follow;
+
 /// Name of the file with the notes. It lies beside subnet.env, where a reboot takes it away together with the settings.
 pub const NOTES: &str = "sysctls";
 
 const ROOT: &str = "/proc/sys";
+
+/// What `name`, a path below /proc/sys, has.
+///
+/// # Errors
+/// When it cannot be read; `NotFound` when this kernel has none of that name.
+pub fn get(name: &str) -> io::Result<String> {
+    Ok(fs::read_to_string(path_of(name))?.trim().to_owned())
+}
 
 /// Sets `name`, a path below /proc/sys such as `net/ipv4/ip_forward`, to `value` unless it has it; what it was goes to the file
 /// `notes` before. Answers whether anything was written.

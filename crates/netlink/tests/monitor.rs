@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_netlink::monitor::{Change, watch_changes};
 use flannel_netlink::route::RouteKind;
+use flannel_netlink::sysctl;
 use support::{ifindex, in_fresh_netns, run, underlay};
 use tokio::sync::mpsc::Receiver;
 
@@ -124,6 +126,41 @@ fn a_reader_that_is_too_slow_is_told_of_the_loss() {
             run(&format!("ip -batch {}", file.display()));
             std::fs::remove_file(&file).unwrap();
             wait_for(&mut changes, "the loss", |change| *change == Change::Overrun).await;
+        });
+    });
+}
+
+/// A write through the same mount of /proc is told, also after the device and its settings are others of the same name.
+#[test]
+fn writes_to_settings_are_told_and_followed_over_a_device_that_is_made_anew() {
+    in_fresh_netns(|_| {
+        let names = [
+            "net/ipv4/conf/v0/accept_local",
+            "net/ipv4/conf/v0/no_such_setting",
+        ];
+        let names: BTreeSet<String> = names.map(str::to_owned).into();
+        let write = || std::fs::write("/proc/sys/net/ipv4/conf/v0/accept_local", "1").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut settings = sysctl::Follow::new().unwrap();
+            // Nothing is there yet.
+            settings.follow(&names);
+            for _ in 0..2 {
+                run("ip link add v0 type veth peer name v1");
+                settings.follow(&names);
+                write();
+                let told = tokio::time::timeout(Duration::from_secs(20), settings.written()).await;
+                assert!(matches!(told, Ok(Ok(()))), "{told:?}");
+                run("ip link del v0");
+            }
+            run("ip link add v0 type veth peer name v1");
+            settings.follow(&BTreeSet::new());
+            write();
+            let told = tokio::time::timeout(Duration::from_millis(200), settings.written()).await;
+            assert!(told.is_err(), "nobody asked: {told:?}");
         });
     });
 }

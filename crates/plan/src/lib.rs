@@ -12,13 +12,16 @@ mod op;
 mod overlay;
 pub mod packet_filter;
 mod service;
+mod setting;
 mod underlay;
 mod underlay_follow;
 #[cfg(test)]
 mod underlay_tests;
 
 pub use device::Device;
-pub use diff::{Difference, DifferenceKind, Object, diff_overlay, differences, exchange_ops};
+pub use diff::{
+    Difference, DifferenceKind, Object, device_setting_ops, diff_overlay, differences, exchange_ops,
+};
 pub use exchange::Exchange;
 pub use observed::{
     OUR_PROTOCOL, ObservedIpip, ObservedKind, ObservedLink, ObservedOverlay, ObservedRoute, ObservedVxlan,
@@ -42,6 +45,7 @@ pub use service::{
     FrontendKind, Frontends, HealthCheck, NodePort, ServiceFacts, ServiceNode, ServiceNote, ServiceTable,
     SpecFact, Unused, frontend_status, frontends,
 };
+pub use setting::{Setting, setting_ops};
 pub use underlay::{
     CanReach, DefaultRoute, Interface, InterfaceAddress, Underlay, UnderlayError, UnderlayOptions,
     choose_underlay,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use flannel_model::{IpSubnet, Mac, WireguardPublicKey, WireguardSecret};
 
 use crate::overlay::Way;
+use crate::setting::Setting;
 
 /// The number that marks our routes (the kernel's `rtm_protocol`).
 pub const OUR_PROTOCOL: u8 = 70;
@@ -24,6 +25,8 @@ pub struct ObservedOverlay {
     /// The permanent entries of its forwarding table that have an outer destination of the family and
     /// nothing special.
     pub fdb: BTreeMap<Mac, IpAddr>,
+    /// Its settings, as far as this kernel has them.
+    pub settings: BTreeMap<Setting, String>,
     /// Key and peers of a WireGuard device.
     pub wireguard: Option<ObservedWireguard>,
     /// The unicast routes of table main with one next hop that lead over the tunnel, and those inside the network that lead

@@ -8,6 +8,7 @@ use flannel_model::{IpSubnet, Mac, WireguardPublicKey, WireguardSecret};
 use crate::device::Device;
 use crate::observed::ObservedRoute;
 use crate::overlay::{IpipLink, LinkKind, TunnelLink, VxlanLink, Way, WayText, WireguardPeer};
+use crate::setting::Setting;
 
 /// One change of the overlay in the kernel. Its text reads like an argument of `ip` or `bridge`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +81,13 @@ pub enum Op {
     LinkUp {
         /// The device.
         device: Device,
+    },
+    /// Give a kernel setting of the device its value.
+    SettingSet {
+        /// The device.
+        device: Device,
+        /// The setting.
+        setting: Setting,
     },
     /// Put an address on the device.
     AddressAdd {
@@ -197,6 +205,7 @@ impl Op {
             Self::WireguardIdentity { .. }
             | Self::WireguardPeerSet { .. }
             | Self::WireguardPeerRemove { .. }
+            | Self::SettingSet { .. }
             | Self::AddressAdd { .. }
             | Self::AddressDelete { .. }
             | Self::NeighbourReplace { .. }
@@ -233,6 +242,7 @@ impl Op {
             | Self::LinkSetLocal { .. }
             | Self::LinkUp { .. }
             | Self::WireguardIdentity { .. }
+            | Self::SettingSet { .. }
             | Self::AddressAdd { .. }
             | Self::AddressDelete { .. }
             | Self::BlackholeAdd { .. }
@@ -264,6 +274,9 @@ impl fmt::Display for Op {
                 endpoint,
             } => fmt_peer(*device, key, peer, *endpoint, f),
             Self::WireguardPeerRemove { device, key } => write!(f, "wg set {device} peer {key} remove"),
+            Self::SettingSet { device, setting } => {
+                write!(f, "sysctl {}={}", setting.name(*device), setting.value())
+            }
             Self::AddressAdd {
                 device,
                 address,

@@ -13,7 +13,9 @@ use std::path::Path;
 use flannel_model::{EtcdPrefix, IpFamily, NetworkConfig};
 use flannel_netlink::overlay::{Written, observe, observe_wireguard};
 use flannel_netlink::{NetlinkError, RouteConn};
-use flannel_plan::{DesiredOverlay, Difference, ObservedOverlay, Op, diff_overlay, differences};
+use flannel_plan::{
+    DesiredOverlay, Difference, ObservedOverlay, Op, device_setting_ops, diff_overlay, differences,
+};
 use flannel_store::Store;
 
 use crate::failure::Failure;
@@ -155,8 +157,10 @@ fn compare(
         sources.add("--wireguard-psk-file: not read, so preshared keys are not compared");
     }
     let name = |index| seen.name(index);
+    let mut ops = diff_overlay(&desired, &observed);
+    ops.extend(device_setting_ops(&desired, &observed));
     Ok(OverlayView {
-        ops: diff_overlay(&desired, &observed),
+        ops,
         differences: differences(&desired, &observed, &name),
         desired,
         observed,

@@ -187,6 +187,6 @@ fn concerns(
         Object::Fdb(mac) => tunnel.is_some_and(|tunnel| tunnel.neighbours.get(&gateway) == Some(&mac)),
         Object::Peer(other) => key == Some(other),
         Object::Device(_) | Object::Key(_) | Object::Address(..) => over_tunnel,
-        Object::Blackhole(_) => false,
+        Object::Blackhole(_) | Object::Setting(..) => false,
     }
 }

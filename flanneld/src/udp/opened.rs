@@ -53,7 +53,6 @@ pub fn open(keeper: &Keeper, listen: SocketAddr, wanted: Offloads, table: Table)
         opened.give_to(keeper);
         opened
     };
-    accept_own_errors();
     let Opened {
         tuns,
         sockets,
@@ -136,15 +135,6 @@ impl Opened {
 
 fn queues(cores: usize) -> usize {
     (cores / CORES_A_QUEUE).clamp(1, MOST_QUEUES)
-}
-
-/// Our ICMP errors come in by the device from the device's own address, which the kernel takes for a forgery unless told otherwise. No
-/// peer can use it: it is in this node's subnet.
-fn accept_own_errors() {
-    let file = format!("/proc/sys/net/ipv4/conf/{DEVICE}/accept_local");
-    if let Err(error) = std::fs::write(&file, "1") {
-        tracing::warn!(file, %error, "pods will not hear of packets that cannot be forwarded");
-    }
 }
 
 #[cfg(test)]

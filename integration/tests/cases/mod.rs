@@ -193,6 +193,7 @@ pub fn all() -> Vec<Case> {
         case!(plain repair::every_kind_of_object_comes_back),
         case!(wireguard repair::every_kind_of_object_of_wireguard_comes_back),
         case!(plain repair::a_storm_of_changes_hides_nothing),
+        case!(plain repair::settings_come_back_by_event),
         case!(plain repair::who_goes_on_fighting_is_named),
         case!(plain host::vxlan_follows),
         case!(plain host::host_gw_follows),

@@ -174,3 +174,71 @@ fn two_nodes() -> Result<(Lab, Vec<Flanneld>)> {
     await_ping(&pods[0], pods[1].ip())?;
     Ok((lab, daemons))
 }
+
+/// The path of a setting of flannel.1, below /proc/sys/net.
+const SETTINGS: [&str; 4] = [
+    "ipv6/conf/flannel.1/accept_ra",
+    "ipv6/conf/flannel.1/accept_redirects",
+    "ipv4/conf/flannel.1/accept_redirects",
+    "ipv4/conf/flannel.1/send_redirects",
+];
+
+/// A write to a setting of ours is told and undone, also on a device that was made anew; who goes on is named.
+pub fn settings_come_back_by_event() -> Result<()> {
+    let lab = Lab::new(&LabOptions::nodes(1))?;
+    let daemon = start_all(&lab, &[])?.remove(0);
+    let node = lab.node(1)?;
+    for _ in 0..2 {
+        for setting in SETTINGS {
+            eventually(
+                limit(20),
+                &format!("{setting} undone because it was told"),
+                || undone_by_event(node, &daemon, setting),
+            )?;
+        }
+        let gone = node.shell("cat /sys/class/net/flannel.1/ifindex")?;
+        node.run(&["ip", "link", "del", "flannel.1"])?;
+        eventually(limit(20), "another device with settings of its own", || {
+            let now = node.shell("cat /sys/class/net/flannel.1/ifindex")?;
+            ensure!(now != gone, "it is still there");
+            SETTINGS.iter().try_for_each(|setting| is_off(node, setting))
+        })?;
+    }
+    let fought = "ipv4/conf/flannel.1/accept_redirects";
+    // 10 times within a minute are no fight yet; those from before may count or not.
+    eventually(limit(60), "somebody who is named", || {
+        is_off(node, fought)?;
+        node.shell(&format!("echo 1 > /proc/sys/net/{fought}"))?;
+        let log = daemon.log()?;
+        let name = "somebody undoes `sysctl net.ipv4.conf.flannel/1.accept_redirects=0` again and again";
+        ensure!(log.contains(name), "{log}");
+        Ok(())
+    })?;
+    eventually(limit(40), "the setting after the pause", || is_off(node, fought))
+}
+
+fn is_off(node: &Node, setting: &str) -> Result<()> {
+    let value = node.read_file(&format!("/proc/sys/net/{setting}"))?;
+    ensure!(value.trim() == "0", "{setting} is {value}");
+    Ok(())
+}
+
+/// A pass that happens to come between is faster at times, and then it is tried again.
+fn undone_by_event(node: &Node, daemon: &Flanneld, setting: &str) -> Result<()> {
+    let swapped = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    let name: String = setting.chars().map(swapped).collect();
+    let line = format!("repaired: sysctl net.{name}=0 (somebody wrote to it)");
+    let told = |log: &str| log.matches(&line).count();
+    let before = told(&daemon.log()?);
+    node.shell(&format!("echo 1 > /proc/sys/net/{setting}"))?;
+    eventually(limit(20), &format!("{setting} is off"), || is_off(node, setting))?;
+    eventually(limit(4), "a word of it", || {
+        let log = daemon.log()?;
+        ensure!(told(&log) > before, "{log}");
+        Ok(())
+    })
+}

@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::observed::{ObservedLink, ObservedOverlay, ObservedRoute};
 use crate::op::Op;
 use crate::overlay::{DesiredOverlay, LinkKind, Out, Way};
+use crate::setting::{Setting, setting_ops};
 
 /// How something differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +46,8 @@ pub enum Object {
     Peer(WireguardPublicKey),
     /// A route that drops what no better one takes.
     Blackhole(IpSubnet),
+    /// A kernel setting of the tunnel device.
+    Setting(Device, Setting),
 }
 
 /// One difference.
@@ -74,7 +77,8 @@ pub fn differences(
     };
     let mut foreign: Vec<&ObservedRoute> = view.foreign();
     foreign.sort();
-    let ops = diff_overlay(desired, observed);
+    let mut ops = diff_overlay(desired, observed);
+    ops.extend(device_setting_ops(desired, observed));
     let made_anew = ops.iter().any(|op| matches!(op, Op::LinkDelete { .. }));
     let taken: BTreeSet<IpSubnet> = foreign.iter().map(|route| route.destination).collect();
     let mut found: Vec<Difference> = view.missing_tun().into_iter().collect();
@@ -110,6 +114,12 @@ pub fn differences(
         }
     }));
     found
+}
+
+/// The changes of the tunnel device's settings, which [`diff_overlay`] leaves out: a failed one fails nothing else.
+pub fn device_setting_ops(desired: &DesiredOverlay, observed: &ObservedOverlay) -> Vec<Op> {
+    let device = desired.device().filter(|_| observed.link.is_some());
+    device.map_or_else(Vec::new, |device| setting_ops(device, &observed.settings))
 }
 
 struct View<'a> {
@@ -213,6 +223,11 @@ impl<'a> View<'a> {
     fn of_entry(&self, op: &Op) -> Option<Difference> {
         let observed = self.observed;
         let (object, wanted, found) = match op {
+            Op::SettingSet { device, setting } => (
+                Object::Setting(*device, *setting),
+                Some(setting.value().to_owned()),
+                observed.settings.get(setting).cloned(),
+            ),
             Op::AddressAdd { address, length, .. } => {
                 // It goes with another change and comes back with it, as do the entries below.
                 if observed.addresses.contains(&(*address, *length)) {
@@ -411,6 +426,7 @@ impl fmt::Display for Object {
             Self::Key(device) => write!(f, "key of {device}"),
             Self::Peer(key) => write!(f, "peer {key}"),
             Self::Blackhole(destination) => write!(f, "blackhole {destination}"),
+            Self::Setting(device, setting) => write!(f, "sysctl {}", setting.name(*device)),
         }
     }
 }

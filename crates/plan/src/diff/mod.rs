@@ -8,7 +8,7 @@ mod link;
 mod tests;
 mod wireguard;
 
-pub use difference::{Difference, DifferenceKind, Object, differences};
+pub use difference::{Difference, DifferenceKind, Object, device_setting_ops, differences};
 pub use exchange::exchange_ops;
 
 use crate::observed::ObservedOverlay;

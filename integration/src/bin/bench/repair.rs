@@ -20,8 +20,15 @@ const PEERS: usize = 1_000;
 /// Deletions of each kind of object. Each is of another peer: who deletes one object again and again is given way to.
 const SINGLE: usize = 300;
 const TABLES: usize = 20;
-/// The kernel does not tell of settings; they are looked at every five seconds.
-const SETTINGS: usize = 3;
+/// Writes to each setting of the device; with the deletions of the device after them, too few for a fight.
+const WRITES: usize = 3;
+/// Settings of the device, below /proc/sys/net.
+const SETTINGS: [&str; 4] = [
+    "ipv6/conf/flannel.1/accept_ra",
+    "ipv6/conf/flannel.1/accept_redirects",
+    "ipv4/conf/flannel.1/accept_redirects",
+    "ipv4/conf/flannel.1/send_redirects",
+];
 const DEVICES: usize = 6;
 /// Between two deletions.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -71,8 +78,11 @@ pub fn run() -> Result<()> {
         let times = repeated(TABLES, || scene.table(name))?;
         told(&format!("nftables table ip {name}"), times, None, Some(100.0));
     }
-    let times = repeated(SETTINGS, || scene.setting())?;
-    told("setting accept_ra", times, None, None);
+    let mut times = Vec::new();
+    for setting in SETTINGS {
+        times.extend(repeated(WRITES, || scene.setting(setting))?);
+    }
+    told("setting (sysctl)", times, None, Some(100.0));
     let times = repeated(DEVICES, || scene.device())?;
     told(
         "device, with all peers",
@@ -187,15 +197,15 @@ impl Scene {
         })?
     }
 
-    fn setting(&mut self) -> Result<Duration> {
+    fn setting(&mut self, name: &str) -> Result<Duration> {
         let within = limit(30);
         self.namespace.run(|| {
-            let file = format!("/proc/sys/net/ipv6/conf/{DEVICE}/accept_ra");
+            let file = format!("/proc/sys/net/{name}");
             let begin = Instant::now();
             std::fs::write(&file, "1")?;
             while std::fs::read_to_string(&file)?.trim() != "0" {
                 ensure!(begin.elapsed() < within, "{file} does not come back");
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(Duration::from_micros(100));
             }
             Ok(begin.elapsed())
         })?

@@ -133,3 +133,15 @@ fn a_device_that_is_not_there_is_told_once() {
         ["missing device flannel0: tun device, mtu 1472 | -"]
     );
 }
+
+#[test]
+fn a_setting_of_the_device_that_differs_is_told() {
+    let desired = wanted(&[]);
+    let mut kernel = settled(&desired);
+    kernel.settings = BTreeMap::from([
+        (crate::Setting::AcceptRa, "2".to_owned()),
+        (crate::Setting::SendRedirects, "0".to_owned()),
+    ]);
+    let told = told(&desired, &kernel);
+    assert_eq!(told, ["wrong sysctl net.ipv6.conf.flannel/1.accept_ra: 0 | 2"]);
+}

@@ -65,6 +65,7 @@ prop_compose! {
         let up = link.as_ref().is_some_and(|l| l.up);
         ObservedOverlay {
             wireguard: None,
+            settings: BTreeMap::new(),
             addresses: addresses.into_iter().collect(),
             neighbours: if up { neighbours.into_iter().map(|(n, m)| (subnet(n).network(), mac(m))).collect() }
                 else { BTreeMap::new() },
