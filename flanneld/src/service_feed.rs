@@ -33,7 +33,7 @@ use status_log::StatusLog;
 
 use crate::flags::{Options, ServiceSource};
 use crate::overlay::Facts;
-use crate::services::{HostSettings, Record, ServiceMode, Services, programmer, service_node};
+use crate::services::{Cost, HostSettings, Record, ServiceMode, Services, Status, programmer, service_node};
 
 /// IPVS has no notifications: a part of what stands is compared this often.
 const AUDIT: Duration = Duration::from_secs(1);
@@ -277,7 +277,7 @@ impl Feed {
         let changes = std::mem::take(&mut self.changes);
         self.passed = Some(Instant::now());
         let pass = tokio::task::spawn_blocking(move || {
-            let start = std::time::Instant::now();
+            let cost = Cost::begin();
             for change in changes {
                 match change {
                     Change::Put(record) => services.put(*record),
@@ -293,16 +293,12 @@ impl Feed {
                 }
                 None => None,
             };
-            (services, status, start.elapsed())
+            let took = cost.took();
+            tell_cost(&cost, status.as_ref());
+            (services, status, took)
         });
         let (services, status, took) = pass.await?;
         if let Some(status) = status {
-            tracing::debug!(
-                added = status.added,
-                removed = status.removed,
-                took_us = took.as_micros(),
-                "a pass over the Services"
-            );
             let retry = (!status.failed.is_empty()).then_some(RETRY);
             let soon = services.wake().into_iter().chain(retry).min();
             self.due = soon.map_or(self.due, |soon| self.due.min(Instant::now() + soon));
@@ -371,5 +367,29 @@ impl Feed {
         node.zone.clone_from(&self.zone);
         self.servers.add_to(&mut node);
         node
+    }
+}
+
+/// The cost of a pass, or of a look at what is known while the source has more to tell.
+fn tell_cost(cost: &Cost, status: Option<&Status>) {
+    let (took_us, processor_us) = (cost.took().as_micros(), cost.processor().as_micros());
+    let page_faults = cost.faults();
+    match status {
+        Some(Status { added, removed, .. }) => {
+            tracing::debug!(
+                added,
+                removed,
+                took_us,
+                processor_us,
+                page_faults,
+                "a pass over the Services"
+            );
+        }
+        None => tracing::debug!(
+            took_us,
+            processor_us,
+            page_faults,
+            "the Services that are known so far"
+        ),
     }
 }

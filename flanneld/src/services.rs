@@ -3,6 +3,7 @@
 //! Records of any source go through [`flannel_plan::ServiceTable`], which says what the node should do; a [`Programmer`]
 //! translates that for its part of the kernel.
 
+mod cost;
 mod counts;
 mod host;
 mod ipvs;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use flannel_plan::{FrontendChanges, HealthCheck, ServiceFacts, ServiceNode, ServiceTable};
 use flannel_telemetry::ServiceCheck;
 
+pub use cost::Cost;
 pub use host::{Conntrack, HostSettings};
 use ipvs::IpvsProgrammer;
 pub use ipvs::{DRAINS, leftovers};

@@ -143,7 +143,8 @@ impl Connection {
     }
 }
 
-/// In the tool: opens the connections, asks on each again and again until `FILES.stop` appears, and writes `FILES.report`.
+/// In the tool: opens the connections, asks on each again and again until `FILES.stop` appears and once more then, and writes
+/// `FILES.report`.
 pub fn hold(address: &str, count: &str, files: &str) -> Result<()> {
     let address: SocketAddr = address.parse().context("bad address")?;
     let count: usize = count.parse().context("bad count")?;
@@ -153,7 +154,9 @@ pub fn hold(address: &str, count: &str, files: &str) -> Result<()> {
     }
     let (mut answers, mut rounds) = (0_u64, 0_usize);
     let mut servers = std::collections::BTreeSet::new();
-    while rounds < 2 || !Path::new(&format!("{files}.stop")).exists() {
+    let mut ends = false;
+    while !ends {
+        ends = rounds > 0 && Path::new(&format!("{files}.stop")).exists();
         let next = Instant::now() + GAP;
         for connection in connections.iter_mut().filter(|c| c.alive) {
             match connection.ask(rounds) {

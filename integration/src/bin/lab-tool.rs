@@ -142,6 +142,9 @@ fn socket_to(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// Packets that follow a mark at the least, however slow the machine is.
+const BEHIND_MARK: usize = 50;
+
 /// Sends numbered packets until `FILES.stop` appears, then waits for late answers and writes `FILES.report`.
 fn ping(address: &str, rate: &str, files: &str) -> Result<()> {
     let socket = socket_to(address.parse().context("bad address")?)?;
@@ -150,10 +153,15 @@ fn ping(address: &str, rate: &str, files: &str) -> Result<()> {
     let (stop, mark) = (format!("{files}.stop"), format!("{files}.mark"));
     let mut answers = Answers::new();
     let start = Instant::now();
-    while !Path::new(&stop).exists() {
+    loop {
         let number = answers.seen.len();
         if answers.mark.is_none() && Path::new(&mark).exists() {
             answers.mark = Some(number);
+        }
+        // a mark says nothing without packets behind it
+        let enough = answers.mark.is_none_or(|mark| number > mark + BEHIND_MARK);
+        if enough && Path::new(&stop).exists() {
+            break;
         }
         // A refused or unroutable packet counts as lost; the stream goes on.
         socket.send(number.to_string().as_bytes()).ok();

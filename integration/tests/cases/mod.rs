@@ -19,6 +19,7 @@ mod dual_stack;
 mod endpoint;
 mod etcd_access;
 mod explain;
+mod flows;
 mod forged;
 mod host;
 mod hostile;

@@ -44,8 +44,7 @@ impl Shop {
     fn open(mode: Mode) -> Result<Self> {
         let lab = Lab::new(&LabOptions::nodes(1))?;
         let node = lab.node(1)?;
-        let flag = format!("--service-mode={}", mode.name());
-        let daemon = node.start_ready_flanneld(&["--ip-masq", &flag, "--healthz-port=9009"])?;
+        let daemon = start(node, mode)?;
         let client = node.add_pod("client")?;
         let servers = vec![node.add_pod("web1")?, node.add_pod("web2")?];
         let responders = servers.iter().map(|s| s.respond(8080)).collect::<Result<_>>()?;
@@ -80,6 +79,11 @@ impl Shop {
     fn node(&self) -> Result<&Node> {
         self.lab.node(1)
     }
+}
+
+fn start(node: &Node, mode: Mode) -> Result<Flanneld> {
+    let flag = format!("--service-mode={}", mode.name());
+    node.start_ready_flanneld(&["--ip-masq", &flag, "--healthz-port=9009"])
 }
 
 /// flannelctl on a node, where flanneld listens.
@@ -170,13 +174,94 @@ fn check_view(shop: &Shop, mode: Mode) -> Result<()> {
 }
 
 fn what_is_carried_is_shown(mode: Mode) -> Result<()> {
-    let mut shop = Shop::open(mode)?;
+    let shop = Shop::open(mode)?;
     eventually(limit(20), "answers", || {
         shop.client.ask("tcp", &format!("{VIP}:80"))
     })?;
     check_view(&shop, mode)?;
     check_metrics(&shop, mode)?;
-    shop.daemon.check_running()
+    let mut daemon = check_counters_of_each(shop, mode)?;
+    daemon.check_running()
+}
+
+/// Every Service has counters of its own, and they go on where they were when the daemon was killed.
+fn check_counters_of_each(shop: Shop, mode: Mode) -> Result<Flanneld> {
+    const OTHER: &str = "10.96.0.11";
+    shop.put(
+        "spec/shop/other",
+        r#"{"clusterIP":"10.96.0.11","ports":[{"name":"http","port":80}]}"#,
+    )?;
+    shop.put(
+        &format!("endpoints/shop/other/http/{}:8080", shop.servers[0].ip()),
+        "{}",
+    )?;
+    let ask = |count: usize| -> Result<()> {
+        for answer in shop.client.ask_many("tcp", &format!("{OTHER}:80"), count)? {
+            answer.map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    };
+    eventually(limit(20), "the other Service", || ask(1))?;
+    ask(3)?;
+    let connections = format!(
+        "flannel_service_connections_total{{namespace=\"shop\",service=\"other\",ip_family=\"IPv4\",address=\"{OTHER}\""
+    );
+    let before = settled(&shop, |all| {
+        let count = sample(&all.join("\n"), &connections)?;
+        ensure!(count >= 4.0, "{count} of 4 connections: {all:#?}");
+        Ok(())
+    })?;
+    let (node, daemon) = (shop.lab.node(1)?, shop.daemon);
+    daemon.kill()?;
+    let daemon = start(node, mode)?;
+    eventually(limit(20), "the counters of before", || {
+        let now = counters(node)?;
+        ensure!(now == before, "{now:#?}, before: {before:#?}");
+        Ok(())
+    })?;
+    ask(5)?;
+    let count = sample(&before.join("\n"), &connections)?;
+    let is_other = |line: &&String| line.contains(OTHER);
+    eventually(limit(20), "five connections more", || {
+        let now = counters(node)?;
+        let of_others =
+            |all: &[String]| -> Vec<String> { all.iter().filter(|l| !is_other(l)).cloned().collect() };
+        ensure!(
+            of_others(&now) == of_others(&before),
+            "{now:#?}, before: {before:#?}"
+        );
+        let more = sample(&now.join("\n"), &connections)? - count;
+        ensure!(more == 5.0, "{more} connections more: {now:#?}");
+        for (now, before) in now.iter().zip(&before).filter(|(now, _)| is_other(now)) {
+            ensure!(now != before, "{now} did not count");
+        }
+        Ok(())
+    })?;
+    Ok(daemon)
+}
+
+/// What each Service has carried, by the metrics.
+fn counters(node: &Node) -> Result<Vec<String>> {
+    let names = ["connections", "received", "sent"].map(|name| format!("flannel_service_{name}_"));
+    let metrics = scrape(node)?;
+    let lines = metrics
+        .lines()
+        .filter(|l| names.iter().any(|name| l.starts_with(name)));
+    let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// The counters once they fit and stand still: the kernel brings them up to date now and then, and connections take a while to close.
+fn settled(shop: &Shop, fits: impl Fn(&[String]) -> Result<()>) -> Result<Vec<String>> {
+    eventually(limit(40), "counters that stand still", || {
+        let first = counters(shop.node()?)?;
+        fits(&first)?;
+        std::thread::sleep(IPVS_COUNTS);
+        let second = counters(shop.node()?)?;
+        ensure!(first == second, "{first:#?}, then {second:#?}");
+        Ok(second)
+    })
 }
 
 pub fn what_nftables_carries_is_shown() -> Result<()> {

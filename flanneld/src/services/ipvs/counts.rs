@@ -7,12 +7,13 @@ use flannel_netlink::NetlinkError;
 use flannel_netlink::generic::Ipvs;
 use flannel_plan::FrontendKey;
 
+use super::servers::Owners;
 use crate::services::counts::{FrontendCounts, Wanted, add};
 
 /// One list of all virtual servers; the connections of real servers take one more list for each virtual server.
 pub(super) fn counts(
     ipvs: &mut Ipvs,
-    servers: &BTreeMap<FrontendKey, Vec<ServerKey>>,
+    owners: &Owners,
     wanted: &Wanted,
 ) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
     let carried: BTreeMap<ServerKey, Traffic> = ipvs
@@ -30,16 +31,16 @@ pub(super) fn counts(
         })
         .collect();
     let mut out = BTreeMap::new();
-    for (frontend, keys) in servers {
+    for (frontend, keys) in owners.iter() {
         let mut counts = FrontendCounts::default();
-        for key in keys {
+        for key in &keys {
             if let Some(traffic) = carried.get(key) {
                 add(&mut counts.traffic, *traffic);
             }
         }
-        if wanted.connections_of(frontend) {
+        if wanted.connections_of(&frontend) {
             let endpoints = counts.endpoints.get_or_insert_default();
-            for key in keys {
+            for key in &keys {
                 for real in ipvs.real_servers(key)? {
                     let endpoint = endpoints.entry(real.address).or_default();
                     endpoint.active += u64::from(real.active);
@@ -47,7 +48,7 @@ pub(super) fn counts(
                 }
             }
         }
-        out.insert(*frontend, counts);
+        out.insert(frontend, counts);
     }
     Ok(out)
 }

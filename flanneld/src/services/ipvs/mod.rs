@@ -77,7 +77,7 @@ impl Programmer for IpvsProgrammer {
 
     fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
         match Ipvs::open()? {
-            Some(mut ipvs) => counts::counts(&mut ipvs, self.servers.by_frontend(), wanted),
+            Some(mut ipvs) => counts::counts(&mut ipvs, &self.servers.owners, wanted),
             None => Ok(BTreeMap::new()),
         }
     }
@@ -177,32 +177,17 @@ impl IpvsProgrammer {
         status: &mut Status,
     ) -> Result<(), NetlinkError> {
         let begin = Instant::now();
-        let frontends = view.frontends;
-        self.routes = routes::observe(conn)?;
-        let recorded = match &self.recorded {
-            Some(recorded) => recorded.clone(),
-            None => self.tables.recorded_node_servers(status),
-        };
         let wanted = routes::wanted(view);
-        let ours = |key: &ServerKey| is_ours(key, &self.routes, &wanted, &recorded);
-        self.servers.observe(ipvs, ours)?;
+        self.observe(conn, ipvs, &wanted, status)?;
         let observed = begin.elapsed();
-        if !frontends.cidrs.is_empty() {
-            self.set_sysctls(view, status);
-            self.set_timeouts(ipvs)?;
-        }
-        self.recorded = Some(BTreeSet::new());
-        let touched = self.tables.touched();
-        self.write_tables(view, touched, status);
-        let guarded = |ipv4| self.tables.stands(ipv4);
-        routes::add(conn, &wanted, &mut self.routes, guarded, status)?;
+        self.make_way(conn, ipvs, view, &wanted, status)?;
         let (before, written) = (status.added, begin.elapsed());
         self.reconcile_all(ipvs, view, status);
         let reconciled = begin.elapsed();
         status.unchanged += self.servers.len().saturating_sub(status.added - before);
         if status.failed.is_empty() {
             routes::remove_stale(conn, &wanted, &mut self.routes, status);
-            self.tables.remove_unused(frontends, status);
+            self.tables.remove_unused(view.frontends, status);
         }
         self.tables.watch();
         tracing::debug!(
@@ -215,15 +200,56 @@ impl IpvsProgrammer {
         Ok(())
     }
 
+    /// What stands and is ours: routes and virtual servers.
+    fn observe(
+        &mut self,
+        conn: &mut RouteConn,
+        ipvs: &mut Ipvs,
+        wanted: &Routes,
+        status: &mut Status,
+    ) -> Result<(), NetlinkError> {
+        self.routes = routes::observe(conn)?;
+        let recorded = match self.recorded.take() {
+            Some(recorded) => recorded,
+            None => self.tables.recorded_node_servers(status),
+        };
+        let ours = |key: &ServerKey| is_ours(key, &self.routes, wanted, &recorded);
+        let observed = self.servers.observe(ipvs, ours);
+        self.recorded = Some(recorded);
+        observed
+    }
+
+    /// What virtual servers need to stand before them: kernel settings, tables, routes.
+    fn make_way(
+        &mut self,
+        conn: &mut RouteConn,
+        ipvs: &mut Ipvs,
+        view: &View<'_>,
+        wanted: &Routes,
+        status: &mut Status,
+    ) -> Result<(), NetlinkError> {
+        if !view.frontends.cidrs.is_empty() {
+            self.set_sysctls(view, status);
+            self.set_timeouts(ipvs)?;
+        }
+        // what was there is among those that stand by now
+        self.recorded = Some(BTreeSet::new());
+        let touched = self.tables.touched();
+        self.write_tables(view, touched, status);
+        let guarded = |ipv4| self.tables.stands(ipv4);
+        routes::add(conn, wanted, &mut self.routes, guarded, status)
+    }
+
     fn reconcile_all(&mut self, ipvs: &mut Ipvs, view: &View<'_>, status: &mut Status) {
-        let mut keys: BTreeSet<FrontendKey> = view.frontends.by_key.keys().copied().collect();
-        keys.extend(self.servers.frontends());
-        let gone = self.servers.reconcile(ipvs, view.frontends, &keys, &[], status);
+        let frontends = view.frontends;
+        let known = self.servers.owners.frontends();
+        let vanished: Vec<FrontendKey> = known.filter(|key| !frontends.by_key.contains_key(key)).collect();
+        let keys = frontends.by_key.keys().chain(&vanished).copied();
+        let gone = self.servers.reconcile(ipvs, frontends, keys, &[], status);
         let orphans = self.servers.orphans();
-        let more = self
-            .servers
-            .reconcile(ipvs, view.frontends, &BTreeSet::new(), &orphans, status);
-        flows::end(&[gone, more].concat(), view.frontends, status);
+        let none = std::iter::empty();
+        let more = self.servers.reconcile(ipvs, frontends, none, &orphans, status);
+        flows::end(&[gone, more].concat(), frontends, status);
     }
 
     /// What changed, and nothing else: the work does not grow with the number of Services.
@@ -263,7 +289,7 @@ impl IpvsProgrammer {
         }
         let lost = self
             .servers
-            .reconcile(ipvs, frontends, &changes.keys, &[], status);
+            .reconcile(ipvs, frontends, changes.keys.iter().copied(), &[], status);
         flows::end(&lost, frontends, status);
         if !changes.external_ips.is_empty() {
             let wanted = routes::wanted(view);
@@ -294,10 +320,10 @@ impl IpvsProgrammer {
             self.servers.look_at_some(ipvs, LOOKED_AT)?
         };
         if !orphans.is_empty() {
-            let none = BTreeSet::new();
+            let none = std::iter::empty();
             let gone = self
                 .servers
-                .reconcile(ipvs, view.frontends, &none, &orphans, status);
+                .reconcile(ipvs, view.frontends, none, &orphans, status);
             flows::end(&gone, view.frontends, status);
         }
         let changes = FrontendChanges {

@@ -1,5 +1,6 @@
 //! Virtual and real servers: what stands in the kernel as far as it is known, and the changes carried out.
 
+mod owners;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use flannel_plan::{FrontendKey, Frontends};
 
 use super::drain::Drains;
 use super::lacking::Lacking;
+pub(super) use owners::Owners;
 
 /// `IP_VS_SVC_F_PERSISTENT`: the timeout counts only with it.
 const PERSISTENT: u32 = 1;
@@ -28,9 +30,7 @@ pub(super) struct Gone {
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     standing: VirtualServers,
-    /// Which virtual servers a frontend has.
-    of: BTreeMap<FrontendKey, Vec<ServerKey>>,
-    owner: BTreeMap<ServerKey, FrontendKey>,
+    pub owners: Owners,
     pub marks: Marks,
     pub drains: Drains,
     pub lacking: Lacking,
@@ -52,7 +52,7 @@ impl Servers {
         self.standing.clear();
         self.foreign.clear();
         for server in ipvs.virtual_servers()? {
-            if !self.owner.contains_key(&server.key) && !ours(&server.key) {
+            if self.owners.owner(&server.key).is_none() && !ours(&server.key) {
                 self.foreign.insert(server.key);
                 continue;
             }
@@ -74,7 +74,7 @@ impl Servers {
         let mut found = 0;
         self.foreign.clear();
         for server in &listed {
-            if !self.owner.contains_key(&server.key) && !ours(&server.key) {
+            if self.owners.owner(&server.key).is_none() && !ours(&server.key) {
                 self.foreign.insert(server.key);
                 continue;
             }
@@ -131,8 +131,8 @@ impl Servers {
 
     /// Whose these are, and those that are nobody's.
     fn owners(&self, servers: &BTreeSet<ServerKey>) -> (BTreeSet<FrontendKey>, Vec<ServerKey>) {
-        let orphans = servers.iter().filter(|key| !self.owner.contains_key(key));
-        let owners = servers.iter().filter_map(|key| self.owner.get(key).copied());
+        let orphans = servers.iter().filter(|key| self.owners.owner(key).is_none());
+        let owners = servers.iter().filter_map(|key| self.owners.owner(key));
         (owners.collect(), orphans.copied().collect())
     }
 
@@ -152,18 +152,8 @@ impl Servers {
 
     /// The virtual servers that stand and belong to no frontend.
     pub(super) fn orphans(&self) -> Vec<ServerKey> {
-        let keys = self.standing.keys().filter(|k| !self.owner.contains_key(k));
+        let keys = self.standing.keys().filter(|k| self.owners.owner(k).is_none());
         keys.copied().collect()
-    }
-
-    /// Which virtual servers each frontend has.
-    pub(super) fn by_frontend(&self) -> &BTreeMap<FrontendKey, Vec<ServerKey>> {
-        &self.of
-    }
-
-    /// The frontends that have virtual servers.
-    pub(super) fn frontends(&self) -> impl Iterator<Item = FrontendKey> {
-        self.of.keys().copied()
     }
 
     /// The virtual servers of a node port on addresses of the node, without those places that somebody else has.

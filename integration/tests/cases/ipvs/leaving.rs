@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use flannel_lab::clock::throughout;
 use flannel_lab::held::Held;
-use flannel_lab::{Environment, Pinger, Pod, eventually, limit};
+use flannel_lab::{Environment, Pinger, PingerReport, Pod, eventually, limit};
 use serde_json::json;
 
+use super::super::flows::UdpFlow;
 use super::stand::{LINES, PORT, Stand, VIP, config, real_servers, web};
+
+/// The bound of a drain that goes on in a new process: a slow machine must start it in what is left, and tell that from all of it.
+const BOUND: Duration = Duration::from_secs(24);
 
 /// A real server that goes takes no new connections and keeps those it has: through a crash, until its time is up, or until it is back.
 pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()> {
@@ -33,21 +37,25 @@ pub fn connections_drain_within_a_bound_that_a_crash_does_not_end() -> Result<()
         );
         Ok(())
     })?;
+    config["drainTimeout"] = json!(BOUND.as_secs());
+    stand.put("config", &config)?;
+    // one pass takes both in: the config is the older change
     let begin = Instant::now();
     stand.endpoints("web", &[0])?;
     stand.await_servers(lines, &[(0, LINES, 1), (1, LINES, 0)])?;
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(Duration::from_secs(10));
     stand.crash()?;
+    let restarted = Instant::now();
     stand.start()?;
     let report = open.close()?;
     assert_eq!((report.broken, report.servers.len()), (0, 2), "{report:?}");
     // The kernel remembers closed connections for two minutes more; the bound is shorter, and the same for open ones.
     let still = Held::open(&stand.client, "10.96.0.10:81", 4)?;
     stand.await_servers(lines, &[(0, LINES, 1)])?;
-    let took = begin.elapsed();
+    let (took, since) = (begin.elapsed(), restarted.elapsed());
     ensure!(
-        (11..18).contains(&took.as_secs()),
-        "its 12 s took {took:?}: a new process goes on with what was left"
+        took >= BOUND && since < BOUND,
+        "it went after {took:?}, {since:?} after the restart: a new process goes on with what was left of {BOUND:?}"
     );
     let report = still.close()?;
     assert_eq!((report.broken, report.servers), (0, vec!["one".to_owned()]));
@@ -74,37 +82,29 @@ pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
     ] {
         streams.push(Pinger::to(&stand.client, address)?);
     }
-    let one = stand.pods[0].ip();
-    let two = stand.pods[1].ip();
-    let flows = |to: &str, answerer: &str| -> Result<BTreeSet<String>> {
-        let text = node.run(&["conntrack", "-L", "-p", "udp", "-o", "id"])?;
-        let of = |l: &&str| l.contains(&format!("dst={to} ")) && l.contains(&format!("src={answerer} dst="));
-        let id = |l: &str| {
-            l.split_whitespace()
-                .find(|w| w.starts_with("id="))
-                .map(str::to_owned)
-        };
-        Ok(text.lines().filter(of).filter_map(id).collect())
+    let (one, two) = (stand.pods[0].ip(), stand.pods[1].ip());
+    let ids = |fits: &dyn Fn(&UdpFlow) -> bool| -> Result<BTreeSet<String>> {
+        let flows = UdpFlow::all(node, true)?.into_iter();
+        Ok(flows.filter(fits).map(|flow| flow.id).collect())
     };
+    let through = |service: &str, pod: &str| ids(&|flow| flow.is_through(service, pod));
+    let without_service = || ids(&|flow| flow.is_direct(stand.client.ip(), two));
     let (to_one, of_other, of_none) = eventually(limit(20), "six flows", || {
-        let all = (
-            flows(VIP, one)?,
-            flows(VIP, two)?,
-            flows("10.96.0.11", two)?,
-            flows(two, two)?,
+        let to_two = through(VIP, two)?.len();
+        let others = (
+            through(VIP, one)?,
+            through("10.96.0.11", two)?,
+            without_service()?,
         );
-        let counts = (all.0.len(), all.1.len(), all.2.len(), all.3.len());
-        ensure!(
-            counts == (2, 2, 1, 1),
-            "{counts:?}:\n{}",
-            node.run(&["conntrack", "-L", "-p", "udp"])?
-        );
-        Ok((all.0, all.2, all.3))
+        let counts = (others.0.len(), to_two, others.1.len(), others.2.len());
+        let all = UdpFlow::all(node, true)?;
+        ensure!(counts == (2, 2, 1, 1), "{counts:?}: {all:#?}");
+        Ok(others)
     })?;
     stand.endpoints("web", &[0])?;
     stand.await_servers("UDP 10.96.0.10:53 rr", &[(0, PORT, 1)])?;
     eventually(limit(20), "the flows to move", || {
-        let (now, gone) = (flows(VIP, one)?, flows(VIP, two)?);
+        let (now, gone) = (through(VIP, one)?, through(VIP, two)?);
         ensure!(
             gone.is_empty() && now.len() == 4,
             "{gone:?} still there, {now:?} at the first"
@@ -113,12 +113,20 @@ pub fn flows_to_an_endpoint_that_is_gone_end_and_no_others() -> Result<()> {
         ensure!(now.is_superset(&to_one), "{now:?} of {to_one:?}");
         Ok(())
     })?;
-    assert_eq!(flows("10.96.0.11", two)?, of_other, "another Service's");
-    assert_eq!(flows(two, two)?, of_none, "without a Service");
-    for (n, stream) in streams.into_iter().enumerate() {
-        let report = stream.stop()?;
-        // what was under way at that moment may be lost
-        ensure!(report.lost.len() <= 5, "stream {n}: {report:?}");
+    assert_eq!(through("10.96.0.11", two)?, of_other, "another Service's");
+    assert_eq!(without_service()?, of_none, "without a Service");
+    streams.iter().try_for_each(Pinger::mark)?;
+    let reports: Vec<PingerReport> = streams.into_iter().map(Pinger::stop).collect::<Result<_>>()?;
+    // Two of the four had to move. What was under way then may be lost, and on a machine that stands still for a while that is much.
+    let whole = reports.iter().filter(|report| report.lost.is_empty()).count();
+    ensure!(whole >= 4, "streams that did not move lost packets: {reports:#?}");
+    for (n, report) in reports.iter().enumerate() {
+        let mark = report.mark.context("a stream was not marked")?;
+        let late = report.lost.iter().any(|number| *number >= mark);
+        ensure!(
+            !late && (n < 4 || report.lost.is_empty()),
+            "stream {n}: {report:?}"
+        );
     }
     sctp_moves(&stand)
 }

@@ -91,10 +91,11 @@ pub fn a_thousand_changes_a_second_end_in_the_exact_state() -> Result<()> {
     })?;
     let (grown, passes) = (resident(daemon)?.saturating_sub(memory), passes()? - before);
     println!("4000 changes in {seconds:.1} s, {passes} passes, {grown} KiB more");
-    // one pass each 20 ms at the most
+    // one pass each 20 ms at the most, and a look at what drains once a second; on a slow machine they go on when all is written
+    let all = begin.elapsed().as_secs_f64();
     ensure!(
-        passes <= 2 + (seconds * 50.0) as usize,
-        "{passes} passes in {seconds:.1} s"
+        passes <= 2 + (all * 51.0) as usize,
+        "{passes} passes in {all:.1} s"
     );
     ensure!(grown < 8 * 1024, "the daemon grew by {grown} KiB");
     let report = asking.stop()?;

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::held::Held;
-use flannel_lab::{Flanneld, Pinger, PingerReport, eventually, limit};
+use flannel_lab::{Flanneld, Pinger, PingerReport, Pod, eventually, limit};
 use serde_json::json;
 
+use super::super::flows::UdpFlow;
 use super::Mode;
 use super::ask::{answers, await_answer, check_reaches};
 use super::city::{City, Family, PORT, SERVICES, Shop, at, ip_of};
@@ -15,10 +16,9 @@ use super::city::{City, Family, PORT, SERVICES, Shop, at, ip_of};
 pub fn udp_goes_on_when_its_endpoint_is_replaced(city: &City) -> Result<()> {
     let shop = city.open_shop(json!({}), &[&city.near])?;
     let streams = open_streams(city, &shop)?;
-    std::thread::sleep(Duration::from_millis(500));
     shop.endpoints(&[&city.far])?;
     shop.await_endpoints(&[&city.far])?;
-    none_lost_from_now_on(streams)?;
+    none_lost_from_now_on(city, &shop, streams, &city.far)?;
     // and when nobody is there for a while
     let streams = open_streams(city, &shop)?;
     shop.endpoints(&[])?;
@@ -26,7 +26,7 @@ pub fn udp_goes_on_when_its_endpoint_is_replaced(city: &City) -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     shop.endpoints(&[&city.near])?;
     shop.await_endpoints(&[&city.near])?;
-    none_lost_from_now_on(streams)
+    none_lost_from_now_on(city, &shop, streams, &city.near)
 }
 
 /// One stream a family, each answered already.
@@ -39,9 +39,19 @@ fn open_streams(city: &City, shop: &Shop<'_>) -> Result<Vec<Pinger>> {
     Family::BOTH.into_iter().map(open).collect()
 }
 
-fn none_lost_from_now_on(streams: Vec<Pinger>) -> Result<()> {
-    // what is under way may still be on its way to the old one
-    std::thread::sleep(Duration::from_millis(200));
+/// Since the streams are at `pod`, and nowhere else.
+fn none_lost_from_now_on(city: &City, shop: &Shop<'_>, streams: Vec<Pinger>, pod: &Pod) -> Result<()> {
+    for family in Family::BOTH {
+        let (service, here) = (shop.ip(family), ip_of(pod, family)?);
+        let other = city.both().into_iter().find(|other| other.name() != pod.name());
+        let elsewhere = ip_of(other.context("no other pod")?, family)?;
+        eventually(limit(20), "the stream at its new endpoint", || {
+            let flows = UdpFlow::all(city.node(1)?, family == Family::V4)?;
+            let at = |pod: &str| flows.iter().any(|flow| flow.is_through(&service, pod));
+            ensure!(at(&here) && !at(&elsewhere), "{flows:#?}");
+            Ok(())
+        })?;
+    }
     streams.iter().try_for_each(Pinger::mark)?;
     std::thread::sleep(Duration::from_millis(1500));
     for stream in streams {
@@ -60,7 +70,7 @@ pub fn open_connections_outlive_the_choice_of_their_endpoint(city: &City) -> Res
     let held = hold(city, &shop, 20)?;
     shop.endpoints(&[&city.near])?;
     shop.await_endpoints(&[&city.near])?;
-    let check = |expected: &[&flannel_lab::Pod]| {
+    let check = |expected: &[&Pod]| {
         let ask = |family: Family| check_reaches(&city.client, "tcp", &shop.at(family, 80), expected);
         Family::BOTH.into_iter().try_for_each(ask)
     };
@@ -111,8 +121,8 @@ pub fn a_drain_ends(city: &City) -> Result<()> {
         }
         Ok(())
     })?;
-    std::thread::sleep(Duration::from_secs(1));
     for held in held {
+        // each connection is used once more
         let report = held.close()?;
         ensure!(report.broken > 0 && report.broken < 10, "{report:?}");
     }

@@ -1,7 +1,7 @@
 //! Which endpoints are used: policies, hints, conditions, affinity.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flannel_lab::{Pod, eventually, limit};
@@ -125,8 +125,11 @@ pub fn clients_are_forgotten_after_their_time(city: &City) -> Result<()> {
         let mut seen = BTreeSet::new();
         // by chance it may be the same endpoint again
         for _ in 0..15 {
+            let begin = Instant::now();
             let answered = shares(&city.client, "udp", &address, MANY)?;
-            ensure!(answered.len() == 1, "{address}: {answered:?}");
+            // on a machine that stands still for longer than the time, one was forgotten between two questions
+            let is_late = begin.elapsed() >= Duration::from_secs(TIME);
+            ensure!(answered.len() == 1 || is_late, "{address}: {answered:?}");
             seen.extend(answered.into_keys());
             if seen.len() == 2 {
                 break;

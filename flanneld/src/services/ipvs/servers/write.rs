@@ -7,7 +7,8 @@ use std::time::Instant;
 use flannel_model::ServerKey;
 use flannel_netlink::generic::{self, Ipvs, IpvsRequest};
 use flannel_plan::ipvs::{
-    RealServers, ServiceOp, Settings, Surroundings, carry_out, diff_server, drains, servers_of,
+    ServiceOp, Settings, Surroundings, VirtualServer, VirtualServers, carry_out, diff_server, drains,
+    servers_of,
 };
 use flannel_plan::{Frontend, FrontendKey, Frontends};
 
@@ -24,9 +25,42 @@ const AT_ONCE: usize = 93;
 /// What some frontends need.
 #[derive(Debug, Default)]
 struct Plan {
-    ops: Vec<ServiceOp>,
-    /// The real servers that their virtual servers are to have in the end.
-    wanted: Vec<(ServerKey, RealServers)>,
+    /// Virtual servers that are new.
+    new: Vec<ServiceOp>,
+    /// All other changes.
+    rest: Vec<ServiceOp>,
+    /// The virtual servers that they are to have in the end.
+    wanted: Vec<(ServerKey, VirtualServer)>,
+    /// Something goes, or stays for a while: what stands in the end is not just what is wanted.
+    leaves_more: bool,
+}
+
+impl Plan {
+    fn of(ops: Vec<ServiceOp>) -> Self {
+        Self {
+            rest: ops,
+            leaves_more: true,
+            ..Self::default()
+        }
+    }
+
+    /// With what brings one virtual server to what it should be.
+    fn diff(
+        &mut self,
+        at: ServerKey,
+        wanted: Option<&VirtualServer>,
+        found: Option<&VirtualServer>,
+        drain: bool,
+    ) {
+        let begin = self.rest.len();
+        diff_server(at, wanted, found, drain, &mut self.rest);
+        if found.is_none() && wanted.is_some() {
+            self.new.push(self.rest.remove(begin));
+        }
+        let stays = |address| wanted.is_some_and(|wanted| wanted.real.contains(&address));
+        self.leaves_more |= found.is_some_and(|found| found.real.is_empty() && wanted.is_none());
+        self.leaves_more |= found.is_some_and(|found| found.real.iter().any(|(address, _)| !stays(address)));
+    }
 }
 
 impl Servers {
@@ -36,44 +70,48 @@ impl Servers {
         &mut self,
         ipvs: &mut Ipvs,
         frontends: &Frontends,
-        keys: &BTreeSet<FrontendKey>,
+        keys: impl Iterator<Item = FrontendKey> + Clone,
         orphans: &[ServerKey],
         status: &mut Status,
     ) -> Vec<Gone> {
         let now = Instant::now();
-        let (urgent, others) = in_order(frontends, keys);
         let mut gone = Vec::new();
-        for keys in [&*urgent].into_iter().chain(others.chunks(AT_ONCE)) {
-            let plan = self.plan_all(frontends, keys, now);
-            gone.extend(self.carry_out(ipvs, plan.ops, frontends, now, status));
-            self.share(plan.wanted);
+        let mut keys = urgent(frontends, keys.clone()).into_iter().chain(keys);
+        let (mut plan, mut chunk) = (Plan::default(), Vec::with_capacity(AT_ONCE));
+        loop {
+            chunk.clear();
+            chunk.extend(keys.by_ref().take(AT_ONCE));
+            if chunk.is_empty() {
+                break;
+            }
+            self.plan_all(frontends, &chunk, now, &mut plan);
+            gone.extend(self.carry_out(ipvs, &mut plan, frontends, now, status));
+            for key in chunk.iter().filter(|key| !frontends.by_key.contains_key(key)) {
+                self.owners.forget(key);
+                self.marks.release(key);
+            }
         }
         let orphans = orphans.iter().map(|key| ServiceOp::RemoveVirtual(*key));
-        gone.extend(self.carry_out(ipvs, orphans.collect(), frontends, now, status));
-        for key in keys.iter().filter(|key| !frontends.by_key.contains_key(key)) {
-            self.of.remove(key);
-            self.marks.release(key);
-        }
+        let mut plan = Plan::of(orphans.collect());
+        gone.extend(self.carry_out(ipvs, &mut plan, frontends, now, status));
         gone
     }
 
     /// The changes that these frontends need.
-    fn plan_all(&mut self, frontends: &Frontends, keys: &[FrontendKey], now: Instant) -> Plan {
-        let mut plan = Plan::default();
+    fn plan_all(&mut self, frontends: &Frontends, keys: &[FrontendKey], now: Instant, plan: &mut Plan) {
         for key in keys {
             let frontend = frontends.by_key.get(key).map(AsRef::as_ref);
-            self.plan(key, frontend, frontends, now, &mut plan);
+            self.plan(key, frontend, frontends, now, plan);
         }
-        plan
     }
 
     /// What stands as it should be is remembered by the endpoints that the frontends have anyway.
-    fn share(&mut self, wanted: Vec<(ServerKey, RealServers)>) {
-        for (at, real) in wanted {
+    fn share(&mut self, wanted: impl Iterator<Item = (ServerKey, VirtualServer)>) {
+        for (at, wanted) in wanted {
             if let Some(standing) = self.standing.get_mut(&at)
-                && standing.real == real
+                && standing.real == wanted.real
             {
-                standing.real = real;
+                standing.real = wanted.real;
             }
         }
     }
@@ -88,33 +126,13 @@ impl Servers {
         plan: &mut Plan,
     ) {
         let drain = drains(key.protocol()) && frontends.drain_timeout > 0;
-        let wanted = frontend.map(|frontend| {
-            let around = Surroundings {
-                node_addresses: &frontends.node_addresses,
-                mark: frontend.keep_source.then(|| self.marks.assign(*key)),
-            };
-            servers_of(key, frontend, around)
-        });
-        if frontend.is_some_and(|f| !f.keep_source) {
-            self.marks.release(key);
-        }
-        let mut wanted = wanted.unwrap_or_default();
-        self.clashes.retain(|_, (owner, _)| owner != key);
-        self.lacking.forget(key);
-        for at in wanted.keys().filter(|at| self.foreign.contains(*at)) {
-            let subject = frontend.map_or_else(|| key.to_string(), |f| f.service.to_string());
-            self.clashes.insert(*at, (*key, subject));
-        }
-        wanted.retain(|at, _| !self.foreign.contains(at));
-        let before = self.of.insert(*key, wanted.keys().copied().collect());
-        for at in before.into_iter().flatten().filter(|at| !wanted.contains_key(at)) {
-            diff_server(at, None, self.standing.get(&at), false, &mut plan.ops);
-            self.owner.remove(&at);
+        let wanted = self.wanted(key, frontend, frontends);
+        for at in self.owners.set(*key, &wanted) {
+            plan.diff(at, None, self.standing.get(&at), false);
         }
         for (at, server) in wanted {
             let found = self.standing.get(&at);
-            diff_server(at, Some(&server), found, drain, &mut plan.ops);
-            self.owner.insert(at, *key);
+            plan.diff(at, Some(&server), found, drain);
             // What a former process let drain, and what came back.
             for (real, found) in found.into_iter().flat_map(|f| f.real.iter()) {
                 if server.real.contains(&real) {
@@ -123,40 +141,74 @@ impl Servers {
                     self.drains.go_on(at, real, now, frontends.drain_timeout);
                 }
             }
-            plan.wanted.push((at, server.real));
+            plan.wanted.push((at, server));
         }
     }
 
+    /// The virtual servers that a frontend is to have, without those places that somebody else has: these are noted.
+    fn wanted(
+        &mut self,
+        key: &FrontendKey,
+        frontend: Option<&Frontend>,
+        frontends: &Frontends,
+    ) -> VirtualServers {
+        self.clashes.retain(|_, (owner, _)| owner != key);
+        self.lacking.forget(key);
+        let Some(frontend) = frontend else {
+            return VirtualServers::default();
+        };
+        let around = Surroundings {
+            node_addresses: &frontends.node_addresses,
+            mark: frontend.keep_source.then(|| self.marks.assign(*key)),
+        };
+        if !frontend.keep_source {
+            self.marks.release(key);
+        }
+        let mut wanted = servers_of(key, frontend, around);
+        for at in wanted.keys().filter(|at| self.foreign.contains(*at)) {
+            self.clashes.insert(*at, (*key, frontend.service.to_string()));
+        }
+        wanted.retain(|at, _| !self.foreign.contains(at));
+        wanted
+    }
+
     /// Sends the changes and files the results: new virtual servers first, so that a real server never goes into one that is not ours.
+    /// The plan is empty then.
     fn carry_out(
         &mut self,
         ipvs: &mut Ipvs,
-        ops: Vec<ServiceOp>,
+        plan: &mut Plan,
         frontends: &Frontends,
         now: Instant,
         status: &mut Status,
     ) -> Vec<Gone> {
         let mut gone = Vec::new();
         let mut broken: BTreeSet<ServerKey> = BTreeSet::new();
-        let is_new = |op: &ServiceOp| matches!(op, ServiceOp::AddVirtual(..));
-        let (new, mut rest): (Vec<_>, Vec<_>) = ops.into_iter().partition(is_new);
-        self.send(ipvs, &new, frontends, &mut broken, status);
-        carry_out(
-            new.iter().filter(|op| !broken.contains(&op.server())),
-            &mut self.standing,
-        );
-        rest.retain(|op| !broken.contains(&op.server()));
-        let failed = self.send(ipvs, &rest, frontends, &mut broken, status);
+        self.send(ipvs, &plan.new, frontends, &mut broken, status);
+        let refused = broken.clone();
+        if !refused.is_empty() {
+            plan.rest.retain(|op| !refused.contains(&op.server()));
+        }
+        let failed = self.send(ipvs, &plan.rest, frontends, &mut broken, status);
         let done = || {
-            rest.iter()
-                .enumerate()
-                .filter(|(place, _)| !failed.contains(place))
+            let all = plan.rest.iter().enumerate();
+            all.filter(|(place, _)| !failed.contains(place)).map(|(_, op)| op)
         };
-        for (_, op) in done() {
+        for op in done() {
             gone.extend(self.lost_endpoints(op));
             self.drains.follow(op, now, frontends.drain_timeout);
         }
-        carry_out(done().map(|(_, op)| op), &mut self.standing);
+        if broken.is_empty() && !plan.leaves_more {
+            self.standing.extend(plan.wanted.drain(..));
+        } else {
+            let new = plan.new.iter().filter(|op| !refused.contains(&op.server()));
+            carry_out(new, &mut self.standing);
+            carry_out(done(), &mut self.standing);
+            self.share(plan.wanted.drain(..));
+        }
+        plan.new.clear();
+        plan.rest.clear();
+        plan.leaves_more = false;
         gone
     }
 
@@ -185,9 +237,9 @@ impl Servers {
             }
             failed.insert(place);
             let server = op.server();
-            let owner = self.owner.get(&server).copied();
+            let owner = self.owners.owner(&server);
             if matches!(op, ServiceOp::AddVirtual(..)) {
-                self.owner.remove(&server);
+                self.owners.refused(&server);
             }
             let service = owner.and_then(|owner| {
                 let frontend = frontends.by_key.get(&owner)?;
@@ -231,7 +283,7 @@ impl Servers {
 
     /// The frontend of a virtual server; one whose frontend is gone already is its own.
     fn owner_of(&self, server: &ServerKey) -> Option<FrontendKey> {
-        let owner = self.owner.get(server).copied();
+        let owner = self.owners.owner(server);
         owner.or(match server {
             ServerKey::Address(at) => Some(FrontendKey::Address(*at)),
             ServerKey::Mark { .. } => None,
@@ -250,17 +302,17 @@ impl Servers {
             Ok(ops) => ops,
             Err(error) => return status.fail(&error),
         };
-        self.carry_out(ipvs, ops, frontends, now, status);
+        self.carry_out(ipvs, &mut Plan::of(ops), frontends, now, status);
     }
 }
 
-/// The frontends of the Service on which everything else depends, and all others.
-fn in_order(frontends: &Frontends, keys: &BTreeSet<FrontendKey>) -> (Vec<FrontendKey>, Vec<FrontendKey>) {
+/// The frontends of the Service on which everything else depends: they come first.
+fn urgent(frontends: &Frontends, keys: impl Iterator<Item = FrontendKey>) -> Vec<FrontendKey> {
     let is_first = |key: &FrontendKey| {
         let frontend = frontends.by_key.get(key);
         frontend.is_some_and(|f| (f.service.namespace(), f.service.name()) == FIRST)
     };
-    keys.iter().copied().partition(is_first)
+    keys.filter(is_first).collect()
 }
 
 fn request(op: &ServiceOp) -> IpvsRequest {
@@ -288,6 +340,7 @@ mod tests {
     use std::sync::Arc;
 
     use flannel_model::{Scheduler, SchedulerFlags, ServiceName, ServiceProtocol, VirtualAddress};
+    use flannel_plan::ipvs::{RealServer, RealServers};
     use flannel_plan::{Backend, FrontendKind};
 
     use super::*;
@@ -333,12 +386,20 @@ mod tests {
             ("default", "kubernetes", "10.96.0.5"),
             ("shop", "kubernetes", "10.96.0.7"),
         ]);
-        let keys = frontends.by_key.keys().copied().collect();
-        let (urgent, others) = in_order(&frontends, &keys);
+        let urgent = urgent(&frontends, frontends.by_key.keys().copied());
         assert_eq!(urgent, [FrontendKey::Address(at("10.96.0.5"))]);
-        assert_eq!(others.len(), 2);
-        let plan = Servers::default().plan_all(&frontends, &urgent, Instant::now());
-        assert_eq!(plan.ops.len(), 2, "with its endpoint: {plan:?}");
+        let plan = planned(&mut Servers::default(), &frontends, &urgent);
+        assert_eq!(
+            (plan.new.len(), plan.rest.len()),
+            (1, 1),
+            "with its endpoint: {plan:?}"
+        );
+    }
+
+    fn planned(servers: &mut Servers, frontends: &Frontends, keys: &[FrontendKey]) -> Plan {
+        let mut plan = Plan::default();
+        servers.plan_all(frontends, keys, Instant::now(), &mut plan);
+        plan
     }
 
     #[test]
@@ -347,12 +408,12 @@ mod tests {
         let key = FrontendKey::Address(at("10.96.0.1"));
         let mut servers = Servers::default();
         servers.foreign.insert(ServerKey::Address(at("10.96.0.1")));
-        let plan = servers.plan_all(&all, &[key], Instant::now());
-        assert_eq!(plan.ops, []);
+        let plan = planned(&mut servers, &all, &[key]);
+        assert_eq!((plan.new, plan.rest), (vec![], vec![]));
         let told: Vec<(String, String)> = servers.clashes().collect();
         assert_eq!(told[0].0, "shop/web");
         assert!(told[0].1.contains("10.96.0.1:443"), "{told:?}");
-        servers.plan_all(&Frontends::default(), &[key], Instant::now());
+        planned(&mut servers, &Frontends::default(), &[key]);
         assert_eq!(servers.clashes().count(), 0);
     }
 
@@ -362,15 +423,61 @@ mod tests {
         let key = FrontendKey::Address(at("10.96.0.1"));
         let server = ServerKey::Address(at("10.96.0.1"));
         let mut servers = Servers::default();
-        let plan = servers.plan_all(&all, &[key], Instant::now());
+        let plan = planned(&mut servers, &all, &[key]);
         let is_shared =
             |servers: &Servers| matches!(servers.standing[&server].real, RealServers::Endpoints(_));
-        carry_out(plan.ops[..1].iter(), &mut servers.standing);
-        servers.share(plan.wanted.clone());
+        carry_out(plan.new.iter(), &mut servers.standing);
+        servers.share(plan.wanted.iter().cloned());
         assert!(!is_shared(&servers), "without its real server");
-        carry_out(plan.ops[1..].iter(), &mut servers.standing);
-        servers.share(plan.wanted);
+        carry_out(plan.rest.iter(), &mut servers.standing);
+        servers.share(plan.wanted.into_iter());
         assert!(is_shared(&servers));
-        assert_eq!(servers.plan_all(&all, &[key], Instant::now()).ops, []);
+        let again = planned(&mut servers, &all, &[key]);
+        assert_eq!(
+            (again.new, again.rest, again.leaves_more),
+            (vec![], vec![], false)
+        );
+    }
+
+    #[test]
+    fn a_plan_knows_whether_more_stands_in_the_end_than_is_wanted() {
+        let server = ServerKey::Address(at("10.96.0.1"));
+        let with = |endpoints: &[&str]| {
+            let real = endpoints.iter().map(|e| {
+                (
+                    e.parse().unwrap(),
+                    RealServer {
+                        weight: 1,
+                        masquerade: true,
+                    },
+                )
+            });
+            VirtualServer {
+                scheduler: "rr".into(),
+                flags: 0,
+                timeout: 0,
+                real: real.collect(),
+            }
+        };
+        let (one, two) = (with(&["10.5.1.2:80"]), with(&["10.5.1.2:80", "10.5.1.3:80"]));
+        for (wanted, found, drain, leaves_more) in [
+            (Some(&one), None, true, false),
+            (Some(&two), Some(&one), true, false),
+            (Some(&one), Some(&two), true, true),
+            (Some(&one), Some(&two), false, true),
+            (None, Some(&two), false, true),
+            (None, Some(&with(&[])), false, true),
+            (None, None, false, false),
+        ] {
+            let mut plan = Plan::default();
+            plan.diff(server, wanted, found, drain);
+            assert_eq!(plan.leaves_more, leaves_more, "{plan:?}");
+            let is_new = |op: &ServiceOp| matches!(op, ServiceOp::AddVirtual(..));
+            assert_eq!(plan.new.len(), usize::from(found.is_none() && wanted.is_some()));
+            assert!(
+                plan.new.iter().all(is_new) && !plan.rest.iter().any(is_new),
+                "{plan:?}"
+            );
+        }
     }
 }
