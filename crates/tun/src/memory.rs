@@ -12,7 +12,7 @@ use crate::egress::Slots;
 use crate::socket::ReceiveBatch;
 
 /// What the memory begins with. Another layout gets another number: what cannot be read is left alone.
-const MAGIC: [u8; 16] = *b"flannel-udp-2\0\0\0";
+const MAGIC: [u8; 16] = *b"flannel-udp-3\0\0\0";
 /// Parts begin at pages, the largest that Linux has without huge ones.
 const PAGE: usize = 64 << 10;
 /// The part of one queue's packets from the device.

@@ -128,6 +128,9 @@ fn merged_where_the_kernels_gro_merges_and_nowhere_else() {
     // At most 64 datagrams, and 64 KiB.
     assert_eq!(writes(false, 100, |_, p| p.payload.truncate(100)), 2);
     assert_eq!(writes(true, 100, |_, _| {}), 2);
+    // The longest that TCP sends in one piece is one piece again: 65,536 bytes less its room for headers (sk_gso_max_size).
+    let full = |count| writes(true, count, |_, plan| plan.payload = vec![7; 1420]);
+    assert_eq!([full(46), full(47)], [1, 2]);
 }
 
 #[test]

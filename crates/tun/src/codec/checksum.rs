@@ -32,8 +32,8 @@ impl Sum {
 
     fn address(self, address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(address) => self.bytes(&address.octets()),
-            IpAddr::V6(address) => self.bytes(&address.octets()),
+            IpAddr::V4(address) => Self(words(self.0, &address.octets())),
+            IpAddr::V6(address) => Self(words(self.0, &address.octets())),
         }
     }
 
@@ -54,25 +54,75 @@ impl Sum {
     }
 }
 
-/// The sum of native 16-bit words. Four independent 64-bit lanes of 32-bit words: the compiler makes vector code of it, and the sum of
-/// 2^32 such words still fits. The order of bytes does not matter to the ones' complement sum as long as it is undone at the end.
+/// Bytes of a block of [`blocks`].
+const BLOCK: usize = 32;
+/// Where wider registers begin to be worth the question whether there are any.
+const LONG: usize = 8 * BLOCK;
+
+/// The sum of native words. The order of bytes does not matter to the ones' complement sum as long as it is undone at the end.
 fn native_sum(data: &[u8]) -> u64 {
-    let mut lanes = [0_u64; 8];
-    let mut blocks = data.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-            *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let (whole, rest) = data.as_chunks();
+    let sum = if data.len() < LONG {
+        blocks(whole)
+    } else {
+        long::blocks(whole)
+    };
+    words(sum, rest)
+}
+
+/// Independent 64-bit lanes of 32-bit words: the compiler makes vector code of it, and the sum of 2^32 such words still fits.
+#[inline(always)]
+fn blocks(blocks: &[[u8; BLOCK]]) -> u64 {
+    let mut lanes = [0_u64; BLOCK / 4];
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
         }
     }
-    let mut sum = lanes.iter().sum();
-    let mut words = blocks.remainder().chunks_exact(2);
-    for word in &mut words {
-        sum += u64::from(u16::from_ne_bytes([word[0], word[1]]));
+    lanes.iter().sum()
+}
+
+/// What is shorter than a block, and every header is: 32 bits at a time.
+#[inline(always)]
+fn words(mut sum: u64, data: &[u8]) -> u64 {
+    let (whole, rest) = data.as_chunks();
+    for word in whole {
+        sum += u64::from(u32::from_ne_bytes(*word));
     }
-    if let [last] = words.remainder() {
-        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    let (halves, last) = rest.as_chunks();
+    for half in halves {
+        sum += u64::from(u16::from_ne_bytes(*half));
     }
-    sum
+    match last {
+        [last] => sum + u64::from(u16::from_ne_bytes([*last, 0])),
+        _ => sum,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod long {
+    //! What every x86-64 has adds up 16 bytes at a time, AVX2 32: 35 instead of 49 ns for a packet of 1,420 bytes.
+
+    use super::BLOCK;
+
+    pub fn blocks(blocks: &[[u8; BLOCK]]) -> u64 {
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            unsafe { with_avx2(blocks) }
+        } else {
+            super::blocks(blocks)
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn with_avx2(blocks: &[[u8; BLOCK]]) -> u64 {
+        super::blocks(blocks)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod long {
+    pub use super::blocks;
 }
 
 /// The checksum after a 16-bit word that it covers went from `old` to `new` (RFC 1624 eqn. 3).

@@ -6,8 +6,9 @@ use super::checksum::Sum;
 use super::header::{Header, checksum_holds, protocol};
 use super::virtio::{Gso, VnetHeader};
 
-/// Bytes of a super-packet at the most: one of 64 KiB with its Ethernet header would be cut again by the first device (gso_max_size).
-const LONGEST: usize = 65_000;
+/// Bytes of a super-packet at the most: with the headers of Ethernet and a VLAN it must stay below 65,536, or the first device cuts it again
+/// (gso_max_size, net/core/dev.c gso_features_check). What TCP sends in one piece is shorter (MAX_TCP_HEADER), so all of it fits.
+const LONGEST: usize = 65_535 - 14 - 4;
 /// Packets of a super-packet of UDP at the most (UDP_MAX_SEGMENTS in include/linux/udp.h, before 6.9).
 const MOST_DATAGRAMS: usize = 64;
 /// Flows that are looked for; a power of two.

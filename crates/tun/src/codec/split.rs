@@ -18,6 +18,15 @@ enum Transport {
     Udp,
 }
 
+impl Transport {
+    fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+        }
+    }
+}
+
 /// A super-packet whose lengths were checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Split<'a> {
@@ -28,6 +37,9 @@ pub struct Split<'a> {
     /// Where the transport header begins.
     start: usize,
     segment: usize,
+    /// What is the same in every packet's IPv4 header checksum, and in that of its transport.
+    of_ip: Sum,
+    of_transport: Sum,
 }
 
 impl<'a> Split<'a> {
@@ -42,13 +54,13 @@ impl<'a> Split<'a> {
         } else {
             header.length
         };
-        let (transport, protocol) = match (vnet.gso, header.is_v4()) {
-            (Gso::TcpV4, true) | (Gso::TcpV6, false) => (Transport::Tcp, protocol::TCP),
-            (Gso::Udp, _) => (Transport::Udp, protocol::UDP),
+        let transport = match (vnet.gso, header.is_v4()) {
+            (Gso::TcpV4, true) | (Gso::TcpV6, false) => Transport::Tcp,
+            (Gso::Udp, _) => Transport::Udp,
             (Gso::TcpV4 | Gso::TcpV6 | Gso::None, _) => return Err(Malformed::Segmentation),
         };
         // Extension headers of IPv6 stand between; in IPv4 nothing does.
-        let direct = start == header.length && header.protocol == protocol;
+        let direct = start == header.length && header.protocol == transport.protocol();
         let extended = !header.is_v4() && start > header.length;
         let of_transport = match (transport, packet.get(start..)) {
             (Transport::Tcp, Some(rest)) if rest.len() >= TCP_HEADER => usize::from(rest[12] >> 4) * 4,
@@ -66,6 +78,7 @@ impl<'a> Split<'a> {
             return Err(Malformed::Segmentation);
         }
         let (headers, payload) = packet.split_at(headers);
+        let (of_ip, of_transport) = common(header, headers, start, transport);
         Ok(Self {
             header: *header,
             headers,
@@ -73,6 +86,8 @@ impl<'a> Split<'a> {
             transport,
             start,
             segment: vnet.segment.into(),
+            of_ip,
+            of_transport,
         })
     }
 
@@ -98,29 +113,41 @@ impl<'a> Split<'a> {
         let headers = &mut out[at..];
         self.write_ip(headers, index, payload.len());
         let transport = &mut headers[self.start..];
-        let place = match self.transport {
+        let length = (transport.len() + payload.len()) as u16;
+        // What was just written is not read again: the processor would wait until it is in its cache.
+        let sum = self.of_transport.word(length).bytes(payload);
+        match self.transport {
             Transport::Tcp => {
-                write_tcp(transport, offset, index == 0, index + 1 == self.count());
-                16
+                let (sequence, flags) = self.sequence_and_flags(index, offset);
+                let sum = sum
+                    .word((sequence >> 16) as u16)
+                    .word(sequence as u16)
+                    .word(u16::from_be_bytes([self.headers[self.start + 12], flags]));
+                transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+                transport[13] = flags;
+                transport[16..18].copy_from_slice(&sum.checksum().to_be_bytes());
             }
             Transport::Udp => {
-                let length = (transport.len() + payload.len()) as u16;
                 transport[4..6].copy_from_slice(&length.to_be_bytes());
-                6
+                // Zero would say that there is no checksum (RFC 768).
+                let checksum = match sum.word(length).checksum() {
+                    0 => 0xffff,
+                    sum => sum,
+                };
+                transport[6..8].copy_from_slice(&checksum.to_be_bytes());
             }
-        };
-        self.write_checksum(transport, place, payload);
+        }
         payload
     }
 
     fn write_ip(&self, headers: &mut [u8], index: usize, payload: usize) {
         let total = headers.len() + payload;
         if self.header.is_v4() {
-            headers[2..4].copy_from_slice(&(total as u16).to_be_bytes());
-            let id = u16::from_be_bytes([headers[4], headers[5]]).wrapping_add(index as u16);
+            let total = total as u16;
+            let id = u16::from_be_bytes([self.headers[4], self.headers[5]]).wrapping_add(index as u16);
+            let sum = self.of_ip.word(total).word(id).checksum();
+            headers[2..4].copy_from_slice(&total.to_be_bytes());
             headers[4..6].copy_from_slice(&id.to_be_bytes());
-            headers[10..12].fill(0);
-            let sum = Sum::default().bytes(&headers[..self.header.length]).checksum();
             headers[10..12].copy_from_slice(&sum.to_be_bytes());
         } else {
             let length = total - self.header.length;
@@ -128,35 +155,37 @@ impl<'a> Split<'a> {
         }
     }
 
-    fn write_checksum(&self, transport: &mut [u8], place: usize, payload: &[u8]) {
-        transport[place..place + 2].fill(0);
-        let (protocol, none) = match self.transport {
-            Transport::Tcp => (protocol::TCP, 0),
-            // Zero would say that there is no checksum (RFC 768).
-            Transport::Udp => (protocol::UDP, 0xffff),
-        };
-        let length = (transport.len() + payload.len()) as u32;
-        let sum = Sum::default()
-            .pseudo(self.header.source, self.header.destination, protocol, length)
-            .bytes(transport)
-            .bytes(payload);
-        let checksum = match sum.checksum() {
-            0 => none,
-            sum => sum,
-        };
-        transport[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
+    fn sequence_and_flags(&self, index: usize, offset: usize) -> (u32, u8) {
+        let tcp = &self.headers[self.start..];
+        let first = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let not_last = if index + 1 == self.count() { 0 } else { FIN_PSH };
+        let not_first = if index == 0 { 0 } else { CWR };
+        (
+            first.wrapping_add(offset as u32),
+            tcp[13] & !(not_last | not_first),
+        )
     }
 }
 
-fn write_tcp(tcp: &mut [u8], offset: usize, first: bool, last: bool) {
-    let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(offset as u32);
-    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
-    if !last {
-        tcp[13] &= !FIN_PSH;
-    }
-    if !first {
-        tcp[13] &= !CWR;
-    }
+/// The sum of what all packets have in common of an IPv4 header (all but length, id and checksum), and of pseudo header and transport header
+/// (all but lengths and checksum, and of TCP the sequence number and the flags).
+fn common(header: &Header, headers: &[u8], start: usize, transport: Transport) -> (Sum, Sum) {
+    let (ip, of_transport) = headers.split_at(start);
+    let of_ip = if header.is_v4() {
+        Sum::default().bytes(&ip[..2]).bytes(&ip[6..10]).bytes(&ip[12..])
+    } else {
+        Sum::default()
+    };
+    let (ports, protocol) = (Sum::default().bytes(&of_transport[..4]), transport.protocol());
+    let pseudo = ports.pseudo(header.source, header.destination, protocol, 0);
+    let of_transport = match transport {
+        Transport::Tcp => pseudo
+            .bytes(&of_transport[8..12])
+            .bytes(&of_transport[14..16])
+            .bytes(&of_transport[18..]),
+        Transport::Udp => pseudo,
+    };
+    (of_ip, of_transport)
 }
 
 /// Completes the checksum of a packet that is not cut. Who has a packet socket chooses where it is, so the IP header is out of bounds.
