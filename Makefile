@@ -28,7 +28,7 @@ bench: build
 
 # Four targets of udp, 2.6 million inputs each: about eight minutes, most of them of udp_cut.
 fuzz: setup
-	@FUZZ_TARGET=$${FUZZ_TARGET:-udp_} FUZZ_CHANGES=$${FUZZ_CHANGES:-2600000} cargo test --release -p flannel-fuzz --test replay changed_inputs
+	@FUZZ_TARGET=$${FUZZ_TARGET:-udp_} FUZZ_CHANGES=$${FUZZ_CHANGES:-2600000} cargo test --release -p flannel-fuzz --test replay changed_inputs -- --nocapture
 
 lint: setup
 	cargo fmt --all --check

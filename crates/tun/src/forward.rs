@@ -102,13 +102,16 @@ fn piece_length(packet: &[u8], header: &Header, vnet: &VnetHeader) -> usize {
 ///
 /// # Errors
 /// Why it is dropped.
+#[inline]
 pub fn inbound(
     packet: &mut [u8],
     sender: PeerIndex,
     outer_tos: u8,
     table: &Table,
 ) -> Result<Header, DropReason> {
-    let mut header = Header::parse(packet).map_err(|_| DropReason::Malformed)?;
+    let Ok(mut header) = Header::parse(packet) else {
+        return Err(DropReason::Malformed);
+    };
     table.admit(sender, &header)?;
     let reads_ecn = table.get(sender).is_some_and(|peer| peer.ecn);
     if reads_ecn && outer_tos & ECN == CE && !header::mark_congestion(packet, &mut header) {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Instant;
 
 use flannel_fuzz::{Mutator, TARGETS, Target};
 
@@ -38,20 +39,53 @@ fn committed_inputs() {
     }
 }
 
+/// What the environment asks for: targets whose names begin so, and how many inputs each.
+fn asked() -> (Vec<(&'static str, Target)>, usize) {
+    let begin = std::env::var("FUZZ_TARGET").unwrap_or_default();
+    let chosen: Vec<_> = TARGETS
+        .iter()
+        .copied()
+        .filter(|(name, _)| name.starts_with(&begin))
+        .collect();
+    let names: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
+    assert!(
+        !chosen.is_empty(),
+        "FUZZ_TARGET is {begin:?}; expected how some of these begin: {}",
+        names.join(", ")
+    );
+    let changes = std::env::var("FUZZ_CHANGES").map_or(CHANGES, |text| {
+        let number = text.parse().ok();
+        assert!(
+            number.is_some_and(|n| n > 0),
+            "FUZZ_CHANGES is {text:?}; expected a number above 0"
+        );
+        number.unwrap_or(CHANGES)
+    });
+    (chosen, changes)
+}
+
 #[test]
 fn changed_inputs() {
-    let only = std::env::var("FUZZ_TARGET").unwrap_or_default();
-    let changes = std::env::var("FUZZ_CHANGES").map_or(CHANGES, |text| text.parse().unwrap());
+    let (chosen, changes) = asked();
+    println!(
+        "{} targets, {changes} inputs each, of committed ones",
+        chosen.len()
+    );
     std::thread::scope(|scope| {
-        for (name, target) in TARGETS.iter().filter(|(name, _)| name.starts_with(&only)) {
+        for (name, target) in chosen {
             scope.spawn(move || {
-                let seeds = corpus(name);
+                let (seeds, start) = (corpus(name), Instant::now());
                 let mut mutator = Mutator::new(0x9E37_79B9_7F4A_7C15);
                 for _ in 0..changes {
                     let (one, other) = (mutator.below(seeds.len()), mutator.below(seeds.len()));
                     let input = mutator.change(&seeds[one], &seeds[other]);
-                    run(name, *target, &input);
+                    run(name, target, &input);
                 }
+                println!(
+                    "{name}: {changes} inputs made of {} committed ones in {:.0?}, nothing amiss",
+                    seeds.len(),
+                    start.elapsed()
+                );
             });
         }
     });
