@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::protocol::{Attachment, ContainerId, IfName};
 
@@ -83,13 +84,22 @@ impl Lease {
 pub fn read(path: &Path) -> Lease {
     match read_small(path, MAX_LEASE) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Lease::Absent,
-        Err(e) => Lease::Unreadable(e.to_string()),
+        Err(e) => Lease::Unreadable(why(&e)),
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) if text.trim().is_empty() => Lease::Empty,
             Ok(text) if names_a_container(&text) => Lease::Held(text),
             Ok(_) => Lease::Unreadable("does not name a container".to_owned()),
             Err(_) => Lease::Unreadable("is not text".to_owned()),
         },
+    }
+}
+
+/// What is wrong with a file, to be said behind its name. Where a link is not followed, the system speaks of a loop (open(2), ELOOP).
+pub fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) if number == Errno::LOOP.raw_os_error() => "is a symbolic link".to_owned(),
+        Some(_) => format!("cannot be read: {error}"),
+        None => error.to_string(),
     }
 }
 
@@ -234,8 +244,16 @@ mod tests {
         assert_eq!(read(&path("held")), Lease::Held("c1\r\neth0".to_owned()));
         std::fs::write(path("odd"), "a b\r\neth0").unwrap();
         std::fs::write(path("more"), "c1\r\neth0\r\nx").unwrap();
-        for name in ["binary", "long", "dir", "link", "fifo", "odd", "more"] {
-            assert!(matches!(read(&path(name)), Lease::Unreadable(_)), "{name}");
+        for (name, why) in [
+            ("binary", "is not text"),
+            ("long", "is larger than 4096 bytes"),
+            ("dir", "is not a plain file"),
+            ("link", "is a symbolic link"),
+            ("fifo", "is not a plain file"),
+            ("odd", "does not name a container"),
+            ("more", "does not name a container"),
+        ] {
+            assert_eq!(read(&path(name)), Lease::Unreadable(why.to_owned()), "{name}");
         }
     }
 

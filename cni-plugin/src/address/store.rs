@@ -196,7 +196,8 @@ impl Store {
         match record::read(&path) {
             Ok(found) => Ok(found),
             Err(e) => {
-                warn(format!("the record {} {e}; it is put aside", path.display()));
+                let why = lease_file::why(&e);
+                warn(format!("the record {} {why}; it is put aside", path.display()));
                 self.quarantine(&path, host_end).map(|()| None)
             }
         }
