@@ -368,8 +368,8 @@ pub fn hostile_datagrams_harm_nobody() -> Result<()> {
     Ok(())
 }
 
-/// What the threads' buffers of two queues have when every page of them was used, twice over.
-const BOUND_KIB: u64 = 20_000;
+/// Twice what a queue's buffers have when every page of them was used (128 datagrams, 32 packets, of 64 KiB each).
+const BOUND_KIB: u64 = 20_480;
 
 /// The most that the daemon had in memory so far, in KiB (proc(5)).
 fn peak_memory(daemon: &Flanneld) -> Result<u64> {
