@@ -2,6 +2,7 @@
 
 use flannel_model::IpFamily;
 use flannel_netlink::nftables::has_table;
+use flannel_netlink::overlay::encap;
 use flannel_nft::TableName;
 use flannel_plan::DifferenceKind;
 use flannel_store::Store;
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::findings::number;
+use crate::node::filter::{self, FilterDifference, Sender};
 use crate::node::{Asked, NodeView, RuleDifference, Sources, compare_rules, read};
 use crate::output::{Output, columns, with_causes};
 
@@ -63,6 +65,9 @@ pub async fn diff<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<
         })
         .collect();
     differences.extend(tables.into_iter().flat_map(RulesTable::lines));
+    for (name, filter) in filters(&mut node) {
+        differences.extend(filter_lines(name, filter));
+    }
     let count = differences.len();
     let view = DiffView {
         different: count > 0,
@@ -111,6 +116,9 @@ pub async fn plan<S: Store>(asked: Asked<'_, S>, output: &mut Output) -> Result<
         }));
     }
     operations.extend(tables.iter().filter_map(RulesTable::operation));
+    for (name, filter) in filters(&mut node) {
+        operations.extend(filter_operations(name, &filter));
+    }
     let view = PlanView {
         operations,
         sources: node.sources,
@@ -169,16 +177,7 @@ impl RulesTable {
                 found: None,
             }];
         };
-        let line = |rule: RuleDifference| Line {
-            kind: rule.kind.to_string(),
-            object: match rule.chain {
-                Some(chain) => format!("rule of chain {chain} in nft table {name}"),
-                None => format!("nft table {name}"),
-            },
-            wanted: rule.wanted,
-            found: rule.found,
-        };
-        rules.into_iter().map(line).collect()
+        rules.into_iter().map(|rule| rule_line(name, rule)).collect()
     }
 
     /// flanneld writes a table whole.
@@ -192,6 +191,86 @@ impl RulesTable {
             family: word(self.family),
             operation: format!("{verb} table {} with the rules of --ip-masq", self.name),
         })
+    }
+}
+
+/// The filters of encapsulated packets that differ, compared as far as that can be.
+fn filters(node: &mut NodeView) -> Vec<(TableName, FilterDifference)> {
+    let mut out = Vec::new();
+    for overlay in &node.overlays {
+        let name = filter::name(overlay.family());
+        match filter::compare(&overlay.desired) {
+            Ok(Some(filter)) => out.push((name, filter)),
+            Ok(None) if encap::filter(&overlay.desired).is_none() => {}
+            Ok(None) => node.sources.add(&format!(
+                "--encap-filter: taken for off, because there is no nft table {name}"
+            )),
+            Err(error) => node
+                .sources
+                .add(&format!("nft table {name}: not compared, because {error:#}")),
+        }
+    }
+    out
+}
+
+fn filter_lines(name: TableName, filter: FilterDifference) -> Vec<Line> {
+    if filter.unwanted {
+        return vec![Line {
+            kind: DifferenceKind::Extra.to_string(),
+            object: format!("nft table {name}"),
+            wanted: None,
+            found: Some("a filter that this backend does not need".to_owned()),
+        }];
+    }
+    let rules = filter.rules.into_iter().map(|rule| rule_line(name, rule));
+    let object = |sender: &Sender| format!("element of set {} in nft table {name}", sender.set.name());
+    let missing = filter.missing.iter().map(|sender| Line {
+        kind: DifferenceKind::Missing.to_string(),
+        object: object(sender),
+        wanted: Some(sender.to_string()),
+        found: None,
+    });
+    let extra = filter.extra.iter().map(|sender| Line {
+        kind: DifferenceKind::Extra.to_string(),
+        object: object(sender),
+        wanted: None,
+        found: Some(sender.to_string()),
+    });
+    rules.chain(missing).chain(extra).collect()
+}
+
+/// In flanneld's order: who may send comes before the rules that ask for it, and goes after them.
+fn filter_operations(name: TableName, filter: &FilterDifference) -> Vec<Operation> {
+    let element =
+        |verb: &str, sender: &Sender| format!("{verb} element {name} {} {{ {sender} }}", sender.set.name());
+    let mut all: Vec<String> = Vec::new();
+    if filter.unwanted {
+        all.push(format!("delete table {name}"));
+    }
+    all.extend(filter.missing.iter().map(|sender| element("add", sender)));
+    if !filter.rules.is_empty() {
+        all.push(format!(
+            "replace the chains of table {name} with the filter of encapsulated packets"
+        ));
+    }
+    all.extend(filter.extra.iter().map(|sender| element("delete", sender)));
+    let family = match name.family {
+        flannel_nft::Family::Ip => word(IpFamily::V4),
+        flannel_nft::Family::Ip6 => word(IpFamily::V6),
+    };
+    let operation = |operation| Operation { family, operation };
+    all.into_iter().map(operation).collect()
+}
+
+fn rule_line(name: TableName, rule: RuleDifference) -> Line {
+    Line {
+        kind: rule.kind.to_string(),
+        object: match rule.chain {
+            Some(chain) => format!("rule of chain {chain} in nft table {name}"),
+            None => format!("nft table {name}"),
+        },
+        wanted: rule.wanted,
+        found: rule.found,
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod keeper;
 mod tally;
-mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -120,6 +120,24 @@ impl Netns {
         Self::open(OWN)
     }
 
+    /// A new namespace with nothing in it, which goes with this value.
+    ///
+    /// # Errors
+    /// When the caller may not make one.
+    pub fn fresh() -> Result<Self, NetnsError> {
+        let make = || {
+            // SAFETY: only the network namespace is unshared, and only by this thread, which ends here; descriptors stay common.
+            let made = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
+            made.map_err(|e| NetnsError::Enter { source: e.into() })?;
+            Self::own()
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(make).join());
+        ended.unwrap_or_else(|_| {
+            let source = io::Error::other("the thread that made it ended early");
+            Err(NetnsError::Enter { source })
+        })
+    }
+
     /// Whether both are one and the same namespace, by device and inode.
     pub fn is_same(&self, other: &Self) -> bool {
         self.identity == other.identity

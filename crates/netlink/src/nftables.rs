@@ -31,13 +31,13 @@ use socket::{open, with_socket};
 pub use conn::{NftConn, TRANSACTION_BYTES};
 pub use draw::{Draw, DrawBy, draw_chain};
 pub use encap::{
-    ENCAP_REASONS, EncapFilter, EncapKey, EncapKind, EncapSet, delete_table, encap_counters, encap_element,
-    encap_key, encap_rules, encap_sets,
+    ENCAP_REASONS, EncapFilter, EncapKey, EncapKind, EncapSet, delete_table, encap_bases, encap_counters,
+    encap_element, encap_key, encap_rules, encap_sets,
 };
 #[cfg(feature = "monitor")]
 pub use follow::follow_tables;
 pub use guard::{DEFAULT_TUNNEL_PORTS, GUARD_TABLE, GUARDED_PORTS, guard_ports, port_element};
-pub use presence::{chains, has_table};
+pub use presence::{BaseChain, base_chains, chains, has_table};
 pub use remember::remember_chain;
 #[cfg(feature = "overlay")]
 pub use ruleset::{delete_chain, ruleset};

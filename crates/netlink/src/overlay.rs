@@ -1,5 +1,7 @@
 //! What the kernel has of an overlay, in the words of the plan.
 
+pub mod encap;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};

@@ -176,9 +176,22 @@ impl Nft {
     /// # Errors
     /// When `nft` is missing, refuses or does not end in time.
     pub fn listing(&self, table: TableName) -> Result<Option<String>, NftError> {
+        self.list(table, &["--stateless"])
+    }
+
+    /// The same without the elements of its sets.
+    ///
+    /// # Errors
+    /// As [`Nft::listing`].
+    pub fn rules_listing(&self, table: TableName) -> Result<Option<String>, NftError> {
+        self.list(table, &["--stateless", "--terse"])
+    }
+
+    fn list(&self, table: TableName, options: &[&str]) -> Result<Option<String>, NftError> {
         let what = format!("list table {table}");
         let family = table.family.to_string();
-        let ended = self.run(&what, &["--stateless", "list", "table", &family, table.name], "")?;
+        let arguments = [options, &["list", "table", &family, table.name]].concat();
+        let ended = self.run(&what, &arguments, "")?;
         match ended.success {
             true => Ok(Some(ended.stdout)),
             false if ended.stderr.contains("No such file or directory") => Ok(None),

@@ -2,6 +2,7 @@
 //! daemon, by the daemon's own plan.
 
 pub mod expected;
+pub mod filter;
 mod kernel;
 mod own;
 mod rules;

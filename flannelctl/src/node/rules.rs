@@ -77,13 +77,13 @@ fn exempt(overlay: &DesiredOverlay, found: &[Line]) -> Vec<IpSubnet> {
 
 /// A line within a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
+pub(super) struct Line {
     chain: String,
     text: String,
 }
 
 /// The lines of a listing's chains, in their order.
-fn lines(listing: &str) -> Vec<Line> {
+pub(super) fn lines(listing: &str) -> Vec<Line> {
     let mut out = Vec::new();
     let mut within: Option<&str> = None;
     for line in listing.lines().map(str::trim) {
@@ -104,7 +104,7 @@ fn lines(listing: &str) -> Vec<Line> {
     out
 }
 
-fn differences(wanted: &[Line], found: &[Line]) -> Vec<RuleDifference> {
+pub(super) fn differences(wanted: &[Line], found: &[Line]) -> Vec<RuleDifference> {
     let mut chains: Vec<&str> = Vec::new();
     for line in wanted.iter().chain(found) {
         if !chains.contains(&line.chain.as_str()) {

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use flannel_model::IpFamily;
 use flannel_netlink::NetlinkError;
 use flannel_netlink::nftables::{
-    Element, EncapFilter, EncapSet, Family, Message, NftConn, TRANSACTION_BYTES, add_elements,
-    delete_elements, delete_table, encap_counters, encap_element, encap_key, encap_rules, encap_sets,
-    has_table,
+    Element, EncapFilter, EncapKey, EncapSet, Family, Message, NftConn, TRANSACTION_BYTES, add_elements,
+    base_chains, delete_chain, delete_elements, delete_table, encap_bases, encap_counters, encap_element,
+    encap_rules, encap_sets, has_table,
 };
+use flannel_netlink::overlay::encap::{self, Elements, elements_there};
 use flannel_plan::DesiredOverlay;
 
 use super::TABLE;
-use super::wanted::{self, Elements};
 use crate::overlay::Facts;
 
 const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
@@ -74,7 +74,7 @@ impl Keeper {
         };
         let results = FAMILIES.map(|family| {
             let overlay = facts.overlay(family).filter(|_| self.enabled);
-            let result = match overlay.and_then(|overlay| Some((overlay, wanted::filter(overlay)?))) {
+            let result = match overlay.and_then(|overlay| Some((overlay, encap::filter(overlay)?))) {
                 Some((overlay, filter)) => self.settle(&mut conn, overlay, filter, look),
                 None => self.remove(&mut conn, family.into()),
             };
@@ -111,7 +111,8 @@ impl Keeper {
     ) -> Result<(), NetlinkError> {
         let family = filter.family();
         self.clean.remove(&family);
-        let wanted = wanted::elements(overlay, &filter);
+        let wanted = encap::elements(overlay, &filter);
+        let mut misplaced = Vec::new();
         let (there, rules) = match self.standing.remove(&family) {
             Some(known) if look == Look::AtNews => {
                 let rules = Some(known.rules).filter(|_| known.filter == filter);
@@ -119,11 +120,20 @@ impl Keeper {
             }
             known => {
                 let rules = conn.rules(family, TABLE)?;
+                misplaced = misplaced_chains(&filter)?;
                 let as_written = known.is_some_and(|known| known.filter == filter && known.rules == rules);
-                (elements_there(conn, family)?, Some(rules).filter(|_| as_written))
+                let stand = as_written && misplaced.is_empty();
+                (
+                    elements_there(conn, family, TABLE)?,
+                    Some(rules).filter(|_| stand),
+                )
             }
         };
-        write(conn, &filter, &Difference::new(&there, &wanted), rules.is_some())?;
+        let rules_before = match rules {
+            Some(_) => Rules::Stand,
+            None => Rules::Write(&misplaced),
+        };
+        write(conn, &filter, &Difference::new(&there, &wanted), rules_before)?;
         let rules = match rules {
             Some(rules) => rules,
             None => {
@@ -145,15 +155,22 @@ impl Keeper {
     }
 }
 
-/// What the sets hold; nothing where there are none.
-fn elements_there(conn: &mut NftConn, family: Family) -> Result<Elements, NetlinkError> {
-    let mut out = Elements::new();
-    for set in EncapSet::ALL {
-        let listed = conn.elements(family, TABLE, set.name())?.unwrap_or_default();
-        let keys = listed.iter().filter_map(|listed| encap_key(set, &listed.element));
-        out.insert(set, keys.collect());
-    }
-    Ok(out)
+/// Base chains that stand elsewhere than ours, or drop what they do not decide about: the kernel lets nobody move one, so that they
+/// are made anew.
+fn misplaced_chains(filter: &EncapFilter) -> Result<Vec<String>, NetlinkError> {
+    let wanted = encap_bases(filter);
+    let there = base_chains(filter.family(), TABLE)?.into_iter();
+    let misplaced = there.filter(|(name, base)| wanted.get(name) != Some(base));
+    Ok(misplaced.map(|(name, _)| name).collect())
+}
+
+/// What becomes of the rules.
+#[derive(Debug, Clone, Copy)]
+enum Rules<'a> {
+    /// They are as they should be.
+    Stand,
+    /// They are written, and these chains go before.
+    Write(&'a [String]),
 }
 
 /// What has to come and go.
@@ -165,17 +182,10 @@ struct Difference {
 
 impl Difference {
     fn new(there: &Elements, wanted: &Elements) -> Self {
-        let without = |one: &Elements, other: &Elements, set: EncapSet| -> Vec<Element> {
-            let keys = one.get(&set).into_iter().flatten();
-            keys.filter(|key| other.get(&set).is_none_or(|known| !known.contains(key)))
-                .map(|key| encap_element(*key))
-                .collect()
-        };
-        let each = |one: &Elements, other: &Elements| -> Vec<(EncapSet, Vec<Element>)> {
-            let all = EncapSet::ALL.map(|set| (set, without(one, other, set)));
-            all.into_iter()
-                .filter(|(_, elements)| !elements.is_empty())
-                .collect()
+        let each = |one: &Elements, other: &Elements| {
+            let each = encap::without(one, other).into_iter();
+            let elements = |keys: Vec<EncapKey>| keys.into_iter().map(encap_element).collect();
+            each.map(|(set, keys)| (set, elements(keys))).collect()
         };
         Self {
             missing: each(wanted, there),
@@ -189,15 +199,16 @@ fn write(
     conn: &mut NftConn,
     filter: &EncapFilter,
     difference: &Difference,
-    rules_stand: bool,
+    state: Rules<'_>,
 ) -> Result<(), NetlinkError> {
     let family = filter.family();
     let mut before = Vec::new();
     let mut rules = Vec::new();
-    if !rules_stand {
+    if let Rules::Write(misplaced) = state {
         before.extend(encap_counters(TABLE));
         before.extend(encap_sets(family, TABLE, &filter.sets()));
-        rules = encap_rules(TABLE, filter);
+        rules.extend(misplaced.iter().flat_map(|name| delete_chain(TABLE, name, &[])));
+        rules.extend(encap_rules(TABLE, filter));
     }
     for (set, elements) in &difference.missing {
         before.extend(add_elements(TABLE, set.name(), elements));

@@ -353,6 +353,10 @@ pub fn the_filter_follows_the_peers() -> Result<()> {
         ),
         "nft flush chain ip flannel-encap outer",
         "nft insert rule ip flannel-encap input accept",
+        "nft chain ip flannel-encap input '{ policy drop ; }'",
+        "nft add chain ip flannel-encap else '{ type filter hook prerouting priority -400 ; policy drop ; }'",
+        "nft 'flush chain ip flannel-encap input; delete chain ip flannel-encap input; \
+         add chain ip flannel-encap input { type filter hook input priority 5 ; }'",
     ] {
         node.shell(damage)?;
         eventually(limit(20), &format!("what `{damage}` changed"), || {

@@ -79,6 +79,7 @@ pub fn peers_and_differences_are_told_without_the_daemon() -> Result<()> {
     await_same(node)?;
     an_entry_is_lost(node, &peer)?;
     rules_are_changed(node)?;
+    the_filter_is_changed(node, &peer)?;
     a_foreign_route_is_in_the_way(node, &peer)?;
     a_record_is_refused(&lab, node, &peer)?;
     what_is_left_by_nobody(node)?;
@@ -260,6 +261,55 @@ fn rules_are_changed(node: &Node) -> Result<()> {
         .collect();
     differs(node, &expected)?;
     node.shell("nft delete table ip flannel-ipv4; nft -f /run/flannel/rules; rm /run/flannel/rules")?;
+    await_same(node).map(drop)
+}
+
+/// Rules, elements and chains of the filter of encapsulated packets are compared, too.
+fn the_filter_is_changed(node: &Node, peer: &Lease) -> Result<()> {
+    const TABLE: &str = "ip flannel-encap";
+    let own = node.read_file("/run/flannel/subnet.env")?;
+    let own = own
+        .lines()
+        .find_map(|line| line.strip_prefix("FLANNEL_SUBNET="))
+        .and_then(|address| address.split_once(".1/"))
+        .context("no subnet")?;
+    let path = |outer: &str, inner: &str| format!("{outer} . {inner} . {}.0", own.0);
+    let element =
+        |verb: &str, path: &str| node.shell(&format!("nft {verb} element {TABLE} paths '{{ {path} }}'"));
+    let object = format!("element of set paths in nft table {TABLE}");
+    let right = path(&peer.public_ip, peer.base());
+    let foreign = path("192.168.50.66", "10.5.250.0");
+
+    element("delete", &right)?;
+    let found = differs(node, &[("missing", &object)])?;
+    assert_eq!(found["differences"][0]["wanted"], right.as_str());
+    element("add", &foreign)?;
+    let found = differs(node, &[("missing", &object), ("extra", &object)])?;
+    assert_eq!(found["differences"][1]["found"], foreign.as_str());
+    let plan = ctl(node, &["plan", "--dry-run"])?.ok()?;
+    ensure!(
+        plan.contains(&format!("add element {TABLE} paths {{ {right} }}"))
+            && plan.contains(&format!("delete element {TABLE} paths {{ {foreign} }}")),
+        "{plan}"
+    );
+    element("add", &right)?;
+    element("delete", &foreign)?;
+    await_same(node)?;
+
+    let of = |chain: &str| format!("rule of chain {chain} in nft table {TABLE}");
+    node.shell(&format!("nft insert rule {TABLE} input accept"))?;
+    let found = differs(node, &[("extra", &of("input"))])?;
+    assert_eq!(found["differences"][0]["found"], "accept");
+    node.shell(&format!(
+        "nft delete rule {TABLE} input handle $(nft -a list chain {TABLE} input | awk '$1 == \"accept\" {{ print $NF }}')"
+    ))?;
+    await_same(node)?;
+    node.shell(&format!(
+        "nft add chain {TABLE} other '{{ type filter hook forward priority 5 ; policy drop ; }}'"
+    ))?;
+    let found = differs(node, &[("extra", &of("other"))])?;
+    ensure!(found.to_string().contains("policy drop"), "{found}");
+    node.shell(&format!("nft delete chain {TABLE} other"))?;
     await_same(node).map(drop)
 }
 

@@ -321,7 +321,7 @@ fn read_rule(payload: &[u8], table: &str) -> Option<(String, Vec<u8>)> {
 }
 
 /// An attribute of a message, behind struct nfgenmsg.
-fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn attribute(payload: &[u8], kind: u16) -> Option<&[u8]> {
     wire::attributes(payload.get(4..)?)
         .find(|(k, _)| *k == kind)
         .map(|(_, v)| v)

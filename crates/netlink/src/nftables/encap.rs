@@ -4,11 +4,13 @@
 //! came from. The inner header is loaded by its distance from the outer transport header: that works on every kernel and is shown by
 //! every nft, while its own expressions for inner headers need Linux 6.2 and nft 1.0.7.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flannel_model::IpSubnet;
 
 use super::expression::{COUNTER, FIRST, Rule, base_chain, chain};
+use super::presence::BaseChain;
 use super::set::Element;
 use super::{Attributes, Family, Kind, Message};
 
@@ -255,6 +257,24 @@ pub fn delete_table(table: &str) -> Vec<Message> {
         kind: Kind::DeleteTable,
         attributes: Attributes::new().text(1, table),
     }]
+}
+
+/// The base chains that [`encap_rules`] makes, by name.
+pub fn encap_bases(filter: &EncapFilter) -> BTreeMap<String, BaseChain> {
+    let chain = |name: &str, (hook, priority)| {
+        let base = BaseChain {
+            kind: "filter".to_owned(),
+            hook,
+            priority,
+            drops: false,
+        };
+        (name.to_owned(), base)
+    };
+    let mut out = BTreeMap::from([chain("input", INPUT)]);
+    if !matches!(filter.kind, EncapKind::Vxlan { .. }) {
+        out.extend([chain("prerouting", PREROUTING)]);
+    }
+    out
 }
 
 /// Messages that make the chains with these rules and no others.

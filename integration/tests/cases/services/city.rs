@@ -16,8 +16,6 @@ pub const SERVICES: &str = "/coreos.com/network/services/v1";
 pub const PORT: u16 = 8080;
 /// Where their servers of lines listen.
 pub const LINES: u16 = 8081;
-const NETWORK: &str =
-    r#"{"EnableIPv6":true,"Network":"10.5.0.0/16","IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +83,10 @@ pub struct City {
 }
 
 impl City {
-    pub fn open(mode: Mode) -> Result<Self> {
-        let lab = Lab::new(&LabOptions::nodes(2).ipv6().config(NETWORK))?;
+    pub fn open(mode: Mode, backend: &str) -> Result<Self> {
+        let network = json!({"EnableIPv6": true, "Network": "10.5.0.0/16", "IPv6Network": "fd00:5::/48",
+            "Backend": {"Type": backend}});
+        let lab = Lab::new(&LabOptions::nodes(2).ipv6().config(&network.to_string()))?;
         let daemons = start(&lab, mode)?;
         let client = lab.node(1)?.add_pod("client")?;
         let (near, far) = (lab.node(1)?.add_pod("near")?, lab.node(2)?.add_pod("far")?);

@@ -59,7 +59,10 @@ const REACH: &[Check] = checks![
     reach::what_nobody_answers_is_refused_at_once,
     reach::node_ports_answer_outside,
     reach::external_addresses_answer_whom_they_may,
+    reach::an_endpoint_reaches_itself,
 ];
+/// What depends on the backend.
+const OF_BACKEND: &[Check] = checks![reach::an_endpoint_reaches_itself];
 const CHOOSE: &[Check] = checks![
     choose::internal_policy_local_stays_on_the_node,
     choose::hints_keep_traffic_near,
@@ -95,6 +98,12 @@ pub fn cases() -> Vec<Case> {
         Case::plain("services_nftables::choose", || run(Mode::Nftables, CHOOSE)),
         Case::plain("services_nftables::change", || run(Mode::Nftables, CHANGE)),
         Case::plain("services_nftables::survive", || run(Mode::Nftables, SURVIVE)),
+        Case::plain("services_nftables::over_host_gw", || {
+            run_over("host-gw", Mode::Nftables, OF_BACKEND)
+        }),
+        Case::plain("services_nftables::over_udp", || {
+            run_over("udp", Mode::Nftables, OF_BACKEND)
+        }),
         Case::ipvs("services_ipvs::reach", || run(Mode::Ipvs, REACH)),
         Case::ipvs("services_ipvs::choose", || run(Mode::Ipvs, CHOOSE)),
         Case::ipvs("services_ipvs::change", || run(Mode::Ipvs, CHANGE)),
@@ -104,8 +113,12 @@ pub fn cases() -> Vec<Case> {
 
 /// Runs checks one after the other in one city. One that fails does not keep the others from being made.
 fn run(mode: Mode, checks: &[Check]) -> Result<()> {
+    run_over("vxlan", mode, checks)
+}
+
+fn run_over(backend: &str, mode: Mode, checks: &[Check]) -> Result<()> {
     let start = Instant::now();
-    let city = City::open(mode)?;
+    let city = City::open(mode, backend)?;
     println!("city: {:.1} s", start.elapsed().as_secs_f64());
     let mut failed = Vec::new();
     for (name, check) in checks {

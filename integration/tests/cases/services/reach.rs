@@ -78,6 +78,29 @@ pub fn what_nobody_answers_is_refused_at_once(city: &City) -> Result<()> {
     Ok(())
 }
 
+/// Hairpin: the only endpoint of a Service asks for it, by its virtual address and by the port of its own node and of the other one.
+pub fn an_endpoint_reaches_itself(city: &City) -> Result<()> {
+    let ports = |tcp: u16, udp: u16| json!([{"name": "http", "port": 80, "nodePort": tcp}, {"name": "query", "port": 53, "protocol": "UDP", "nodePort": udp}]);
+    for (pod, tcp, udp) in [(&city.near, 30082, 30055), (&city.far, 30083, 30056)] {
+        let shop = city.shop(json!({"type": "NodePort", "ports": ports(tcp, udp)}))?;
+        shop.endpoints(&[pod])?;
+        for family in Family::BOTH {
+            for (protocol, port, node_port) in [("tcp", 80, tcp), ("udp", 53, udp)] {
+                let addresses = [
+                    shop.at(family, port),
+                    at(node_ip(city.node(1)?, family), node_port),
+                    at(node_ip(city.node(2)?, family), node_port),
+                ];
+                for address in addresses {
+                    await_answer(pod, protocol, &address)?;
+                    check_reaches(pod, protocol, &address, &[pod])?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The node's own packet may be stopped on its way out already.
 fn check_refuses_udp(place: &Place, address: &str) -> Result<()> {
     check_fails(place, "udp", address, "refused")

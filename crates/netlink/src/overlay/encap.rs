@@ -1,9 +1,11 @@
-//! What the filter of a family should be, from the facts. Pure.
+//! The filter of encapsulated packets in the words of the plan: what it should be, which is pure, and what it holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_netlink::nftables::{EncapFilter, EncapKey, EncapKind, EncapSet};
 use flannel_plan::{DesiredOverlay, LinkKind, Sender};
+
+use crate::NetlinkError;
+use crate::nftables::{EncapFilter, EncapKey, EncapKind, EncapSet, Family, NftConn, encap_key};
 
 /// The elements of each set.
 pub type Elements = BTreeMap<EncapSet, BTreeSet<EncapKey>>;
@@ -54,6 +56,31 @@ pub fn elements(overlay: &DesiredOverlay, filter: &EncapFilter) -> Elements {
         (set, senders().map(key).collect())
     };
     filter.sets().map(of).into()
+}
+
+/// What the sets of the table hold; nothing where there are none.
+///
+/// # Errors
+/// When the kernel refuses or does not answer in time.
+pub fn elements_there(conn: &mut NftConn, family: Family, table: &str) -> Result<Elements, NetlinkError> {
+    let mut out = Elements::new();
+    for set in EncapSet::ALL {
+        let listed = conn.elements(family, table, set.name())?.unwrap_or_default();
+        let keys = listed.iter().filter_map(|listed| encap_key(set, &listed.element));
+        out.insert(set, keys.collect());
+    }
+    Ok(out)
+}
+
+/// The keys of each set that `one` has and `other` has not, in their order.
+pub fn without(one: &Elements, other: &Elements) -> Vec<(EncapSet, Vec<EncapKey>)> {
+    let rest = |set: EncapSet| {
+        let keys = one.get(&set).into_iter().flatten();
+        let rest = keys.filter(|key| other.get(&set).is_none_or(|known| !known.contains(key)));
+        (set, rest.copied().collect::<Vec<_>>())
+    };
+    let all = EncapSet::ALL.map(rest).into_iter();
+    all.filter(|(_, keys)| !keys.is_empty()).collect()
 }
 
 #[cfg(test)]
