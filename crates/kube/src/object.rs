@@ -1,7 +1,7 @@
 //! From an object of the API to the record that etcd would hold for it.
 
 use flannel_model::{
-    EndpointSlice, IpSubnet, ServiceFieldError, ServiceKey, ServiceName, ServiceSpec, spec_of_service,
+    EndpointSlice, IpSubnet, ServiceFieldError, ServiceKey, ServiceName, ServiceSpec, read_service,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -175,8 +175,7 @@ fn service(name: &ObjectName, metadata: Metadata, parts: Parts) -> Result<Conten
     let service = service_name(&name.namespace, &name.name, "metadata.name")?;
     let metadata = json!({"labels": metadata.labels, "annotations": metadata.annotations});
     let object = json!({"metadata": metadata, "spec": parts.spec, "status": parts.status});
-    let spec =
-        ServiceSpec::from_value(&spec_of_service(&object)).map_err(|faults| prefixed("spec.", faults))?;
+    let (_, spec) = read_service(&object)?;
     // What nodes do nothing for is not kept.
     if !spec.is_programmed() {
         return Ok(Content::Nothing);
@@ -197,13 +196,8 @@ fn slice(
         service,
         &format!("metadata.labels[{SERVICE_LABEL}]"),
     )?;
-    let key = ServiceKey::slice(service, &name.name).map_err(|error| {
-        vec![fault(
-            "metadata.name",
-            &format!("{:?}", name.name),
-            &error.to_string(),
-        )]
-    })?;
+    let key =
+        ServiceKey::slice(service, &name.name).map_err(|error| vec![error.in_field("metadata.name")])?;
     let mut value = Map::new();
     for (field, part) in [
         ("addressType", &mut parts.address_type),
@@ -249,16 +243,7 @@ fn node(metadata: &Metadata, spec: &Value) -> NodeObject {
 }
 
 fn service_name(namespace: &str, name: &str, field: &str) -> Result<ServiceName, Vec<ServiceFieldError>> {
-    ServiceName::new(namespace, name)
-        .map_err(|error| vec![fault(field, &format!("{name:?}"), &error.to_string())])
-}
-
-fn prefixed(prefix: &str, faults: Vec<ServiceFieldError>) -> Vec<ServiceFieldError> {
-    let with = |mut fault: ServiceFieldError| {
-        fault.field = format!("{prefix}{}", fault.field);
-        fault
-    };
-    faults.into_iter().map(with).collect()
+    ServiceName::new(namespace, name).map_err(|error| vec![error.in_field(field)])
 }
 
 /// Labels and annotations are objects or absent.

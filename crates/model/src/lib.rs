@@ -54,7 +54,7 @@ pub use node_status::{NodeReport, UdpPeerReport, UdpReport};
 pub use offered::offered;
 pub use pool::{Ipv4Pool, Ipv6Pool, Pool};
 pub use prefix::EtcdPrefix;
-pub use service_access::spec_of_service;
+pub use service_access::read_service;
 pub use service_config::{
     DRAIN_TIMEOUT, NodePortAddresses, NodePortAddressesError, NodePortRange, NodePortRangeError,
     ServicesConfig,

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::IpSubnet;
 use crate::service_config::RANGE_FORM;
-use crate::service_fields::{Faults, Field};
-use crate::service_spec::{ADDRESS, virtual_ip};
+use crate::service_fields::{Faults, Field, ServiceFieldError};
+use crate::service_spec::{ADDRESS, ServiceSpec, virtual_ip};
 
 /// Kubernetes' default for `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_TIMEOUT: u32 = 10_800;
@@ -58,6 +58,45 @@ pub fn spec_of_service(object: &Value) -> Value {
         fields.insert("loadBalancer".to_owned(), status.clone());
     }
     spec
+}
+
+/// The same, and what it says. Faults are named as the object has it: `spec.ports[0].port`, `status.loadBalancer.ingress[0].ip`,
+/// `metadata.annotations[flannel.alpha.coreos.com/ipvs-scheduler]`.
+///
+/// # Errors
+/// All faults.
+pub fn read_service(object: &Value) -> Result<(Value, ServiceSpec), Vec<ServiceFieldError>> {
+    let value = spec_of_service(object);
+    match ServiceSpec::from_value(&value) {
+        Ok(spec) => Ok((value, spec)),
+        Err(mut faults) => {
+            for fault in &mut faults {
+                fault.field = place_of(object, &fault.field);
+            }
+            Err(faults)
+        }
+    }
+}
+
+/// Where a field of the value stands in the object that it was made from.
+fn place_of(object: &Value, field: &str) -> String {
+    let annotation = match field {
+        "scheduler" => Some(SCHEDULER_ANNOTATION),
+        "schedulerFlags" => Some(FLAGS_ANNOTATION),
+        _ => None,
+    };
+    if let Some(pointer) = annotation.filter(|pointer| object.pointer(pointer).is_some_and(Value::is_string))
+    {
+        let name = pointer.trim_start_matches("/metadata/annotations/");
+        return format!("metadata.annotations[{}]", name.replace("~1", "/"));
+    }
+    let is_status = object
+        .pointer("/status/loadBalancer")
+        .is_some_and(Value::is_object);
+    match field.strip_prefix("loadBalancer.") {
+        Some(rest) if is_status => format!("status.loadBalancer.{rest}"),
+        _ => format!("spec.{field}"),
+    }
 }
 
 /// `sessionAffinity` with its timeout.

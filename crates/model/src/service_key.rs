@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::service_fields::ServiceFieldError;
+
 /// Longest DNS label (RFC 1123 section 2.1), in bytes.
 const LABEL: usize = 63;
 /// Longest DNS name that Kubernetes gives an object, in bytes.
@@ -36,6 +38,30 @@ pub enum ServiceKeyError {
         /// What should stand there.
         expected: &'static str,
     },
+}
+
+impl ServiceKeyError {
+    /// The same of an object of Kubernetes, whose `field` gives the name.
+    pub fn in_field(self, field: &str) -> ServiceFieldError {
+        let (field, found, expected) = match self {
+            Self::Unknown(text) => (field, text, "a name"),
+            Self::Part {
+                part: "namespace",
+                text,
+                expected,
+            } => ("metadata.namespace", text, expected),
+            Self::Part { text, expected, .. } => (field, text, expected),
+        };
+        let found = match found.as_str() {
+            "" => "is missing".to_owned(),
+            found => format!("{found:?} is refused"),
+        };
+        ServiceFieldError {
+            field: field.to_owned(),
+            found,
+            expected: expected.to_owned(),
+        }
+    }
 }
 
 /// A key below `<prefix>/services/v1/`.

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::service_access::spec_of_service;
+use crate::service_access::read_service;
 use crate::service_fields::ServiceFieldError;
-use crate::{EndpointSlice, IpSubnet, ServiceKey, ServiceName, ServiceSpec, ServiceType};
+use crate::{EndpointSlice, IpSubnet, ServiceKey, ServiceName, ServiceType};
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -46,7 +46,7 @@ impl std::error::Error for ManifestErrors {}
 pub fn manifests_to_records(manifests: &[Value]) -> Result<Vec<(ServiceKey, Value)>, ManifestErrors> {
     let mut out = Conversion::default();
     for manifest in manifests {
-        out.manifest(manifest);
+        out.manifest(manifest, "");
     }
     if !out.cidrs.is_empty() {
         let texts: Vec<String> = out.cidrs.iter().map(ToString::to_string).collect();
@@ -75,11 +75,16 @@ struct Object<'a> {
 }
 
 impl Conversion {
-    fn manifest(&mut self, manifest: &Value) {
-        let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or_default();
+    /// `of_list` is the kind that counts where the manifest names none: that of the list in which it stands.
+    fn manifest(&mut self, manifest: &Value, of_list: &str) {
+        let kind = manifest.get("kind").and_then(Value::as_str).unwrap_or(of_list);
         let object = Object::new(kind, manifest);
         match kind {
-            "List" | "ServiceList" | "EndpointSliceList" | "ServiceCIDRList" => self.list(&object),
+            "List" => self.list(&object, ""),
+            // what the API answers to a list (`kubectl get --raw`): its items do not say what they are
+            "ServiceList" => self.list(&object, "Service"),
+            "EndpointSliceList" => self.list(&object, "EndpointSlice"),
+            "ServiceCIDRList" => self.list(&object, "ServiceCIDR"),
             "Service" => self.service(&object),
             "EndpointSlice" => self.slice(&object),
             "ServiceCIDR" => self.service_cidr(&object),
@@ -95,9 +100,9 @@ impl Conversion {
         }
     }
 
-    fn list(&mut self, object: &Object<'_>) {
+    fn list(&mut self, object: &Object<'_>, of_items: &str) {
         match object.manifest.get("items").and_then(Value::as_array) {
-            Some(items) => items.iter().for_each(|item| self.manifest(item)),
+            Some(items) => items.iter().for_each(|item| self.manifest(item, of_items)),
             None => self.fault(
                 object,
                 "items",
@@ -108,13 +113,10 @@ impl Conversion {
     }
 
     fn service(&mut self, object: &Object<'_>) {
-        let Some(name) = self.name(object, "metadata.name", object.name) else {
-            return;
-        };
-        let value = spec_of_service(object.manifest);
-        let spec = match ServiceSpec::from_value(&value) {
-            Ok(spec) => spec,
-            Err(faults) => return self.faults(object, "spec.", faults),
+        let name = self.name(object, "metadata.name", object.name);
+        let (value, spec) = match read_service(object.manifest) {
+            Ok(read) => read,
+            Err(faults) => return self.faults(object, faults),
         };
         // headless Services and aliases are kept, though they need nothing on a node
         let has_none = spec.headless || spec.service_type == ServiceType::ExternalName;
@@ -123,7 +125,8 @@ impl Conversion {
                 "an address of the service CIDR that no other Service has: addresses are not handed out here";
             return self.fault(object, "spec.clusterIP", "is missing".to_owned(), expected);
         }
-        self.records.push((ServiceKey::Spec(name), value));
+        self.records
+            .extend(name.map(|name| (ServiceKey::Spec(name), value)));
     }
 
     fn slice(&mut self, object: &Object<'_>) {
@@ -143,17 +146,10 @@ impl Conversion {
         };
         let key = match ServiceKey::slice(service, object.name) {
             Ok(key) => key,
-            Err(error) => {
-                return self.fault(
-                    object,
-                    "metadata.name",
-                    format!("{:?}", object.name),
-                    &error.to_string(),
-                );
-            }
+            Err(error) => return self.faults(object, vec![error.in_field("metadata.name")]),
         };
         if let Err(faults) = EndpointSlice::from_value(object.manifest) {
-            return self.faults(object, "", faults);
+            return self.faults(object, faults);
         }
         let mut value = object.manifest.clone();
         if let Some(map) = value.as_object_mut() {
@@ -195,7 +191,7 @@ impl Conversion {
         match ServiceName::new(object.namespace, name) {
             Ok(name) => Some(name),
             Err(error) => {
-                self.fault(object, field, format!("{name:?}"), &error.to_string());
+                self.faults(object, vec![error.in_field(field)]);
                 None
             }
         }
@@ -213,14 +209,13 @@ impl Conversion {
         });
     }
 
-    fn faults(&mut self, object: &Object<'_>, prefix: &str, faults: Vec<ServiceFieldError>) {
-        for mut fault in faults {
-            fault.field = format!("{prefix}{}", fault.field);
-            self.errors.push(ManifestError {
-                object: object.label.clone(),
-                fault,
-            });
-        }
+    fn faults(&mut self, object: &Object<'_>, faults: Vec<ServiceFieldError>) {
+        let label = || object.label.clone();
+        let error = |fault| ManifestError {
+            object: label(),
+            fault,
+        };
+        self.errors.extend(faults.into_iter().map(error));
     }
 }
 
@@ -281,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_api_answers_to_a_list_is_converted() {
+        let mut service = service(json!("10.96.0.10"));
+        for outer in ["apiVersion", "kind"] {
+            service.as_object_mut().unwrap().remove(outer);
+        }
+        let list = json!({"kind":"ServiceList","apiVersion":"v1","items":[service]});
+        let records = manifests_to_records(std::slice::from_ref(&list)).unwrap();
+        assert_eq!(records[0].0.to_string(), "spec/default/web");
+        let mixed = json!({"kind":"List","items": list["items"]});
+        let error = manifests_to_records(&[mixed]).unwrap_err().to_string();
+        assert!(error.contains("object default/web: kind: is missing"), "{error}");
+    }
+
+    #[test]
     fn services_that_need_nothing_on_a_node_are_kept() {
         let alias = json!({"kind":"Service","metadata":{"name":"a"},"spec":{"type":"ExternalName","externalName":"a.example"}});
         let records = manifests_to_records(&[service(json!("None")), alias]).unwrap();
@@ -302,6 +311,9 @@ mod tests {
             json!({"kind":"Pod","metadata":{"name":"p"}}),
             json!({"kind":"ServiceCIDR","metadata":{"name":"k"},"spec":{"cidrs":["10"]}}),
             json!(3),
+            json!({"kind":"Service","metadata":{"namespace":"shop","name":"Web_","annotations":{"flannel.alpha.coreos.com/ipvs-scheduler":"round"}},
+                "spec":{"type":"LoadBalancer","clusterIP":"10.96.0.1","ports":[{"port":80}]},"status":{"loadBalancer":{"ingress":[{"ip":"x"}]}}}),
+            json!({"kind":"Service","metadata":{"namespace":"Shop","name":"web"},"spec":{"clusterIP":"10.96.0.1","ports":[{"port":80}]}}),
         ];
         let text = manifests_to_records(&all).unwrap_err().to_string();
         for part in [
@@ -312,6 +324,10 @@ mod tests {
             "Pod default/p: kind",
             "ServiceCIDR k: spec.cidrs[0]: \"10\"",
             "object without a name: kind: is missing",
+            "Service shop/Web_: metadata.name: \"Web_\" is refused; expected lower-case letters",
+            "Service shop/Web_: metadata.annotations[flannel.alpha.coreos.com/ipvs-scheduler]: \"round\" is refused",
+            "Service shop/Web_: status.loadBalancer.ingress[0].ip: \"x\"",
+            "Service Shop/web: metadata.namespace: \"Shop\" is refused",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -10,6 +10,9 @@ use crate::failure::Failure;
 /// Largest input, in bytes: many times what etcd takes in one transaction.
 const LIMIT: u64 = 16 << 20;
 
+/// Says at the beginning of a text that it is one of UTF-8; no part of it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// One file and what it holds.
 #[derive(Debug)]
 pub struct Input {
@@ -79,12 +82,17 @@ fn limited(source: impl Read, name: &str) -> anyhow::Result<String> {
     if bytes.len() as u64 > LIMIT {
         return Err(anyhow!("{name} is larger than {} MiB", LIMIT >> 20));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let mut text = String::from_utf8(bytes).map_err(|error| {
         anyhow!(
             "{name} is not UTF-8 text (byte {})",
             error.utf8_error().valid_up_to()
         )
-    })
+    })?;
+    // editors of Windows put one there
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -100,6 +108,15 @@ mod tests {
         let inputs = read_all(&[dir.path().display().to_string()]).unwrap();
         let texts: Vec<&str> = inputs.iter().map(|input| input.text.as_str()).collect();
         assert_eq!(texts, ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_text() {
+        assert_eq!(
+            limited(&b"\xef\xbb\xbfkind: List"[..], "x").unwrap(),
+            "kind: List"
+        );
+        assert_eq!(limited(&b"\xef\xbb\xbf"[..], "x").unwrap(), "");
     }
 
     #[test]
