@@ -3,6 +3,7 @@
 //! Ours is measured from outside: from the start of the daemon, or from before a key is written, to the transaction that carries it
 //! out. That includes etcd and the watch; of the rival only `nft` itself is measured.
 
+mod carry;
 mod city;
 mod kernel;
 mod look;
@@ -37,6 +38,7 @@ const MEMORY_MIB: f64 = 150.0;
 /// Runs the suite.
 pub fn run() -> Result<()> {
     let lab = Lab::new(&LabOptions::nodes(1))?;
+    carry::measure(&lab)?;
     let sizes = size::services(&SIZES)?;
     sizes.into_iter().try_for_each(|services| measure(&lab, services))
 }
