@@ -10,10 +10,10 @@ use flannel_netlink::nftables::{
     encap_rules, encap_sets, has_table,
 };
 use flannel_netlink::overlay::encap::{self, Elements, elements_there};
-use flannel_plan::DesiredOverlay;
+use flannel_plan::{DesiredOverlay, Exchange};
 
 use super::TABLE;
-use crate::overlay::Facts;
+use crate::overlay::{Facts, Stand, Step};
 
 const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
 /// Room for what stands around the messages of a transaction.
@@ -35,6 +35,8 @@ struct Standing {
     /// The rules as the kernel listed them after they were written.
     rules: BTreeMap<String, Vec<Vec<u8>>>,
     elements: Elements,
+    /// The facts that it follows.
+    facts: Stand,
 }
 
 /// Writes the tables.
@@ -73,9 +75,15 @@ impl Keeper {
             None => NftConn::open()?,
         };
         let results = FAMILIES.map(|family| {
+            if look == Look::AtNews
+                && self.enabled
+                && let Some(done) = self.follow(&mut conn, facts, family)
+            {
+                return done.inspect_err(|_| drop(self.standing.remove(&Family::from(family))));
+            }
             let overlay = facts.overlay(family).filter(|_| self.enabled);
             let result = match overlay.and_then(|overlay| Some((overlay, encap::filter(overlay)?))) {
-                Some((overlay, filter)) => self.settle(&mut conn, overlay, filter, look),
+                Some((overlay, filter)) => self.settle(&mut conn, facts, overlay, filter, look),
                 None => self.remove(&mut conn, family.into()),
             };
             if result.is_err() {
@@ -85,6 +93,33 @@ impl Keeper {
         });
         self.conn = Some(conn);
         results.into_iter().collect()
+    }
+
+    /// Writes what the steps since the last facts ask for, without a look at all senders; `None` where there is more to it.
+    fn follow(
+        &mut self,
+        conn: &mut NftConn,
+        facts: &Facts,
+        family: IpFamily,
+    ) -> Option<Result<(), NetlinkError>> {
+        let place = facts.overlays().position(|overlay| overlay.family() == family)?;
+        let overlay = facts.overlays().nth(place)?;
+        let standing = self.standing.get_mut(&Family::from(family))?;
+        let filter = encap::filter(overlay).filter(|filter| *filter == standing.filter)?;
+        let steps: Vec<&Step> = facts.steps.since(standing.facts)?.collect();
+        let exchanges = steps.iter().map(|step| step.exchanges.get(place));
+        let exchanges: Vec<&Exchange> = exchanges.collect::<Option<_>>()?;
+        let (touched, wanted) = encap::exchanged(overlay, &filter, exchanges.into_iter());
+        let there = of_those(&standing.elements, &touched);
+        let done = write(conn, &filter, &Difference::new(&there, &wanted), Rules::Stand);
+        for (set, keys) in &mut standing.elements {
+            for key in touched.get(set).into_iter().flatten() {
+                keys.remove(key);
+            }
+            keys.extend(wanted.get(set).into_iter().flatten());
+        }
+        standing.facts = facts.steps.stand();
+        Some(done)
     }
 
     fn remove(&mut self, conn: &mut NftConn, family: Family) -> Result<(), NetlinkError> {
@@ -105,6 +140,7 @@ impl Keeper {
     fn settle(
         &mut self,
         conn: &mut NftConn,
+        facts: &Facts,
         overlay: &DesiredOverlay,
         filter: EncapFilter,
         look: Look,
@@ -149,6 +185,7 @@ impl Keeper {
             filter,
             rules,
             elements: wanted,
+            facts: facts.steps.stand(),
         };
         self.standing.insert(family, standing);
         Ok(())
@@ -171,6 +208,18 @@ enum Rules<'a> {
     Stand,
     /// They are written, and these chains go before.
     Write(&'a [String]),
+}
+
+/// What of `touched` is among `elements`.
+fn of_those(elements: &Elements, touched: &Elements) -> Elements {
+    let of_set = |(set, keys): (&EncapSet, &BTreeSet<EncapKey>)| {
+        let known = elements.get(set);
+        let there = keys
+            .iter()
+            .filter(|key| known.is_some_and(|known| known.contains(key)));
+        (*set, there.copied().collect())
+    };
+    touched.iter().map(of_set).collect()
 }
 
 /// What has to come and go.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_plan::{DesiredOverlay, LinkKind, Sender};
+use flannel_plan::{DesiredOverlay, Exchange, LinkKind, Sender};
 
 use crate::NetlinkError;
 use crate::nftables::{EncapFilter, EncapKey, EncapKind, EncapSet, Family, NftConn, encap_key};
@@ -34,28 +34,77 @@ pub fn filter(overlay: &DesiredOverlay) -> Option<EncapFilter> {
 
 /// Who may send what.
 pub fn elements(overlay: &DesiredOverlay, filter: &EncapFilter) -> Elements {
-    let senders = || overlay.tunnel.iter().flat_map(|tunnel| &tunnel.senders);
     let of = |set: EncapSet| {
-        let key = |sender: &Sender| match set {
-            EncapSet::Subnets => EncapKey {
-                outer: sender.address,
-                inner: sender.subnet.network(),
-                destination: None,
-            },
-            EncapSet::Paths => EncapKey {
-                outer: sender.address,
-                inner: sender.subnet.network(),
-                destination: Some(filter.own_subnet.network()),
-            },
-            EncapSet::Nodes => EncapKey {
-                outer: sender.address,
-                inner: sender.address,
-                destination: None,
-            },
-        };
-        (set, senders().map(key).collect())
+        (
+            set,
+            senders(overlay).map(|sender| key(set, sender, filter)).collect(),
+        )
     };
     filter.sets().map(of).into()
+}
+
+fn senders(overlay: &DesiredOverlay) -> impl Iterator<Item = &Sender> {
+    overlay.tunnel.iter().flat_map(|tunnel| &tunnel.senders)
+}
+
+fn key(set: EncapSet, sender: &Sender, filter: &EncapFilter) -> EncapKey {
+    let (outer, inner) = (sender.address, sender.subnet.network());
+    match set {
+        EncapSet::Subnets => EncapKey {
+            outer,
+            inner,
+            destination: None,
+        },
+        EncapSet::Paths => EncapKey {
+            outer,
+            inner,
+            destination: Some(filter.own_subnet.network()),
+        },
+        EncapSet::Nodes => EncapKey {
+            outer,
+            inner: outer,
+            destination: None,
+        },
+    }
+}
+
+/// What the sets hold of some peers, before and after their `exchanges`: all of it that they had, and what of it `overlay`, which has taken
+/// the exchanges, wants. A node's own address stays as long as one of its subnets does.
+pub fn exchanged<'a>(
+    overlay: &DesiredOverlay,
+    filter: &EncapFilter,
+    exchanges: impl Iterator<Item = &'a Exchange>,
+) -> (Elements, Elements) {
+    let mut touched: BTreeSet<Sender> = BTreeSet::new();
+    for Exchange { before, after } in exchanges {
+        touched.extend(senders(before).chain(senders(after)));
+    }
+    let is_wanted = |set: EncapSet, sender: &Sender| {
+        let tunnel = overlay.tunnel.as_ref();
+        tunnel.is_some_and(|tunnel| match set {
+            EncapSet::Subnets | EncapSet::Paths => tunnel.senders.contains(sender),
+            EncapSet::Nodes => {
+                // Every subnet is one of the network, which comes before all of them.
+                let first = Sender {
+                    subnet: filter.network,
+                    ..*sender
+                };
+                let next = tunnel.senders.range(first..).next();
+                next.is_some_and(|next| next.address == sender.address)
+            }
+        })
+    };
+    let (mut all, mut wanted) = (Elements::new(), Elements::new());
+    for set in filter.sets() {
+        let keys =
+            |senders: &mut dyn Iterator<Item = &Sender>| senders.map(|one| key(set, one, filter)).collect();
+        all.insert(set, keys(&mut touched.iter()));
+        wanted.insert(
+            set,
+            keys(&mut touched.iter().filter(|sender| is_wanted(set, sender))),
+        );
+    }
+    (all, wanted)
 }
 
 /// What the sets of the table hold; nothing where there are none.
@@ -88,7 +137,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use flannel_model::IpSubnet;
-    use flannel_plan::{Device, Tunnel, TunnelLink, VxlanLink};
+    use flannel_plan::{Device, IpipLink, Tunnel, TunnelLink, VxlanLink};
 
     use super::*;
 
@@ -167,6 +216,49 @@ mod tests {
             of(vxlan, EncapSet::Nodes),
             ["192.0.2.2 192.0.2.2 ", "192.0.2.3 192.0.2.3 "]
         );
+    }
+
+    #[test]
+    fn exchanged_peers_alone_tell_what_comes_and_goes() {
+        let all = [
+            ("192.0.2.2", "10.5.2.0/24"),
+            ("192.0.2.2", "10.5.7.0/24"),
+            ("192.0.2.3", "10.5.3.0/24"),
+            ("192.0.2.4", "10.5.4.0/24"),
+        ];
+        // One of two subnets of a node goes, a subnet passes to another node, and one node goes or comes.
+        type Step = (&'static [usize], &'static [(&'static str, &'static str)]);
+        let steps: [Step; 4] = [
+            (&[1], &[]),
+            (&[2], &[("192.0.2.9", "10.5.3.0/24")]),
+            (&[3], &[]),
+            (&[], &[("192.0.2.4", "10.5.5.0/24")]),
+        ];
+        for kind in [
+            LinkKind::Wireguard,
+            LinkKind::Ipip(IpipLink {
+                local: [192, 0, 2, 1].into(),
+            }),
+        ] {
+            for (gone, new) in steps {
+                let rest = all.iter().enumerate().filter(|(n, _)| !gone.contains(n));
+                let rest: Vec<(&str, &str)> = rest.map(|(_, one)| *one).chain(new.iter().copied()).collect();
+                let gone: Vec<(&str, &str)> = gone.iter().map(|n| all[*n]).collect();
+                let (before, after) = (overlay(kind, &all), overlay(kind, &rest));
+                let filter = filter(&after).unwrap();
+                let exchange = Exchange {
+                    before: overlay(kind, &gone),
+                    after: overlay(kind, new),
+                };
+                let (touched, wanted) = exchanged(&after, &filter, [&exchange].into_iter());
+                let mut there = elements(&before, &filter);
+                for (set, keys) in there.iter_mut() {
+                    keys.retain(|key| !touched[set].contains(key));
+                    keys.extend(&wanted[set]);
+                }
+                assert_eq!(there, elements(&after, &filter), "{gone:?} became {new:?}");
+            }
+        }
     }
 
     #[test]
