@@ -221,7 +221,7 @@ pub fn ask(
     address: &str,
     count: usize,
 ) -> Result<Vec<Result<String, String>>> {
-    ask_within(place, protocol, address, count, limit(2))
+    ask_within(place, protocol, address, count, limit(5))
 }
 
 /// The same, where each answer may take as long as `patience`.
