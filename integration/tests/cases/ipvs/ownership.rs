@@ -93,12 +93,12 @@ pub fn only_virtual_servers_grow_with_services() -> Result<()> {
     let (few, before) = (rules()?, devices()?);
     for n in 1..=60 {
         stand.put(&format!("spec/many/s{n}"), &web(&format!("10.96.1.{n}")))?;
-        stand.put(&format!("endpoints/many/s{n}/http/10.5.77.{n}:80"), &json!({}))?;
+        stand.put(&format!("endpoints/many/s{n}/http/172.31.77.{n}:80"), &json!({}))?;
     }
     eventually(limit(30), "60 more Services", || {
         let table = node.run(&["ipvsadm", "-Ln"])?;
         let servers = count(&table, "10.96.1.");
-        let real = count(&table, "10.5.77.");
+        let real = count(&table, "172.31.77.");
         ensure!(
             (servers, real) == (180, 60),
             "{servers} virtual, {real} real servers"
@@ -137,7 +137,7 @@ pub fn rules_stand_before_routes_and_virtual_servers() -> Result<()> {
     let put = |key: &str, value: Value| lab.etcd().put(&format!("{SERVICES}/{key}"), value.to_string());
     put("config", config())?;
     put("spec/shop/web", web(VIP))?;
-    put("endpoints/shop/web/http/10.5.77.1:80", json!({}))?;
+    put("endpoints/shop/web/http/172.31.77.1:80", json!({}))?;
     throughout(Duration::from_secs(3), "nothing before the rules", || {
         let seen = node.shell("ipvsadm -Ln | grep 10.96 || true; ip route show table local proto 70")?;
         ensure!(seen.is_empty(), "{seen}");
@@ -148,7 +148,7 @@ pub fn rules_stand_before_routes_and_virtual_servers() -> Result<()> {
         let seen = node.shell(
             "ipvsadm -Ln; ip route show table local proto 70; nft list chain ip flannel-services guard",
         )?;
-        let all = ["10.5.77.1:80", "local 10.96.0.0/16", "reject with tcp reset"];
+        let all = ["172.31.77.1:80", "local 10.96.0.0/16", "reject with tcp reset"];
         ensure!(all.iter().all(|part| seen.contains(part)), "{seen}");
         Ok(())
     })

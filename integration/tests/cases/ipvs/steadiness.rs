@@ -55,7 +55,7 @@ pub fn a_thousand_changes_a_second_end_in_the_exact_state() -> Result<()> {
     stand.await_answer("10.96.0.11:80")?;
     let daemon = stand.daemon.as_ref().context("no daemon runs")?;
     let passes = || -> Result<usize> { Ok(count(&daemon.log()?, "virtual servers are programmed")) };
-    let key = |n: usize| format!("{SERVICES}/endpoints/shop/web/http/10.5.77.{}:80", n % 200 + 1);
+    let key = |n: usize| format!("{SERVICES}/endpoints/shop/web/http/172.31.77.{}:80", n % 200 + 1);
     // once before, so that memory for them is there
     let warm: Vec<(String, Option<String>)> = (0..200).map(|n| (key(n), Some("{}".to_owned()))).collect();
     stand.lab.etcd().write_many(&warm)?;
@@ -75,13 +75,13 @@ pub fn a_thousand_changes_a_second_end_in_the_exact_state() -> Result<()> {
     let seconds = begin.elapsed().as_secs_f64();
     let odd: BTreeSet<String> = (0..100)
         .filter(|n| (n + 39) % 2 == 0)
-        .map(|n| format!("10.5.77.{}:80", n + 1))
+        .map(|n| format!("172.31.77.{}:80", n + 1))
         .collect();
     eventually(limit(30), "exactly the last state", || {
         let seen = real_servers(stand.node()?, "TCP 10.96.0.10:80 rr")?;
         let flapping = seen
             .iter()
-            .filter(|s| s.starts_with("10.5.77.") && s.ends_with(" 1"));
+            .filter(|s| s.starts_with("172.31.77.") && s.ends_with(" 1"));
         let flapping: BTreeSet<String> = flapping
             .filter_map(|s| s.split(' ').next())
             .map(str::to_owned)
