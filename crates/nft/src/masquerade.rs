@@ -28,6 +28,18 @@ pub struct MasqueradeTable {
     pub accept_forward: bool,
 }
 
+/// What ends a rule whose packets may go on to a pod: by protocol, the rest last. A random port of UDP is none of those below 10,000,
+/// among which are those of tunnels (8472, 8285): no pod may send to these, so its answers would be lost, one flow in 30,000.
+pub(crate) fn masquerade_statements(fully_random: bool) -> &'static [&'static str] {
+    match fully_random {
+        true => &[
+            "meta l4proto udp masquerade to :10000-65535 fully-random",
+            "masquerade fully-random",
+        ],
+        false => &["masquerade"],
+    }
+}
+
 /// Renders the table `ip flannel-ipv4` or `ip6 flannel-ipv6`: the rules of flannel's iptables mode, in their order.
 pub fn masquerade_table(input: &MasqueradeTable) -> Table {
     let mut body = String::new();
@@ -68,7 +80,10 @@ fn postrouting(input: &MasqueradeTable) -> String {
         exempt.collect(),
         format!("    {ip} saddr {network} {ip} daddr != {multicast} {masquerade}\n"),
         // host or outside to a pod elsewhere: the answer must come back through this node
-        format!("    {ip} saddr != {network} {ip} daddr {network} {masquerade}\n"),
+        masquerade_statements(input.fully_random)
+            .iter()
+            .map(|masquerade| format!("    {ip} saddr != {network} {ip} daddr {network} {masquerade}\n"))
+            .collect(),
         "  }\n".to_owned(),
     ]
     .concat()
@@ -121,6 +136,7 @@ mod tests {
                 "ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
                 "ip saddr != 10.5.0.0/16 ip daddr 10.5.1.0/24 return",
                 "ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+                "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 meta l4proto udp masquerade to :10000-65535 fully-random",
                 "ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random",
                 "ip saddr 10.5.0.0/16 accept",
                 "ip daddr 10.5.0.0/16 accept",

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use flannel_model::IpSubnet;
 use flannel_plan::nft::{AFFINITY, NftSet};
 
+use crate::masquerade::masquerade_statements;
 use crate::table::{Family, Table, TableName};
 
 /// Where new connections are translated: before the chains of others at the usual place for it (dstnat, -100), so that a hostPort
@@ -165,11 +166,8 @@ impl ServiceNat {
             chain("guard-outside", self.guard_outside()),
             chain("remember", self.remember()),
             chain("source", self.source()),
-            chain("masquerade-all", vec![self.masquerade_statement().to_owned()]),
-            chain(
-                "masquerade-node",
-                vec![format!("fib saddr type local {}", self.masquerade_statement())],
-            ),
+            chain("masquerade-all", self.masquerade("")),
+            chain("masquerade-node", self.masquerade("fib saddr type local ")),
         ];
         let ip = self.ip();
         let from_outside = format!("{ip} saddr != @pods fib saddr type != local");
@@ -304,12 +302,9 @@ impl ServiceNat {
         out
     }
 
-    fn masquerade_statement(&self) -> &'static str {
-        if self.fully_random {
-            "masquerade fully-random"
-        } else {
-            "masquerade"
-        }
+    fn masquerade(&self, whom: &str) -> Vec<String> {
+        let statements = masquerade_statements(self.fully_random).iter();
+        statements.map(|statement| format!("{whom}{statement}")).collect()
     }
 
     fn ip(&self) -> Family {

@@ -10,6 +10,7 @@ use flannel_model::IpSubnet;
 
 pub use element::{Element, ElementBytes, NODE_SERVERS, read_node_server};
 
+use crate::masquerade::masquerade_statements;
 use crate::table::{Family, Table, TableName};
 
 /// IPVS takes its packets in hook input at priorities 98 and 99 (net/netfilter/ipvs/ip_vs_core.c: NF_IP_PRI_NAT_SRC − 2 and − 1):
@@ -220,25 +221,26 @@ fn guard(words: &Words) -> String {
 
 fn postrouting(input: &ServicesTable, words: &Words) -> String {
     let ip = words.ip;
-    let masquerade = if input.fully_random {
-        "masquerade fully-random"
-    } else {
-        "masquerade"
+    let masquerade = |whom: &str| -> String {
+        let statements = masquerade_statements(input.fully_random).iter();
+        statements
+            .map(|statement| format!("    {whom} {statement}\n"))
+            .collect()
     };
     let to = format!("ct original {ip} daddr");
     let mut text =
         "  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n".to_owned();
     // a pod that reaches itself would otherwise get an answer from its own address
-    text += &format!("    {ip} saddr . {ip} daddr @hairpin {masquerade}\n");
+    text += &masquerade(&format!("{ip} saddr . {ip} daddr @hairpin"));
     // real servers of this node that see who asks: the answer comes by here anyway
     let marks = input.marks;
     text += &format!("    {} accept\n", marks.matching(marks.keep_source));
     // host or outside through a virtual server: the answer must come back through this node to be translated
     for set in ["cidrs", "external"] {
-        text += &format!("    {to} @{set} {ip} saddr != @pods {masquerade}\n");
+        text += &masquerade(&format!("{to} @{set} {ip} saddr != @pods"));
     }
     let node_port = marks.matching(marks.masquerade);
-    text += &format!("    {node_port} {ip} saddr != @pods {masquerade}\n");
+    text += &masquerade(&format!("{node_port} {ip} saddr != @pods"));
     text + "  }\n"
 }
 
