@@ -253,7 +253,7 @@ fn rules_are_changed(node: &Node) -> Result<()> {
         "{plan}"
     );
     node.run(&["nft", "flush", "chain", "ip", "flannel-ipv4", "postrtg"])?;
-    let mut expected = vec![("missing", of("postrtg")); 6];
+    let mut expected = vec![("missing", of("postrtg")); 7];
     expected.push(("extra", of("forward")));
     let expected: Vec<(&str, &str)> = expected
         .iter()
