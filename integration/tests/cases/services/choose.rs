@@ -99,12 +99,14 @@ pub fn clients_keep_their_endpoint(city: &City) -> Result<()> {
                 [&city.far, &city.near]
             };
             // its endpoint goes: the client gets the other one, and keeps that when the first comes back
-            shop.endpoints(&[other])?;
-            shop.await_endpoints(&[other])?;
-            check_reaches(&city.client, protocol, &address, &[other])?;
-            shop.endpoints(&[kept, other])?;
-            shop.await_endpoints(&[kept, other])?;
-            check_reaches(&city.client, protocol, &address, &[other])?;
+            for endpoints in [&[other][..], &[kept, other]] {
+                shop.endpoints(endpoints)?;
+                shop.await_endpoints(endpoints)?;
+                let remembered = city.mode.get().remembered(city.node(1)?)?;
+                check_reaches(&city.client, protocol, &address, &[other]).with_context(|| {
+                    format!("of {} endpoints, having remembered {remembered}", endpoints.len())
+                })?;
+            }
         }
     }
     Ok(())

@@ -42,6 +42,14 @@ impl Mode {
             Self::Ipvs => of_ipvs(node, protocol, at),
         }
     }
+
+    /// Whose endpoint `node` remembers, for who wants to know why a client met another one.
+    fn remembered(self, node: &Node) -> Result<String> {
+        match self {
+            Self::Nftables => node.run(&["nft", "list", "ruleset"]),
+            Self::Ipvs => node.run(&["ipvsadm", "-Lnc"]),
+        }
+    }
 }
 
 /// Something that holds for Services.
