@@ -111,10 +111,10 @@ async fn with_etcd(command: &Command, arguments: &Arguments, output: &mut Output
             command: ServiceCommand::Apply { files },
         } => services::apply(&store, &prefix, files, output).await,
         Command::Service {
-            command: ServiceCommand::Delete { name, files },
-        } => match name {
-            Some(name) => services::delete_named(&store, &prefix, name, output).await,
-            None => services::delete_files(&store, &prefix, files, output).await,
+            command: ServiceCommand::Delete { names, files },
+        } => match names.as_slice() {
+            [] => services::delete_files(&store, &prefix, files, output).await,
+            names => services::delete_named(&store, &prefix, names, output).await,
         },
         Command::Service {
             command:

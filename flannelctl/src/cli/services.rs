@@ -45,15 +45,15 @@ pub enum ServiceCommand {
         files: Vec<String>,
     },
 
-    /// Deletes a Service and its endpoints, or what manifests name
+    /// Deletes Services and their endpoints, or what manifests name
     Delete {
-        /// The Service; without a namespace, the one called default
+        /// The Services; one without a namespace is in that called default
         #[arg(
             value_name = "NAMESPACE/NAME",
             required_unless_present = "files",
             conflicts_with = "files"
         )]
-        name: Option<String>,
+        names: Vec<String>,
 
         /// File or directory with manifests, as for apply; may be repeated
         #[arg(short, long = "filename", value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! `flannelctl explain ADDRESS`: what a packet to an address meets on this host: route, neighbour, forwarding entry, devices, rules and
 //! counters.
 
+mod answers;
 mod filter;
 mod place;
 mod way;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::node::{Asked, NodeView, look, read};
 use crate::output::{Output, columns, printable, with_causes};
+use answers::Answers;
 use filter::Rule;
 use place::Place;
 use way::Way;
@@ -29,6 +31,8 @@ struct View {
     way: Way,
     /// What the packet filter does with the first packet of a connection that a pod of this node opens.
     rules: Vec<Rule>,
+    /// What comes back from a pod elsewhere; `null` where no filter of flanneld's is between.
+    answers: Option<Answers>,
     /// What keeps packets from the address, or may.
     problems: Vec<String>,
     /// What could not be asked.
@@ -76,6 +80,10 @@ fn view(
         Some(node) => filter::rules(node, &way, address, &mut unknown),
         None => Vec::new(),
     };
+    let answers = node
+        .as_ref()
+        .zip(place.as_ref())
+        .and_then(|(node, place)| answers::find(node, place, &mut unknown));
     let mut problems = way.problems(place.as_ref());
     let of_peer = node.as_ref().zip(place.as_ref());
     problems.extend(of_peer.into_iter().flat_map(|(node, place)| place.problems(node)));
@@ -86,12 +94,14 @@ fn view(
             rule.chain, rule.table, rule.by
         )
     }));
+    problems.extend(answers.iter().flat_map(Answers::problems));
     problems.dedup();
     Ok(View {
         address,
         place,
         way,
         rules,
+        answers,
         problems,
         unknown,
     })
@@ -108,6 +118,9 @@ fn text(view: &View) -> String {
     }
     for (name, value) in view.way.lines() {
         line(name, &value);
+    }
+    if let Some(answers) = &view.answers {
+        line("Answers", &answers.text());
     }
     if !view.way.devices.is_empty() {
         text += "\n";

@@ -1,14 +1,15 @@
 //! The filter of encapsulated packets: what stands in its table beside what flanneld writes into it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::Context;
-use flannel_model::IpFamily;
-use flannel_netlink::Netns;
+use flannel_model::{IpFamily, IpSubnet};
 use flannel_netlink::nftables::{
     EncapFilter, EncapKey, EncapSet, NftConn, encap_counters, encap_rules, encap_sets, has_table,
 };
 use flannel_netlink::overlay::encap::{self, elements_there, without};
+use flannel_netlink::{NetlinkError, Netns};
 use flannel_nft::{Nft, TableName};
 use flannel_plan::DesiredOverlay;
 
@@ -82,6 +83,53 @@ pub fn compare(overlay: &DesiredOverlay) -> anyhow::Result<Option<FilterDifferen
         rules: differences(&lines(&written(table, &filter)?), &lines(&found)),
         missing: senders(without(&wanted, &there)),
         extra: senders(without(&there, &wanted)),
+    }))
+}
+
+/// What of a table lets in what comes from one subnet of a peer.
+#[derive(Debug)]
+pub struct Admission {
+    /// The elements that should be there and are.
+    pub present: Vec<Sender>,
+    /// Those that are not.
+    pub missing: Vec<Sender>,
+    /// Packets that were dropped, of whomever, by the reasons for which some were.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// How the table lets in what comes from a subnet; `None` where there is no table, or nobody who sends for the subnet.
+pub fn admission(overlay: &DesiredOverlay, subnet: &IpSubnet) -> Result<Option<Admission>, NetlinkError> {
+    let family = overlay.family();
+    let table = name(family);
+    let Some(filter) = encap::filter(overlay) else {
+        return Ok(None);
+    };
+    if !has_table(family.into(), table.name)? {
+        return Ok(None);
+    }
+    let mut wanted = encap::elements(overlay, &filter);
+    wanted
+        .values_mut()
+        .for_each(|keys| keys.retain(|key| key.inner == subnet.network()));
+    if wanted.values().all(BTreeSet::is_empty) {
+        return Ok(None);
+    }
+    let mut conn = NftConn::open()?;
+    let there = elements_there(&mut conn, family.into(), table.name)?;
+    let missing = without(&wanted, &there);
+    let present = without(
+        &wanted,
+        &missing
+            .iter()
+            .map(|(set, keys)| (*set, keys.iter().copied().collect()))
+            .collect(),
+    );
+    let mut dropped = conn.counters(family.into(), table.name)?;
+    dropped.retain(|_, packets| *packets > 0);
+    Ok(Some(Admission {
+        present: senders(present),
+        missing: senders(missing),
+        dropped,
     }))
 }
 

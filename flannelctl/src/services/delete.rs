@@ -24,20 +24,26 @@ struct Plan {
     missing: Vec<String>,
 }
 
-/// Deletes one Service with everything under its name.
+/// Deletes Services with everything under their names; none where one of the names cannot be one.
 pub async fn delete_named<S: Store>(
     store: &S,
     prefix: &EtcdPrefix,
-    name: &str,
+    names: &[String],
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let (namespace, short) = name.split_once('/').unwrap_or(("default", name));
-    let service = ServiceName::new(namespace, short)
-        .map_err(|error| anyhow::anyhow!("{name:?} is not the name of a Service: {error}"))?;
+    let services: BTreeSet<ServiceName> = names.iter().map(|name| named(name)).collect::<Result<_, _>>()?;
     let stored = Stored::read(store, prefix).await?;
     let mut plan = Plan::default();
-    plan.service(&service, &stored);
+    for service in &services {
+        plan.service(service, &stored);
+    }
     plan.run(store, prefix, output).await
+}
+
+fn named(name: &str) -> anyhow::Result<ServiceName> {
+    let (namespace, short) = name.split_once('/').unwrap_or(("default", name));
+    ServiceName::new(namespace, short)
+        .map_err(|error| anyhow::anyhow!("{name:?} is not the name of a Service: {error}"))
 }
 
 /// Deletes what manifests name.
@@ -153,9 +159,11 @@ mod tests {
             store.put(&format!("/n/services/v1/{key}"), "{}").await.unwrap();
         }
         let mut output = Output::new(Format::Table);
-        delete_named(&store, &prefix, "shop/web", &mut output)
-            .await
-            .unwrap();
+        let web = ["shop/web".to_owned()];
+        let odd = [web[0].clone(), "Shop/..".to_owned()];
+        let odd = delete_named(&store, &prefix, &odd, &mut output).await;
+        assert!(matches!(odd, Err(Failure::Usage(_))));
+        delete_named(&store, &prefix, &web, &mut output).await.unwrap();
         let left = store.list("/n/services/v1/").await.unwrap().kvs;
         let left: Vec<&str> = left.iter().map(|kv| kv.key.as_str()).collect();
         assert_eq!(
@@ -165,9 +173,10 @@ mod tests {
                 "/n/services/v1/spec/shop/web2"
             ]
         );
-        let again = delete_named(&store, &prefix, "shop/web", &mut output).await;
+        // What is there goes, what is not is named.
+        let both = [web[0].clone(), "shop/web2".to_owned(), "shop/web2".to_owned()];
+        let again = delete_named(&store, &prefix, &both, &mut output).await;
         assert!(matches!(again, Err(Failure::NotFound(text)) if text == "not found: service/shop/web"));
-        let odd = delete_named(&store, &prefix, "Shop/..", &mut output).await;
-        assert!(matches!(odd, Err(Failure::Usage(_))));
+        assert_eq!(store.list("/n/services/v1/").await.unwrap().kvs, []);
     }
 }

@@ -60,6 +60,11 @@ impl Local {
         Ok(Some(Self { report, rates }))
     }
 
+    /// Whether no Service is in it.
+    pub fn is_empty(&self) -> bool {
+        self.report.services.is_empty()
+    }
+
     /// As a table for people.
     pub fn table(&self) -> String {
         let report = &self.report;
@@ -104,6 +109,26 @@ impl Filter {
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
         }
+    }
+
+    /// What is said when no Service is one of them: nothing, where all were asked for.
+    pub fn found_none(&self) -> Result<(), Failure> {
+        match (&self.namespace, &self.name) {
+            (None, _) => Ok(()),
+            (Some(namespace), Some(name)) => Err(Failure::NotFound(format!(
+                "there is no Service {namespace}/{name}"
+            ))),
+            (Some(namespace), None) => Err(Failure::NotFound(format!(
+                "the namespace {namespace} has no Service; one Service is asked for as NAMESPACE/NAME"
+            ))),
+        }
+    }
+
+    /// Whether a key of etcd, `.../services/v1/spec/NAMESPACE/NAME` and the like, is one of theirs.
+    pub fn fits_key(&self, key: &str) -> bool {
+        let behind = key.rsplit_once("/services/v1/").map_or(key, |(_, behind)| behind);
+        let mut parts = behind.split('/').skip(1);
+        self.fits(parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 
     /// Whether a Service is one of them.

@@ -70,6 +70,20 @@ struct Endpoint {
     node: Option<String>,
 }
 
+impl View {
+    /// Whether nothing in it has the name that was asked for, unreadable records included.
+    fn has_none(&self, filter: &Filter) -> bool {
+        let local = self.local.as_ref();
+        self.services.is_empty()
+            && self.endpoints_without_service.is_empty()
+            && !self
+                .rejected
+                .iter()
+                .any(|rejected| filter.fits_key(&rejected.key))
+            && local.is_none_or(Local::is_empty)
+    }
+}
+
 /// Shows Services: those of the cluster, the nodes, and what they carry on this node.
 pub async fn show<S: Store>(
     asker: Asker<'_, S>,
@@ -82,6 +96,9 @@ pub async fn show<S: Store>(
         let Some(local) = local else {
             return Err(no_daemon(arguments));
         };
+        if local.is_empty() {
+            filter.found_none()?;
+        }
         return output.show(&local, Local::table);
     }
     let cluster = cluster(&asker, &filter).await;
@@ -92,6 +109,9 @@ pub async fn show<S: Store>(
         Err(error) => return Err(error),
     };
     view.local = local;
+    if failure.is_none() && view.has_none(&filter) {
+        filter.found_none()?;
+    }
     output.show(&view, |view| match &failure {
         None => table(view),
         Some(_) => view.local.as_ref().map(Local::table).unwrap_or_default(),

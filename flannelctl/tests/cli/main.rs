@@ -261,6 +261,21 @@ fn services_are_applied_shown_and_deleted() {
     ] {
         assert!(table.contains(part), "{part}\n{table}");
     }
+    for (name, code) in [
+        ("shop", 0),
+        ("shop/web", 0),
+        ("shop/bad", 0),
+        ("shop/none", 4),
+        ("web", 4),
+    ] {
+        let told = setup.run(&["services", name]);
+        assert_eq!(told.code, code, "{name}: {}{}", told.out, told.err);
+        assert!(
+            code == 0 || told.err.contains(name) && told.out.is_empty(),
+            "{}",
+            told.err
+        );
+    }
     let json = setup.run(&["services", "-o", "json"]).json();
     assert_eq!(json["services"][0]["endpoints"][1]["address"], "10.5.2.2:8080");
     assert_eq!(

@@ -96,10 +96,14 @@ fn a_pod_elsewhere(lab: &Lab, node: &Node, pod: &Pod) -> Result<()> {
         "pods see each other: {found}"
     );
     ensure!(found["problems"] == serde_json::json!([]), "{found}");
+    let own = lease_of(lab, node)?;
+    let path = format!("paths {} . {} . {}", peer.public_ip, peer.base(), own.base());
+    is(&found, "/answers/by/0", &path)?;
     let table = ctl(node, &["explain", pod.ip()])?.ok()?;
     for part in [
         "the subnet of ",
         "FDB entry     dst ",
+        "Answers       let in by element paths ",
         "flannel.1",
         "flannel-ipv4",
         "DEVICE",
@@ -155,11 +159,17 @@ fn a_broken_way(lab: &Lab, node: &Node, pod: &Pod) -> Result<()> {
     let peer = lease_of(lab, lab.node(2)?)?;
     node.run(&["bridge", "fdb", "del", &peer.vtep, "dev", "flannel.1"])?;
     node.shell("nft 'add table ip hers; add chain ip hers gate { type filter hook forward priority 10; policy drop; }'")?;
+    let own = lease_of(lab, node)?;
+    let element = format!("{} . {} . {}", peer.public_ip, peer.base(), own.base());
+    node.shell(&format!(
+        "nft 'delete element ip flannel-encap paths {{ {element} }}'"
+    ))?;
     let found = explained(node, pod.ip())?;
     let problems = found["problems"].to_string();
     let lost = format!("missing fdb {}", peer.vtep);
     for part in [
         lost.as_str(),
+        &format!("answers are dropped: element paths {element} is not in table ip flannel-encap"),
         "chain gate of table ip hers drops it, by its policy",
     ] {
         ensure!(problems.contains(part), "no {part:?} in {problems}");
