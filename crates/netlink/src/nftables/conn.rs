@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
 
 use super::expression::COUNTER;
 use super::set::{ListedElement, read_elements};
-use super::{Attributes, DEADLINE, Family, Message, SUBSYSTEM, family_number, header, open, transaction};
+use super::{Attributes, Family, Message, SUBSYSTEM, family_number, header, open, transaction};
 use crate::conn::{DUMP, REQUEST};
 use crate::error::{Failure, NetlinkError};
 use crate::wire::{self, Answer, Frame, Frames};
@@ -24,6 +24,9 @@ const GET_ELEMENT: u16 = 13;
 const GET_GENERATION: u16 = 16;
 /// NFT_MSG_GETOBJ
 const GET_OBJECT: u16 = 19;
+/// A listing may take as long as it goes on: the kernel walks a set from its begin for every datagram (`nft_rhash_walk`), so the time grows
+/// with the square of its size, and 100,000 elements take 3 seconds. No single answer may take longer than the deadline of the socket.
+const LONGEST: Duration = Duration::from_secs(120);
 /// Most bytes of one transaction: all of it has to fit the send buffer.
 pub const TRANSACTION_BYTES: usize = 1024 * 1024;
 /// Send buffer asked for: a transaction and the kernel's bookkeeping for it.
@@ -287,7 +290,7 @@ impl NftConn {
     /// Hands the kernel's messages to `take` until that says that it has seen enough.
     fn answers(&mut self, mut take: impl FnMut(&Frame<'_>) -> Result<bool, Failure>) -> Result<(), Failure> {
         let begin = Instant::now();
-        while begin.elapsed() < DEADLINE {
+        while begin.elapsed() < LONGEST {
             self.buffer.clear();
             self.buffer.reserve(DATAGRAM);
             match self.socket.recv_from(&mut self.buffer, 0) {

@@ -1,6 +1,7 @@
 //! Services through nftables, for kernels without IPVS: destination translation by maps.
 
 mod batch;
+mod compare;
 mod counts;
 mod settings;
 mod stale;
@@ -24,6 +25,7 @@ use super::counts::{FrontendCounts, Wanted};
 use super::memory;
 use super::programmer::{Programmer, Scope, Status, View};
 use crate::said::Said;
+use compare::{Found, Look};
 use table::{FamilyTable, Tools};
 
 /// The kernel tells of changes by others. Besides, what stands is compared this often, unless nothing was written at all.
@@ -44,6 +46,8 @@ pub struct NftProgrammer {
     bridge_said: Said,
     /// When everything was compared with the kernel, and how many transactions that had seen by then.
     compared: Option<(Instant, Option<u32>)>,
+    /// A look that goes on.
+    look: Option<Look>,
     /// Where former values of kernel settings are noted.
     notes_file: Option<PathBuf>,
 }
@@ -59,6 +63,7 @@ impl Default for NftProgrammer {
             notes: BTreeMap::new(),
             bridge_said: Said::default(),
             compared: None,
+            look: None,
             notes_file: None,
         }
     }
@@ -123,17 +128,45 @@ impl NftProgrammer {
 
     /// Compares everything if it is time for that and anything was written since the last time, by whomever.
     fn audit(&mut self, view: &View<'_>, status: &mut Status) {
+        if let Some(look) = self.look.take_if(|look| look.is_over()) {
+            self.end_look(look, view, status);
+            memory::give_back();
+            return;
+        }
         let generation = self.generation();
         let settled = |(when, known): (Instant, Option<u32>)| {
             when.elapsed() < COMPARE || (generation.is_some() && known == generation)
         };
-        if self.compared.is_some_and(settled) {
+        if self.look.is_some() || self.compared.is_some_and(settled) {
             return;
         }
+        for ipv4 in [true, false] {
+            self.settle(view, ipv4, status);
+        }
+        let tables = self.tables.iter().filter_map(FamilyTable::contents).collect();
+        match Look::begin(tables, generation) {
+            Ok(look) => self.look = Some(look),
+            Err(error) => {
+                tracing::debug!(%error, "no thread for a look at the elements of Services");
+                self.look_at_all(view, status);
+            }
+        }
+    }
+
+    fn end_look(&mut self, look: Look, view: &View<'_>, status: &mut Status) {
+        let began = look.began;
+        match look.found() {
+            Found::Same => self.compared = Some(began),
+            Found::Other => self.look_at_all(view, status),
+            // the next one in its time
+            Found::Nothing => self.compared = Some((Instant::now(), None)),
+        }
+    }
+
+    fn look_at_all(&mut self, view: &View<'_>, status: &mut Status) {
         if let Err(error) = self.pass(view, Scope::All, status) {
             status.fail(&*error);
         }
-        memory::give_back();
     }
 
     /// How many transactions this network namespace has seen; `None` where the kernel does not tell.
@@ -170,6 +203,7 @@ impl NftProgrammer {
         }
         if !matches!(scope, Scope::Changed(_)) {
             self.compared = Some((Instant::now(), self.generation()));
+            self.look = None;
         }
         Ok(())
     }

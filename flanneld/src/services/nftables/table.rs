@@ -16,6 +16,7 @@ use flannel_plan::{Frontend, FrontendChanges, FrontendKey};
 
 use super::super::programmer::{Status, View};
 use super::batch::{Batch, convert_back};
+use super::compare::Contents;
 use super::stale::Stale;
 
 /// The Service that everything else in the cluster waits for.
@@ -128,6 +129,16 @@ impl FamilyTable {
         }
     }
 
+    /// What should be there; `None` where nothing was written.
+    pub(super) fn contents(&self) -> Option<Contents> {
+        self.stands.then(|| Contents {
+            family: self.family(),
+            rules: self.rules.clone(),
+            known: self.known.clone(),
+            general: self.general.clone(),
+        })
+    }
+
     fn general_of(&self, view: &View<'_>) -> BTreeSet<NftElement> {
         let pods: &[IpSubnet] = &view.node.networks;
         general_elements(view.frontends, pods, self.ipv4)
@@ -152,7 +163,9 @@ impl FamilyTable {
         }
         let first = !self.stands;
         self.verify_rules(tools, view, status)?;
-        let mut kernel = self.list(tools.conn)?;
+        let mut kernel = list(tools.conn, self.family())?;
+        // Whoever changed the table meanwhile makes another pass look at it.
+        tools.look();
         let mut known = BTreeMap::new();
         for (key, frontend) in self.frontends(view) {
             let before = kernel.frontend(key);
@@ -270,19 +283,6 @@ impl FamilyTable {
         Ok(whole && conn.rules(self.family(), TABLE)? == self.rules)
     }
 
-    fn list(&self, conn: &mut NftConn) -> Result<KernelElements, NetlinkError> {
-        let mut kernel = KernelElements::default();
-        for set in NftSet::ALL {
-            let listed = conn
-                .elements(self.family(), TABLE, set.name())?
-                .unwrap_or_default();
-            for one in listed {
-                kernel.add(convert_back(set, one.element));
-            }
-        }
-        Ok(kernel)
-    }
-
     /// Makes the chains that these frontends name and that are not there yet.
     fn provide_chains<'a>(
         &mut self,
@@ -348,6 +348,18 @@ impl FamilyTable {
         self.rules = tools.conn.rules(self.family(), TABLE)?;
         Ok(())
     }
+}
+
+/// What stands in the sets of the table, as long as nobody changes them meanwhile.
+pub(super) fn list(conn: &mut NftConn, family: Family) -> Result<KernelElements, NetlinkError> {
+    let mut kernel = KernelElements::default();
+    for set in NftSet::ALL {
+        let listed = conn.elements(family, TABLE, set.name())?;
+        for one in listed.unwrap_or_default() {
+            kernel.add(convert_back(set, one.element));
+        }
+    }
+    Ok(kernel)
 }
 
 /// What a chain's rules are.

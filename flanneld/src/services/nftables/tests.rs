@@ -118,6 +118,24 @@ impl Bench {
         status
     }
 
+    /// A look at everything when it is time for one, to its end.
+    fn audit(&mut self) -> Status {
+        self.programmer.compared = None;
+        let view = View {
+            frontends: self.table.frontends(),
+            node: &self.table.facts().node,
+        };
+        let mut status = Status::default();
+        self.programmer.programme(&view, Scope::Audit, &mut status);
+        while self.programmer.look.as_ref().is_some_and(|look| !look.is_over()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.programmer.programme(&view, Scope::Audit, &mut status);
+        assert_eq!(status.failed, Vec::<String>::new());
+        assert!(self.programmer.look.is_none() && self.programmer.compared.is_some());
+        status
+    }
+
     /// As after a start of the process.
     fn restart(&mut self) -> Status {
         self.programmer = NftProgrammer::default();
@@ -248,6 +266,64 @@ fn a_change_is_a_few_elements_and_nothing_of_others_is_touched() {
             run("nft list tables"),
             "table ip kube-proxy\n",
             "without a service CIDR there is no table"
+        );
+    });
+}
+
+#[test]
+fn a_look_beside_the_work_finds_what_no_notification_told() {
+    in_fresh_netns(|| {
+        let mut bench = Bench::new();
+        for n in 1..=50 {
+            bench.service(n, &[1, 2, 3]);
+        }
+        bench.pass(true);
+        let whole = listed();
+        assert_eq!(bench.audit(), Status::default(), "nothing was wrong");
+        for harm in [
+            "nft flush map ip flannel-services-nat backends",
+            "nft delete element ip6 flannel-services-nat frontends '{ fd00:96::1 . tcp . 80 }'",
+            "nft add element ip flannel-services-nat refused '{ 203.0.113.9 . tcp . 80 }'",
+            "nft flush chain ip6 flannel-services-nat services",
+        ] {
+            run(harm);
+            assert!(bench.programmer.disturbed());
+            // as if it had been lost
+            bench.programmer.disturbed = false;
+            let status = bench.audit();
+            assert!(status.added + status.removed > 0, "{harm}: {status:?}");
+            assert_eq!(listed(), whole, "after: {harm}");
+        }
+    });
+}
+
+#[test]
+fn a_look_at_what_changes_meanwhile_tells_nothing() {
+    in_fresh_netns(|| {
+        let mut bench = Bench::new();
+        bench.service(1, &[1, 2, 3]);
+        bench.pass(true);
+        let contents = || {
+            bench
+                .programmer
+                .tables
+                .iter()
+                .filter_map(FamilyTable::contents)
+                .collect()
+        };
+        let watch = TableWatch::open(TABLE).unwrap();
+        assert_eq!(
+            compare::compare(contents(), &watch).unwrap(),
+            compare::Found::Same
+        );
+        run("nft flush map ip flannel-services-nat backends");
+        assert_eq!(
+            compare::compare(contents(), &watch).unwrap(),
+            compare::Found::Nothing
+        );
+        assert_eq!(
+            compare::compare(contents(), &watch).unwrap(),
+            compare::Found::Other
         );
     });
 }
