@@ -65,14 +65,16 @@ async fn run(
         };
         let pass = tokio::task::spawn_blocking(move || {
             let result = keeper.pass(&now, look);
-            (result, keeper)
+            (result, keeper.dropped(), keeper)
         });
-        let result;
-        (result, keeper) = match pass.await {
-            Ok((result, keeper)) => (result.map_err(|error| chain(&error)), keeper),
-            Err(error) => (Err(error.to_string()), Keeper::new(enabled)),
+        let (result, dropped);
+        (result, dropped, keeper) = match pass.await {
+            Ok((result, dropped, keeper)) => (result.map_err(|error| chain(&error)), dropped, keeper),
+            Err(error) => (Err(error.to_string()), None, Keeper::new(enabled)),
         };
-        drops.look(Instant::now());
+        if let Some(dropped) = dropped {
+            drops.take(dropped, Instant::now());
+        }
         let problem = result.err();
         match &problem {
             None => drop(said.clear()),

@@ -13,6 +13,7 @@ use flannel_netlink::overlay::encap::{self, Elements, elements_there};
 use flannel_plan::{DesiredOverlay, Exchange};
 
 use super::TABLE;
+use super::tally::{Totals, totals};
 use crate::overlay::{Facts, Stand, Step};
 
 const FAMILIES: [IpFamily; 2] = [IpFamily::V4, IpFamily::V6];
@@ -63,6 +64,12 @@ impl Keeper {
     /// The port number that notifications of its own changes carry.
     pub fn port(&self) -> u32 {
         self.conn.as_ref().map_or(0, NftConn::port)
+    }
+
+    /// What was dropped so far; `None` where there is no filter. Asked by the connection that writes: one that is closed right after
+    /// elements were deleted waits for ten milliseconds (`nft_rcv_nl_event`), and the next peer with it.
+    pub fn dropped(&mut self) -> Option<Totals> {
+        totals(self.conn.as_mut()?)
     }
 
     /// Brings both families to the facts.

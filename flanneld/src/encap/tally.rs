@@ -13,11 +13,10 @@ use super::TABLE;
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Packets by the reason for which they were dropped, of both families.
-type Totals = BTreeMap<&'static str, u64>;
+pub(super) type Totals = BTreeMap<&'static str, u64>;
 
 /// What the kernel counted; `None` where there is no filter.
-fn totals() -> Option<Totals> {
-    let mut conn = NftConn::open().ok()?;
+pub(super) fn totals(conn: &mut NftConn) -> Option<Totals> {
     let mut totals = Totals::new();
     for family in [Family::Ipv4, Family::Ipv6] {
         let counted = conn.counters(family, TABLE).ok()?;
@@ -32,11 +31,12 @@ fn totals() -> Option<Totals> {
 
 /// The counters as they are shown.
 pub fn family() -> Option<CounterFamily> {
+    let mut conn = NftConn::open().ok()?;
     Some(CounterFamily {
         name: "flannel_encap_drops",
         help: "Encapsulated packets that were not taken",
         label: "reason",
-        values: totals()?.into_iter().collect(),
+        values: totals(&mut conn)?.into_iter().collect(),
     })
 }
 
@@ -49,11 +49,11 @@ pub struct DropLog {
 
 impl DropLog {
     /// Logs what was dropped since it was last told.
-    pub fn look(&mut self, now: Instant) {
+    pub(super) fn take(&mut self, totals: Totals, now: Instant) {
         if self.last.is_some_and(|last| now < last + PAUSE) {
             return;
         }
-        if let Some(news) = totals().and_then(|totals| self.news(totals, now)) {
+        if let Some(news) = self.news(totals, now) {
             tracing::warn!(
                 "encapsulated packets were dropped, because no peer sends such: {news} (--encap-filter)"
             );

@@ -96,13 +96,15 @@ impl Programmer for NftProgrammer {
 
     fn counts(&mut self, wanted: &Wanted) -> Result<BTreeMap<FrontendKey, FrontendCounts>, NetlinkError> {
         let mut out = BTreeMap::new();
-        let mut conn = NftConn::open()?;
+        let Some((conn, _)) = &mut self.link else {
+            return Ok(out); // nothing is programmed yet
+        };
         for table in &self.tables {
             let keys = table.frontend_keys();
             if keys.is_empty() {
                 continue;
             }
-            let mut counts = counts::traffic(&mut conn, table.family(), &keys)?;
+            let mut counts = counts::traffic(conn, table.family(), &keys)?;
             counts::connections(table.is_ipv4(), &self.node_addresses, wanted, &mut counts)?;
             out.append(&mut counts);
         }
